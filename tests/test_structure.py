@@ -1,0 +1,88 @@
+"""The house keeps its shape: imports point down only, and the pure packages stay pure."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import bzzz
+
+ROOT = Path(bzzz.__file__).parent
+
+# Lowest first. A package may import itself and whatever stands below it.
+LAYERS = (
+    ("errors",),
+    ("identity",),
+    ("wire",),
+    ("net",),
+    ("discovery", "trust"),
+    ("events",),
+    ("mesh",),
+    ("tasks",),
+    ("hive",),
+    ("config",),
+    ("state",),
+    ("systemd",),
+    ("web",),
+    ("cli",),
+    ("node",),
+    ("tap",),
+    ("testing",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+PURE = {"errors", "identity", "wire"}
+IMPURE_MODULES = {"twisted", "zope", "time", "random", "secrets", "logging", "socket", "asyncio"}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package_of(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+class StructureTests(SynchronousTestCase):
+    """DESIGN: bytes -> wire -> net -> mesh -> tasks, and never back."""
+
+    def modules(self) -> list[Path]:
+        return [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+
+    def test_every_package_has_a_layer(self) -> None:
+        """A new package or top-level module has to be given its place in LAYERS."""
+        names = {package_of(path) for path in self.modules()}
+        self.assertEqual(names - set(RANK), set())
+
+    def test_imports_point_down(self) -> None:
+        """No module imports from a layer above its own, or from a sibling in its layer."""
+        wrong = []
+        for path in self.modules():
+            mine = package_of(path)
+            for name in imports_of(path):
+                parts = name.split(".")
+                if parts[0] != "bzzz" or len(parts) < 2 or parts[1] not in RANK:
+                    continue
+                if parts[1] != mine and RANK[parts[1]] >= RANK[mine]:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+        self.assertEqual(wrong, [])
+
+    def test_pure_packages_are_pure(self) -> None:
+        """The cores import no framework, no clock, no logger, no sockets and no global randomness."""
+        wrong = []
+        for path in self.modules():
+            if package_of(path) not in PURE or path.name.endswith("_pb2.py"):
+                continue
+            for name in imports_of(path):
+                if name.split(".")[0] in IMPURE_MODULES:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+        self.assertEqual(sorted(set(wrong)), [])
