@@ -1,0 +1,25 @@
+"""Bzzz: one encrypted mesh of the machines that somebody already owns.
+
+The map of this tree, lowest layer first; imports point down only (``tests/test_structure.py``).
+
+========== ========================================================================================
+errors     every error raised on purpose
+identity   pure: Ed25519 keys, peer IDs
+wire       pure: the libp2p cores, bytes in -> events and bytes out
+net        Twisted around ``wire``: links, streams, dialling, listening, the swarm
+discovery  who might be out there: mDNS, bootstrap addresses, the address book
+events     what happened, for people and programs that watch
+mesh       who is here and what they can do: pubsub, membership, liveness, capabilities
+config     one frozen, validated configuration
+state      the state directory: lock, identity key, remembered port
+web        the control API on a UNIX socket
+cli        the ``bzzz`` command
+node       composition root: builds one node's service tree
+tap        ``twistd bzzz``: options and ``makeService``
+testing    the simulator and public fakes
+========== ========================================================================================
+
+Read first: this page, ``node.py``, ``wire/connection.py``.
+"""
+
+__version__ = "0.1.0"

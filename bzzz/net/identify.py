@@ -1,0 +1,162 @@
+"""identify and identify/push on every link (libp2p specs, identify/README.md).
+
+Each side asks the other once, when the link is up. A change of this node's addresses or protocols
+is pushed to those peers that speak the push protocol.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError, RemoteProtocolError
+from bzzz.identity.keys import PublicKey
+from bzzz.net.link import Link
+from bzzz.net.stream import Stream, StreamAddress
+from bzzz.wire.framing import FrameReader, frame
+from bzzz.wire.identify import PROTOCOL, PUSH, Identify
+
+if TYPE_CHECKING:
+    from bzzz.net.swarm import Swarm
+
+__all__ = ["IdentifyService"]
+
+# go-libp2p's cap on one identify message, in bytes; a few dozen addresses and protocols fit well.
+MAX_MESSAGE = 8192
+
+PROTOCOL_VERSION = "ipfs/0.1.0"
+
+
+class IdentifyService:
+    """Says who this node is, and asks each peer who it is."""
+
+    _log = Logger()
+
+    def __init__(self, swarm: Swarm, key: PublicKey, agent: str, name: str) -> None:
+        self._swarm = swarm
+        self._key = key
+        self._agent = agent
+        self._name = name
+        self._pushable: dict[Link, None] = {}
+        swarm.handle(PROTOCOL, _Answering(self))
+        swarm.handle(PUSH, _Listening(self))
+
+    def ask(self, link: Link) -> None:
+        """Ask the peer who it is."""
+        opened = link.open_stream([PROTOCOL], _Reading(self), optimistic=True)
+        opened.addErrback(self._failed, link)
+
+    def message(self, link: Link) -> bytes:
+        """What this node says of itself on ``link``."""
+        return frame(
+            Identify(
+                protocol_version=PROTOCOL_VERSION,
+                agent_version=self._agent,
+                public_key=self._key,
+                listen_addrs=self._swarm.listen_addresses,
+                observed_addr=link.remote_multiaddr,
+                protocols=self._swarm.protocols,
+                name=self._name,
+            ).encode()
+        )
+
+    def changed(self) -> None:
+        """This node's addresses or protocols changed: push them."""
+        for link in list(self._pushable):
+            if link.closed:
+                del self._pushable[link]
+                continue
+            opened: Deferred[Any] = link.open_stream([PUSH], _Pushing(self))
+            opened.addErrback(self._failed, link)
+
+    def received(self, link: Link, message: bytes) -> None:
+        """A peer said who it is.
+
+        :raises RemoteProtocolError: it cannot be read, or names another key than the handshake's.
+        """
+        identify = Identify.decode(message)
+        if identify.public_key is not None and identify.public_key != link.remote_key:
+            raise RemoteProtocolError(
+                f"{link.remote_peer} names a public key in identify that is not its own",
+                "identify_key_mismatch",
+            )
+        if PUSH in identify.protocols:
+            self._pushable[link] = None
+            for known in [known for known in self._pushable if known.closed]:
+                del self._pushable[known]
+        self._swarm.identified(link, identify)
+
+    def _failed(self, failure: Failure, link: Link) -> None:
+        failure.trap(BzzzError)
+        self._log.debug(
+            "identify with {peer} failed: {error}",
+            peer=link.remote_peer,
+            error=failure.getErrorMessage(),
+        )
+
+
+class _IdentifyFactory(Factory):
+    noisy = False
+
+    def __init__(self, service: IdentifyService) -> None:
+        self.service = service
+
+
+class _Answering(_IdentifyFactory):
+    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+        return _Speaker(self.service, addr)
+
+
+class _Pushing(_IdentifyFactory):
+    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+        return _Speaker(self.service, addr)
+
+
+class _Reading(_IdentifyFactory):
+    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+        return _Hearer(self.service, addr)
+
+
+class _Listening(_IdentifyFactory):
+    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+        return _Hearer(self.service, addr)
+
+
+class _Speaker(Protocol):
+    """Sends one message and closes."""
+
+    transport: Stream
+
+    def __init__(self, service: IdentifyService, address: StreamAddress) -> None:
+        self._service = service
+        self._address = address
+
+    def connectionMade(self) -> None:  # noqa: N802
+        self.transport.write(self._service.message(self._address.link))
+        self.transport.loseConnection()
+
+
+class _Hearer(Protocol):
+    """Reads one message and closes."""
+
+    transport: Stream
+
+    def __init__(self, service: IdentifyService, address: StreamAddress) -> None:
+        self._service = service
+        self._address = address
+        self._reader = FrameReader(MAX_MESSAGE)
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        for message in self._reader.receive(data):
+            self._service.received(self._address.link, message)
+            self.transport.loseConnection()
+            return
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        if reason.check(ConnectionDone) is None:
+            self._service._failed(reason, self._address.link)  # noqa: SLF001 - one module

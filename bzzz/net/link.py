@@ -1,0 +1,404 @@
+"""One encrypted connection to one peer: the pure core fed by a TCP transport.
+
+Enters: bytes of the transport. Leaves: bytes to the transport, streams to the application, and to
+the owner (the swarm) that the link is up or closed, and why.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol as Shape
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from bzzz.errors import LinkClosed, NegotiationError, RemoteProtocolError, StreamReset
+from bzzz.identity.keys import PublicKey
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.interfaces import Clock
+from bzzz.net.stream import Stream, StreamAddress
+from bzzz.wire.connection import (
+    Connection,
+    LinkEnded,
+    LinkReady,
+    LinkSecured,
+    StreamData,
+    StreamEnded,
+    StreamNegotiated,
+    StreamRefused,
+    StreamWasReset,
+    StreamWritable,
+)
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["Link", "LinkOwner"]
+
+# From the first byte of TCP to a ready muxer, in seconds. Three round trips; a peer that needs
+# more is gone or holds the place on purpose (slow loris).
+HANDSHAKE_TIMEOUT = 10.0
+
+# From a stream's opening to its protocol, either way, in seconds.
+NEGOTIATION_TIMEOUT = 10.0
+
+# How long a closing link may take to send what it has, in seconds, before it is cut.
+CLOSE_TIMEOUT = 2.0
+
+
+class LinkOwner(Shape):
+    """What a link needs of the swarm."""
+
+    def link_ready(self, link: Link) -> None:
+        """The handshake is done: the peer's identity is proved and streams can be opened."""
+
+    def link_closed(self, link: Link, reason: str) -> None:
+        """The link is gone; called once, also for one that never was ready."""
+
+    def factory_for(self, protocol_id: str) -> IProtocolFactory | None:
+        """Who answers an inbound stream of this protocol."""
+
+
+@implementer(IPushProducer)
+class Link(Protocol):
+    """A link. Made by the swarm for each connection, dialled or accepted.
+
+    :ivar remote_multiaddr: where the peer is, seen from here.
+    :ivar last_received: when the last bytes came, in the clock's seconds.
+    :ivar ready_at: when the handshake was done, in the clock's seconds; None before.
+    :ivar congested: whether TCP takes no more for now.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        connection: Connection,
+        clock: Clock,
+        owner: LinkOwner,
+        is_initiator: bool,
+        remote_multiaddr: Multiaddr | None = None,
+    ) -> None:
+        self.connection = connection
+        self.clock = clock
+        self.is_initiator = is_initiator
+        self.remote_multiaddr = remote_multiaddr
+        self.last_received = clock.seconds()
+        self.ready_at: float | None = None
+        self.congested = False
+        self.closed = False
+        self._owner = owner
+        self._peer: PeerID | None = None
+        self._key: PublicKey | None = None
+        self._streams: dict[int, Stream] = {}
+        self._opening: dict[int, tuple[Deferred[IProtocol], IProtocolFactory, IDelayedCall]] = {}
+        self._waiting: deque[Stream] = deque()
+        self._reason: str | None = None
+        self._dispatching = False
+        self._deadline: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        return f"<Link to {self._peer} at {self.remote_multiaddr}>"
+
+    @property
+    def remote_peer(self) -> PeerID:
+        """Who is at the other end; known once the link is ready.
+
+        :raises LinkClosed: before that.
+        """
+        if self._peer is None:
+            raise LinkClosed("the peer is not known before the handshake is done")
+        return self._peer
+
+    @property
+    def remote_key(self) -> PublicKey:
+        """The peer's public key; known once the link is ready.
+
+        :raises LinkClosed: before that.
+        """
+        if self._key is None:
+            raise LinkClosed("the peer's key is not known before the handshake is done")
+        return self._key
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams are open, of both directions."""
+        return len(self._streams)
+
+    # -- for the application
+
+    def open_stream(
+        self, protocols: Sequence[str], factory: IProtocolFactory, optimistic: bool = False
+    ) -> Deferred[IProtocol]:
+        """Open a stream and agree on one of ``protocols``, the first that the peer speaks.
+
+        :param factory: builds the protocol, from a :class:`StreamAddress`.
+        :param optimistic: with a single protocol, connect it at once and let its first data
+            travel with the proposal; a refusal is then the reason of its ``connectionLost``.
+        :return: the connected protocol. Fails with :class:`NegotiationError` (the peer speaks none
+            of them, or does not answer), :class:`StreamReset` or :class:`LinkClosed`.
+        """
+        if self.closed or self.ready_at is None:
+            return fail(LinkClosed(f"the link to {self._peer} is closed"))
+        stream_id = self.connection.open_stream(protocols)
+        stream = self._streams[stream_id] = Stream(self, stream_id)
+        timeout = self.clock.callLater(NEGOTIATION_TIMEOUT, self._negotiation_late, stream)
+        deferred: Deferred[IProtocol] = Deferred(
+            lambda _: self.reset(stream, StreamReset("opening the stream was cancelled"))
+        )
+        self._opening[stream_id] = (deferred, factory, timeout)
+        if optimistic and len(protocols) == 1:
+            dispatching, self._dispatching = self._dispatching, True
+            try:
+                protocol = self._build(factory, stream, protocols[0])
+            finally:
+                self._dispatching = dispatching
+            self.flush()
+            if protocol is None:
+                return fail(StreamReset(f"nobody here speaks {protocols[0]}"))
+            return succeed(protocol)
+        self.flush()
+        return deferred
+
+    def close(self, reason: str) -> None:
+        """Say goodbye to the peer, send what is under way, and close."""
+        if self.closed or self._reason is not None:
+            return
+        self._reason = reason
+        if self.ready_at is not None:
+            self.connection.go_away()
+        self._dispatching = False
+        self.flush()
+        self._set_deadline(CLOSE_TIMEOUT, self._cut)
+        transport: Any = self.transport
+        # A transport does not close while a paused producer is registered with it.
+        transport.unregisterProducer()
+        transport.loseConnection()
+
+    def abort(self, reason: str) -> None:
+        """Close at once."""
+        if self.closed:
+            return
+        if self._reason is None:
+            self._reason = reason
+        self._cut()
+
+    # -- for its streams
+
+    def flush(self) -> None:
+        """Put what the core wants to send on the transport; in a dispatch, at its end."""
+        if self._dispatching or self.closed:
+            return
+        chunks = self.connection.take_output()
+        if chunks:
+            self.transport.writeSequence(chunks)  # type: ignore[union-attr]  # there from connectionMade on
+
+    def credit(self, stream: Stream, size: int) -> None:
+        """``size`` bytes of the stream were taken: the peer may send as many again."""
+        if not self.closed and stream.stream_id in self._streams:
+            self.connection.consumed(stream.stream_id, size)
+            self.flush()
+
+    def has_pending(self, stream: Stream) -> None:
+        """The stream holds data that did not fit."""
+        if stream not in self._waiting:
+            self._waiting.append(stream)
+
+    def end(self, stream: Stream) -> None:
+        """The stream's sending half is done."""
+        if not self.closed and stream.stream_id in self._streams:
+            self.connection.end_stream(stream.stream_id)
+            self.flush()
+
+    def finished(self, stream: Stream) -> None:
+        """Both halves of the stream are done."""
+        self._forget(stream)
+
+    def reset(self, stream: Stream, reason: BaseException) -> None:
+        """Reset the stream and tell its protocol why."""
+        if stream.stream_id in self._streams and not self.closed:
+            self.connection.reset_stream(stream.stream_id)
+        self._stream_lost(stream, reason)
+        self.flush()
+
+    # -- Protocol
+
+    def connectionMade(self) -> None:  # noqa: N802
+        """TCP is up: start the handshake."""
+        transport: Any = self.transport
+        transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        self._set_deadline(HANDSHAKE_TIMEOUT, self._handshake_late)
+        self.connection.start()
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        """Feed the core and act on what it says."""
+        if self.closed:
+            return
+        self.last_received = self.clock.seconds()
+        self._dispatching = True
+        try:
+            for event in self.connection.receive_data(data):
+                self._dispatch(event)
+                if self.closed:
+                    return
+        except RemoteProtocolError as error:
+            self._dispatching = False
+            self.flush()
+            self.abort(f"{error} ({error.code})")
+            return
+        finally:
+            self._dispatching = False
+        if self._waiting and not self.congested:
+            self._drain()
+        self.flush()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        """TCP is gone: tell every stream and the owner."""
+        if self.closed:
+            return
+        self.closed = True
+        self._set_deadline(None, None)
+        text = self._reason or _words(reason)
+        for stream in list(self._streams.values()):
+            self._stream_lost(stream, LinkClosed(text))
+        self._waiting.clear()
+        self._owner.link_closed(self, text)
+
+    # -- IPushProducer: TCP's backpressure
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        """TCP's buffer is full."""
+        self.congested = True
+        for stream in list(self._streams.values()):
+            stream.pause_producer()
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        """TCP's buffer is empty."""
+        self.congested = False
+        self._drain()
+        for stream in list(self._streams.values()):
+            if self.congested:
+                return
+            stream.resume_producer()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        """TCP is gone; connectionLost follows."""
+
+    # -- inside
+
+    def _dispatch(self, event: object) -> None:
+        if isinstance(event, StreamData):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.data_received(event.data)
+        elif isinstance(event, StreamNegotiated):
+            self._negotiated(event)
+        elif isinstance(event, StreamEnded):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.end_received()
+        elif isinstance(event, StreamWritable):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None and stream.pending_bytes:
+                self.has_pending(stream)
+        elif isinstance(event, StreamWasReset):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                self._stream_lost(stream, StreamReset("reset by the peer"))
+        elif isinstance(event, StreamRefused):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                self._stream_lost(stream, NegotiationError(event.reason))
+        elif isinstance(event, LinkSecured):
+            self._peer = event.remote_peer
+            self._key = event.remote_key
+        elif isinstance(event, LinkReady):
+            self._set_deadline(None, None)
+            self.ready_at = self.clock.seconds()
+            self._owner.link_ready(self)
+        elif isinstance(event, LinkEnded):
+            self.abort(self._reason or f"closed by the peer: {event.reason}")
+
+    def _negotiated(self, event: StreamNegotiated) -> None:
+        if event.inbound:
+            stream = self._streams[event.stream_id] = Stream(self, event.stream_id)
+            factory = self._owner.factory_for(event.protocol)
+            if factory is None or self._build(factory, stream, event.protocol) is None:
+                self.reset(stream, StreamReset(f"nobody here speaks {event.protocol}"))
+            return
+        opening = self._opening.pop(event.stream_id, None)
+        known = self._streams.get(event.stream_id)
+        if opening is None or known is None:
+            return
+        deferred, factory, timeout = opening
+        timeout.cancel()
+        if known.protocol is not None:
+            return
+        protocol = self._build(factory, known, event.protocol)
+        if protocol is None:
+            deferred.errback(StreamReset(f"nobody here speaks {event.protocol}"))
+        else:
+            deferred.callback(protocol)
+
+    def _build(
+        self, factory: IProtocolFactory, stream: Stream, protocol_id: str
+    ) -> IProtocol | None:
+        protocol = factory.buildProtocol(StreamAddress(self, protocol_id))
+        if protocol is None:
+            self.reset(stream, StreamReset(f"nobody here speaks {protocol_id}"))
+            return None
+        stream.connected(protocol_id, protocol)
+        return protocol
+
+    def _drain(self) -> None:
+        """Give each stream with pending data its turn, until TCP or their windows are full."""
+        while self._waiting and not self.congested and not self.closed:
+            stream = self._waiting.popleft()
+            if stream.drain():
+                self._waiting.append(stream)
+            self.flush()
+            if self._dispatching:
+                return
+
+    def _negotiation_late(self, stream: Stream) -> None:
+        self.reset(stream, NegotiationError("the peer did not answer the stream's proposal in time"))
+
+    def _stream_lost(self, stream: Stream, reason: BaseException) -> None:
+        opening = self._opening.pop(stream.stream_id, None)
+        self._forget(stream)
+        if opening is not None:
+            deferred, _, timeout = opening
+            if timeout.active():
+                timeout.cancel()
+            if stream.protocol is None and not deferred.called:
+                deferred.errback(reason)
+        stream.lost(reason)
+
+    def _forget(self, stream: Stream) -> None:
+        self._streams.pop(stream.stream_id, None)
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+
+    def _handshake_late(self) -> None:
+        self._deadline = None
+        self.abort("the handshake took too long")
+
+    def _cut(self) -> None:
+        self._set_deadline(None, None)
+        self.transport.abortConnection()  # type: ignore[union-attr]  # ITCPTransport has it
+
+    def _set_deadline(self, delay: float | None, call: Any) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None if delay is None else self.clock.callLater(delay, call)
+
+
+def _words(reason: Failure) -> str:
+    """Why TCP was lost, in few words."""
+    text = reason.getErrorMessage()
+    return "connection closed" if "cleanly" in text else text.rstrip(".")

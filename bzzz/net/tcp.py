@@ -1,0 +1,47 @@
+"""The real network: TCP through Twisted's reactor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
+from zope.interface import implementer
+
+from bzzz.net.interfaces import INetwork
+
+__all__ = ["TCPNetwork"]
+
+# A whole mesh may dial a node in the moment it starts; the kernel's own cap (somaxconn) still holds.
+LISTEN_BACKLOG = 512
+
+
+@implementer(INetwork)
+class TCPNetwork:
+    """TCP over IPv4 and IPv6.
+
+    :param reactor: provides ``IReactorTCP`` and ``IReactorTime``.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def listen(self, host: str, port: int, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See :meth:`INetwork.listen`."""
+        return execute(
+            self._reactor.listenTCP, port, factory, backlog=LISTEN_BACKLOG, interface=host
+        )
+
+    def connect(
+        self,
+        host: str,
+        port: int,
+        factory: IProtocolFactory,
+        timeout: float,
+        bind_host: str | None,
+    ) -> Deferred[IProtocol]:
+        """See :meth:`INetwork.connect`."""
+        endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        bind = None if bind_host is None else (bind_host, 0)
+        return endpoint(self._reactor, host, port, timeout, bind).connect(factory)
