@@ -1,0 +1,499 @@
+"""Who is here: every peer this node knows, in which state it is, and the dialling of those not linked.
+
+Enters: peers found by discovery or told of by members, links that come up and go down. Leaves: dials,
+log lines in the words operators search for, events, and the table that people see.
+
+========== =======================================================================================
+discovered known from discovery, never linked since this node started
+dialling   a dial is under way, and it is not linked
+connected  linked
+lost       was linked, is not; redialled at once, then with backoff up to 60 s, for ever
+========== =======================================================================================
+
+When two nodes discover each other, the one with the smaller peer ID dials at once and the other
+:data:`POLITE` seconds later if it is not linked by then, so that mostly one handshake is made. Should
+both dial all the same, the swarm keeps one link.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Protocol as Shape
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.backoff import Backoff
+from bzzz.net.interfaces import Clock, Randomness
+from bzzz.net.link import Link
+from bzzz.net.swarm import Swarm
+from bzzz.wire.identify import Identify
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["Book", "Member", "MemberState", "Membership"]
+
+# How long the peer with the greater ID leaves the dialling to the other, in seconds: a dial on a LAN
+# takes 5 ms, on a loaded machine ten times that.
+POLITE = (0.15, 0.3)
+
+# A link that lived this long ends in a dial at once when it is lost; one that did not, in the
+# backoff, or a peer that closes each new link would be dialled without a pause.
+STABLE = 5.0
+
+# Dials under way at once. More would only make each handshake slower.
+MAX_DIALS = 16
+
+# Peers in the table. A full mesh is limited by links long before; what is more than this is not a
+# LAN but somebody inventing peers.
+MAX_MEMBERS = 2048
+
+# Addresses kept per peer.
+MAX_ADDRESSES = 16
+
+# A peer that is not linked and of which nobody says anything is forgotten after this, in seconds.
+FORGET_AFTER = 86400.0
+
+# A node without a link says so after this many seconds, and again when it has lasted these.
+ALONE = (10.0, 60.0, 600.0, 3600.0)
+
+
+class MemberState(enum.Enum):
+    """What a person sees of a peer."""
+
+    DISCOVERED = "discovered"
+    DIALLING = "dialling"
+    CONNECTED = "connected"
+    LOST = "lost"
+
+
+class Book(Shape):
+    """What is used of the address book."""
+
+    def seen(
+        self, peer: PeerID, addresses: Sequence[Multiaddr], source: str, name: str = ""
+    ) -> None:
+        """The peer is said to be at these addresses."""
+
+    def succeeded(self, peer: PeerID, address: Multiaddr) -> None:
+        """The peer was reached there."""
+
+    def ordered(self, peer: PeerID, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+        """The addresses, the most promising first."""
+
+
+class Member:
+    """One peer.
+
+    :ivar since: when its state began, in wall-clock seconds.
+    :ivar addresses: where it is said to be, the newest last.
+    :ivar reason: why it was lost, or why the last dial failed.
+    :ivar attempts: dials that failed since the last link.
+    :ivar next_dial: when it is dialled next, in the clock's seconds.
+    """
+
+    def __init__(self, peer_id: PeerID, backoff: Backoff, now: float, wall: float) -> None:
+        self.peer_id = peer_id
+        self.name = ""
+        self.agent = ""
+        self.addresses: dict[Multiaddr, None] = {}
+        self.sources: dict[str, None] = {}
+        self.link: Link | None = None
+        self.was_linked = False
+        self.since = wall
+        self.reason = ""
+        self.attempts = 0
+        self.heard_at = now
+        self.linked_at = now
+        self.next_dial: float | None = None
+        self.told_up = False
+        self.told_failure = False
+        self.backoff = backoff
+        self.timer: IDelayedCall | None = None
+        self.dial: Deferred[Link] | None = None
+        self.queued = False
+
+    @property
+    def state(self) -> MemberState:
+        """See the module's table."""
+        if self.link is not None:
+            return MemberState.CONNECTED
+        if self.dial is not None:
+            return MemberState.DIALLING
+        return MemberState.LOST if self.was_linked else MemberState.DISCOVERED
+
+    @property
+    def label(self) -> str:
+        """``<short id> (<name>)``, as in log lines."""
+        return f"{self.peer_id.short} ({self.name or 'name unknown'})"
+
+
+class Membership:
+    """The table of peers, and their dialling. An observer of the swarm.
+
+    :param wall_time: seconds since the epoch, for what people see.
+    :param book: the address book.
+    :param emit: takes an event's name and its fields.
+    :param tried: what discovery has tried so far, in words, for a node that is alone.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        clock: Clock,
+        wall_time: Callable[[], float],
+        random: Randomness,
+        book: Book,
+        emit: Callable[..., None],
+        tried: Callable[[], str],
+    ) -> None:
+        self.members: dict[PeerID, Member] = {}
+        self._swarm = swarm
+        self._clock = clock
+        self._wall_time = wall_time
+        self._random = random
+        self._book = book
+        self._emit = emit
+        self._tried = tried
+        self._dials = 0
+        self._queue: list[Member] = []
+        self._alone_since = clock.seconds()
+        self._alone_said = 0
+        self._alone_timer: IDelayedCall | None = None
+        self._stopped = True
+        self._full_said = False
+
+    # -- life
+
+    def start(self) -> None:
+        """Start to dial, and to notice when the node is alone."""
+        self._stopped = False
+        self._now_alone()
+        for member in self.members.values():
+            self._plan(member, self._courtesy(member))
+
+    def stop(self) -> None:
+        """Dial no more."""
+        self._stopped = True
+        self._queue.clear()
+        self._cancel(self._alone_timer)
+        for member in self.members.values():
+            self._unplan(member)
+            if member.dial is not None:
+                member.dial.cancel()
+
+    # -- what discovery says
+
+    def found(
+        self, peer: PeerID, addresses: Sequence[Multiaddr], source: str, name: str = ""
+    ) -> None:
+        """A peer is said to be at ``addresses``.
+
+        A peer in backoff is dialled now when an address is new, or when it just announced itself.
+        """
+        if peer == self._swarm.peer_id:
+            return
+        member = self._member(peer)
+        if member is None:
+            return
+        fresh = not member.sources
+        member.heard_at = self._clock.seconds()
+        member.sources[source] = None
+        if name and not member.name:
+            member.name = name
+        new = self._learn(member, addresses)
+        self._book.seen(peer, addresses, source, name)
+        if fresh:
+            self._emit(
+                "discovered",
+                peer_id=str(peer),
+                name=member.name,
+                source=source,
+                addresses=[str(address) for address in addresses],
+            )
+        if self._stopped or member.link is not None or member.dial is not None or member.queued:
+            return
+        if new or fresh or source == "mdns":
+            member.backoff.reset()
+            self._plan(member, self._courtesy(member))
+
+    def conflict(self, addresses: Sequence[Multiaddr]) -> None:
+        """This node's own peer ID is announced from elsewhere: look whether that is proved."""
+        if not self._stopped and addresses:
+            # The dial never succeeds; the swarm tells copy_found() if the other proves our key.
+            self._swarm.dial(addresses, self._swarm.peer_id).addErrback(
+                lambda failure: failure.trap(BzzzError)
+            )
+
+    # -- what the swarm says
+
+    def link_up(self, link: Link) -> None:
+        """The peer is linked."""
+        member = self._member(link.remote_peer, known_to_exist=True)
+        if member is None:
+            return
+        replaced = member.link is not None or member.told_up
+        member.link = link
+        member.was_linked = True
+        member.attempts = 0
+        member.reason = ""
+        member.told_failure = False
+        member.linked_at = member.heard_at = self._clock.seconds()
+        self._unplan(member)
+        if member.dial is not None:
+            dial, member.dial = member.dial, None
+            dial.cancel()
+        if link.is_initiator and link.remote_multiaddr is not None:
+            self._learn(member, [link.remote_multiaddr])
+            self._book.succeeded(member.peer_id, link.remote_multiaddr)
+        if not replaced:
+            member.since = self._wall_time()
+        self._cancel(self._alone_timer)
+        self._alone_timer = None
+        self._alone_said = 0
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """The peer's link is gone."""
+        member = self.members.get(link.remote_peer)
+        if member is None or member.link is not link:
+            return
+        member.link = None
+        if reason == "replaced":
+            return
+        member.since = self._wall_time()
+        member.reason = reason
+        if member.told_up:
+            member.told_up = False
+            self._log.info(
+                "Lost {label}: {reason}",
+                label=member.label,
+                reason=reason,
+                peer_id=str(member.peer_id),
+            )
+            self._emit("lost", peer_id=str(member.peer_id), name=member.name, reason=reason)
+        now = self._clock.seconds()
+        member.heard_at = now
+        if not self._stopped:
+            if now - member.linked_at >= STABLE:
+                member.backoff.reset()
+                self._plan(member, self._courtesy(member))
+            else:
+                self._plan(member, member.backoff.next_delay())
+            if not any(other.link for other in self.members.values()):
+                self._now_alone()
+
+    def identified(self, link: Link, identify: Identify) -> None:
+        """The peer said who it is: it can be named now."""
+        member = self.members.get(link.remote_peer)
+        if member is None or member.link is not link:
+            return
+        member.agent = identify.agent_version
+        if identify.name:
+            member.name = identify.name
+        self._learn(member, identify.listen_addrs)
+        self._book.seen(member.peer_id, identify.listen_addrs, "identify", member.name)
+        if not member.told_up:
+            member.told_up = True
+            self._log.info(
+                "Connected to {label} at {address}",
+                label=member.label,
+                address=str(link.remote_multiaddr),
+                peer_id=str(member.peer_id),
+            )
+            self._emit(
+                "connected",
+                peer_id=str(member.peer_id),
+                name=member.name,
+                address=str(link.remote_multiaddr),
+                direction="outbound" if link.is_initiator else "inbound",
+                agent=member.agent,
+            )
+
+    def copy_found(self, address: Multiaddr | None) -> None:
+        """Another machine has this node's key."""
+        self._log.error(
+            "Another node, at {address}, has this node's identity {peer_id}: a state directory was "
+            "copied. Neither can be reached reliably. Mend: stop one of the two, delete identity.key "
+            "in its state directory, and start it again; it will make an identity of its own.",
+            address=str(address),
+            peer_id=str(self._swarm.peer_id),
+        )
+        self._emit("identity_conflict", address=str(address), peer_id=str(self._swarm.peer_id))
+
+    # -- views
+
+    def connected(self) -> list[Member]:
+        """The linked peers."""
+        return [member for member in self.members.values() if member.link is not None]
+
+    def name_of(self, peer: PeerID) -> str:
+        """The peer's name, or nothing."""
+        member = self.members.get(peer)
+        return member.name if member is not None else ""
+
+    # -- dialling
+
+    def _plan(self, member: Member, delay: float) -> None:
+        """Dial ``member`` after ``delay`` seconds, unless it is linked by then."""
+        if self._stopped or member.link is not None or member.dial is not None or member.queued:
+            return
+        if not member.addresses:
+            return
+        due = self._clock.seconds() + delay
+        if member.timer is not None:
+            if member.next_dial is not None and member.next_dial <= due:
+                return
+            self._unplan(member)
+        member.next_dial = due
+        member.timer = self._clock.callLater(delay, self._due, member)
+
+    def _unplan(self, member: Member) -> None:
+        self._cancel(member.timer)
+        member.timer = None
+        member.next_dial = None
+        if member.queued:
+            member.queued = False
+            self._queue.remove(member)
+
+    def _due(self, member: Member) -> None:
+        member.timer = None
+        member.next_dial = None
+        if self._clock.seconds() - member.heard_at > FORGET_AFTER:
+            del self.members[member.peer_id]
+            self._emit("forgotten", peer_id=str(member.peer_id), name=member.name)
+            return
+        if self._dials >= MAX_DIALS:
+            member.queued = True
+            self._queue.append(member)
+            return
+        self._dial(member)
+
+    def _dial(self, member: Member) -> None:
+        if len(self._swarm.links) >= self._swarm.limits.links:
+            if not self._full_said:
+                self._full_said = True
+                self._log.warn(
+                    "All {limit} links are in use; raise max_links to link more peers",
+                    limit=self._swarm.limits.links,
+                )
+            self._plan(member, member.backoff.next_delay())
+            return
+        self._full_said = False
+        self._dials += 1
+        newest_first = list(reversed(member.addresses))
+        member.dial = self._swarm.dial(
+            self._book.ordered(member.peer_id, newest_first), member.peer_id
+        )
+        member.dial.addCallbacks(
+            self._dialled, self._dial_failed, callbackArgs=(member,), errbackArgs=(member,)
+        )
+
+    def _dialled(self, link: Link, member: Member) -> None:
+        # link_up() came before, and did what there is to do.
+        member.dial = None
+        self._dial_over()
+
+    def _dial_failed(self, failure: Failure, member: Member) -> None:
+        member.dial = None
+        self._dial_over()
+        if self._stopped or member.link is not None:
+            return
+        failure.trap(BzzzError)
+        member.attempts += 1
+        member.reason = failure.getErrorMessage()
+        level = self._log.debug
+        if not member.told_failure:
+            member.told_failure = True
+            level = self._log.info
+        level(
+            "Cannot reach {label}: {reason}; trying again, at most 60 s apart",
+            label=member.label,
+            reason=member.reason,
+            peer_id=str(member.peer_id),
+        )
+        self._plan(member, member.backoff.next_delay())
+
+    def _dial_over(self) -> None:
+        self._dials -= 1
+        while self._queue and self._dials < MAX_DIALS and not self._stopped:
+            member = self._queue.pop(0)
+            member.queued = False
+            self._dial(member)
+
+    def _courtesy(self, member: Member) -> float:
+        if self._swarm.peer_id < member.peer_id:
+            return 0.0
+        return self._random.uniform(*POLITE)
+
+    # -- inside
+
+    def _member(self, peer: PeerID, known_to_exist: bool = False) -> Member | None:
+        member = self.members.get(peer)
+        if member is None:
+            if len(self.members) >= MAX_MEMBERS and not self._make_room(known_to_exist):
+                return None
+            member = self.members[peer] = Member(
+                peer,
+                Backoff(random=self._random),
+                self._clock.seconds(),
+                self._wall_time(),
+            )
+        return member
+
+    def _make_room(self, known_to_exist: bool) -> bool:
+        """Forget a peer that was never linked, for one that was."""
+        if known_to_exist:
+            for peer, member in self.members.items():
+                if member.link is None and not member.was_linked:
+                    self._unplan(member)
+                    if member.dial is not None:
+                        member.dial.cancel()
+                    del self.members[peer]
+                    return True
+        return False
+
+    def _learn(self, member: Member, addresses: Sequence[Multiaddr]) -> bool:
+        """Add addresses, the newest last; whether one of them is new."""
+        new = False
+        for address in addresses:
+            plain = address.without_peer()
+            if plain in member.addresses:
+                del member.addresses[plain]
+            else:
+                new = True
+            member.addresses[plain] = None
+        while len(member.addresses) > MAX_ADDRESSES:
+            del member.addresses[next(iter(member.addresses))]
+        return new
+
+    def _now_alone(self) -> None:
+        self._alone_since = self._clock.seconds()
+        self._alone_said = 0
+        self._cancel(self._alone_timer)
+        self._alone_timer = self._clock.callLater(ALONE[0], self._say_alone)
+
+    def _say_alone(self) -> None:
+        alone = self._clock.seconds() - self._alone_since
+        self._log.warn(
+            "Alone for {seconds:.0f} s: no other node is linked. Tried: {tried}. Look with: bzzz doctor",
+            seconds=alone,
+            tried=self._tried(),
+        )
+        self._emit("alone", seconds=alone)
+        self._alone_said = min(self._alone_said + 1, len(ALONE) - 1)
+        following = ALONE[self._alone_said]
+        delay = following - alone if following > alone else ALONE[-1]
+        self._alone_timer = self._clock.callLater(delay, self._say_alone)
+
+    @staticmethod
+    def _cancel(call: IDelayedCall | None) -> None:
+        if call is not None and call.active():
+            call.cancel()
+
+

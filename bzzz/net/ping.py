@@ -1,0 +1,156 @@
+"""The libp2p ping protocol on links (libp2p specs, ping/ping.md): round-trip times, and proof of life.
+
+One stream per link and direction stays open and is used for ping after ping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from bzzz.net.link import Link
+from bzzz.net.stream import Stream, StreamAddress
+from bzzz.net.swarm import Swarm
+from bzzz.wire.ping import LENGTH, PROTOCOL
+
+__all__ = ["PingService"]
+
+# Inbound ping streams per link that are answered: one is what the specification lets a peer hold,
+# the second is for one that replaces its first.
+MAX_INBOUND = 2
+
+
+class PingService:
+    """Answers pings and sends them."""
+
+    def __init__(self, swarm: Swarm, random_bytes: Callable[[int], bytes]) -> None:
+        self._clock = swarm.clock
+        self._random_bytes = random_bytes
+        self._pingers: dict[Link, _Pinger] = {}
+        swarm.handle(PROTOCOL, _Answering())
+
+    def ping(self, link: Link) -> Deferred[float]:
+        """Ping the peer; pings of one link are answered in order.
+
+        :return: the round-trip time in seconds. Fails with :class:`StreamReset`,
+            :class:`LinkClosed` or :class:`NegotiationError`; never by itself for lack of an answer.
+        """
+        pinger = self._pingers.get(link)
+        if pinger is None:
+            pinger = self._pingers[link] = _Pinger(self._clock.seconds, self._random_bytes)
+
+            def gone() -> None:
+                self._pingers.pop(link, None)
+
+            pinger.gone = gone
+            opened = link.open_stream([PROTOCOL], _Sending(pinger), optimistic=True)
+            opened.addErrback(pinger.failed)
+        return pinger.ping()
+
+
+class _Sending(Factory):
+    noisy = False
+
+    def __init__(self, pinger: _Pinger) -> None:
+        self._pinger = pinger
+
+    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+        return self._pinger
+
+
+class _Pinger(Protocol):
+    """The asking end of one ping stream."""
+
+    gone: Callable[[], None]
+
+    def __init__(
+        self, seconds: Callable[[], float], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._seconds = seconds
+        self._random_bytes = random_bytes
+        self._waiting: list[tuple[bytes, float, Deferred[float]]] = []
+        self._unsent: list[bytes] = []
+        self._buffer = b""
+
+    def ping(self) -> Deferred[float]:
+        answer: Deferred[float] = Deferred()
+        payload = self._random_bytes(LENGTH)
+        self._waiting.append((payload, self._seconds(), answer))
+        if self.transport is None:
+            self._unsent.append(payload)
+        else:
+            self.transport.write(payload)
+        return answer
+
+    def failed(self, reason: Failure) -> None:
+        """The stream could not be opened or is gone."""
+        self.gone()
+        waiting, self._waiting = self._waiting, []
+        for _, _, answer in waiting:
+            answer.errback(reason)
+
+    def connectionMade(self) -> None:  # noqa: N802
+        unsent, self._unsent = self._unsent, []
+        for payload in unsent:
+            self.transport.write(payload)  # type: ignore[union-attr]  # just connected
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        self._buffer += data
+        while len(self._buffer) >= LENGTH:
+            payload, self._buffer = self._buffer[:LENGTH], self._buffer[LENGTH:]
+            if not self._waiting or self._waiting[0][0] != payload:
+                # An answer to nothing that was asked: this stream proves nothing any more.
+                self.transport.abortConnection()  # type: ignore[union-attr]  # a Stream has it
+                return
+            _, sent, answer = self._waiting.pop(0)
+            answer.callback(self._seconds() - sent)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        self.failed(reason)
+
+
+class _Answering(Factory):
+    noisy = False
+
+    def __init__(self) -> None:
+        self._open: dict[Link, list[_Echo]] = {}
+
+    def buildProtocol(self, addr: StreamAddress) -> Protocol | None:  # type: ignore[override]  # noqa: N802  # streams have stream addresses
+        echoes = self._open.setdefault(addr.link, [])
+        if len(echoes) >= MAX_INBOUND:
+            return None
+        echo = _Echo(lambda: self._ended(addr.link, echo))
+        echoes.append(echo)
+        return echo
+
+    def _ended(self, link: Link, echo: _Echo) -> None:
+        echoes = self._open[link]
+        echoes.remove(echo)
+        if not echoes:
+            del self._open[link]
+
+
+class _Echo(Protocol):
+    """The answering end of one ping stream."""
+
+    transport: Stream
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
+        self._buffer = b""
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+        # Whole payloads only, as the specification has it; the usual case is exactly one.
+        if self._buffer:
+            data = self._buffer + data
+        whole = len(data) - len(data) % LENGTH
+        self._buffer = data[whole:]
+        if whole:
+            self.transport.write(data[:whole])
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+        self._ended()
