@@ -21,7 +21,7 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol as Shape
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -402,7 +402,7 @@ class Membership:
     def _dial_failed(self, failure: Failure, member: Member) -> None:
         member.dial = None
         self._dial_over()
-        if self._stopped or member.link is not None:
+        if self._stopped or member.link is not None or failure.check(CancelledError):
             return
         failure.trap(BzzzError)
         member.attempts += 1

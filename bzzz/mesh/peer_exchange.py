@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -162,10 +163,14 @@ class _Factory(Factory):
         return self._build(addr.link)
 
 
-class _End(Protocol):
+class _End(Protocol, ABC):
     """Either end: reads one message."""
 
     transport: Stream
+
+    @abstractmethod
+    def _received(self, message: bytes) -> None:
+        """The other end's message."""
 
     def __init__(self, exchange: PeerExchange, link: Link) -> None:
         self._exchange = exchange
@@ -174,12 +179,9 @@ class _End(Protocol):
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         for message in self._reader.receive(data):
-            self.message_received(message)
+            self._received(message)
             self.transport.loseConnection()
             return
-
-    def message_received(self, message: bytes) -> None:
-        raise NotImplementedError
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
         if reason.check(ConnectionDone) is None:
@@ -190,10 +192,10 @@ class _Asking(_End):
     def connectionMade(self) -> None:  # noqa: N802
         self.transport.write(frame(self._exchange.question()))
 
-    def message_received(self, message: bytes) -> None:
+    def _received(self, message: bytes) -> None:
         self._exchange.answered(message, self._link)
 
 
 class _Answering(_End):
-    def message_received(self, message: bytes) -> None:
+    def _received(self, message: bytes) -> None:
         self.transport.write(frame(self._exchange.answer(message, self._link.remote_peer)))

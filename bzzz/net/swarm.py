@@ -224,6 +224,7 @@ class Swarm:
         existing = self.links.get(peer)
         if existing is None:
             if len(self.links) >= self.limits.links:
+                # Closing it tells the one who dialled, through link_closed().
                 link.close(f"this node has its {self.limits.links} links already")
                 return
             self._keep(link)
@@ -234,7 +235,7 @@ class Swarm:
         else:
             self._retire(link)
         waiting = self._dialling.pop(link, None)
-        if waiting is not None:
+        if waiting is not None and not waiting.called:
             # Whoever dialled gets the link that is kept, be it this one or the other.
             waiting.callback(self.links.get(peer, link))
 
@@ -245,7 +246,7 @@ class Swarm:
         if linger is not None and linger.active():
             linger.cancel()
         waiting = self._dialling.pop(link, None)
-        if waiting is not None:
+        if waiting is not None and not waiting.called:
             waiting.errback(DialError(reason))
         if link.ready_at is not None and self.links.get(link.remote_peer) is link:
             del self.links[link.remote_peer]
@@ -324,7 +325,7 @@ class Swarm:
         else:
             itself = (there.host, there.port) in self._own_sockets
         waiting = self._dialling.pop(link, None)
-        if waiting is not None:
+        if waiting is not None and not waiting.called:
             waiting.errback(DialError("it answered with this node's own identity"))
         link.close("connected to itself")
         if not itself:
@@ -433,7 +434,8 @@ def _attempt(swarm: Swarm, address: Multiaddr, expected: PeerID | None) -> Defer
 
     def cancel(_: Deferred[Link]) -> None:
         connecting.cancel()
-        if link.transport is not None:
+        # A link that is ready may be the one that is kept: it is the swarm's from then on.
+        if link.transport is not None and link.ready_at is None:
             link.abort("the dial was abandoned")
 
     ready: Deferred[Link] = Deferred(cancel)

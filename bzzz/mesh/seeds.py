@@ -1,0 +1,124 @@
+"""Bootstrap addresses: dialled until linked, and again, for ever.
+
+A bootstrap address may be a name and may lack a peer ID, so whom it leads to is known only once it
+has been reached. While that peer is linked the address rests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError
+from bzzz.net.backoff import Backoff
+from bzzz.net.interfaces import Clock, Randomness
+from bzzz.net.swarm import Swarm
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["Seeds"]
+
+# How often a resting address is looked at, in seconds. Its peer, once known, is redialled by the
+# membership at once; this only finds that another peer answers at the address now.
+REST = 10.0
+
+
+class _Seed:
+    def __init__(self, address: Multiaddr, backoff: Backoff) -> None:
+        self.address = address
+        self.peer = address.peer_id
+        self.backoff = backoff
+        self.timer: IDelayedCall | None = None
+        self.work: Deferred[None] | None = None
+        self.said = ""
+
+
+class Seeds:
+    """Keeps every bootstrap address linked.
+
+    :param resolve: the concrete addresses of a bootstrap address at this moment; fails with
+        :class:`BzzzError` naming what could not be resolved.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        clock: Clock,
+        random: Randomness,
+        addresses: Sequence[Multiaddr],
+        resolve: Callable[[Multiaddr], Deferred[Sequence[Multiaddr]]],
+    ) -> None:
+        self._swarm = swarm
+        self._clock = clock
+        self._resolve = resolve
+        self._seeds = [_Seed(address, Backoff(random=random)) for address in addresses]
+        self._running = False
+
+    def start(self) -> None:
+        """Dial all of them."""
+        self._running = True
+        for seed in self._seeds:
+            self._look(seed)
+
+    def stop(self) -> None:
+        """Dial no more."""
+        self._running = False
+        for seed in self._seeds:
+            if seed.timer is not None and seed.timer.active():
+                seed.timer.cancel()
+            if seed.work is not None:
+                seed.work.cancel()
+
+    def tried(self) -> list[str]:
+        """Each address with what came of it last, in words."""
+        return [f"{seed.address} ({seed.said or 'under way'})" for seed in self._seeds]
+
+    def _look(self, seed: _Seed) -> None:
+        seed.timer = None
+        if not self._running:
+            return
+        if seed.peer is not None and seed.peer in self._swarm.links:
+            seed.said = "linked"
+            seed.backoff.reset()
+            self._again(seed, REST)
+            return
+        seed.work = Deferred.fromCoroutine(self._reach(seed))
+        seed.work.addCallbacks(
+            self._reached, self._failed, callbackArgs=(seed,), errbackArgs=(seed,)
+        )
+
+    async def _reach(self, seed: _Seed) -> None:
+        concrete = await self._resolve(seed.address)
+        link = await self._swarm.dial(concrete, seed.address.peer_id)
+        seed.peer = link.remote_peer
+
+    def _reached(self, _: None, seed: _Seed) -> None:
+        seed.work = None
+        seed.said = "linked"
+        self._again(seed, REST)
+
+    def _failed(self, failure: Failure, seed: _Seed) -> None:
+        seed.work = None
+        if not self._running or failure.check(CancelledError):
+            return
+        failure.trap(BzzzError)
+        reason = failure.getErrorMessage()
+        if reason != seed.said:
+            # Once for each new reason: it is tried for ever, the log is not for that.
+            self._log.warn(
+                "Bootstrap address {address} cannot be reached: {reason}; trying again, at most "
+                "60 s apart",
+                address=str(seed.address),
+                reason=reason,
+            )
+        seed.said = reason
+        self._again(seed, seed.backoff.next_delay())
+
+    def _again(self, seed: _Seed, delay: float) -> None:
+        if self._running:
+            seed.timer = self._clock.callLater(delay, self._look, seed)
