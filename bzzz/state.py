@@ -1,0 +1,286 @@
+"""The state directory: the lock, the identity key, the remembered port. And the runtime directory.
+
+Enters: two paths. Leaves: :class:`OpenState`, or an error that names the file and its mend. All of
+it blocks on the disk, so it is called before the reactor runs or in a thread.
+
+=============== ==================================================================================
+lock            held with flock(2) while a node runs; contains its pid
+identity.key    the libp2p PrivateKey protobuf in base64, one line, mode 0600; never overwritten
+listen_port     the TCP port of last time, in decimal
+=============== ==================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bzzz.errors import BzzzError, IdentityError, StateDirectoryError
+from bzzz.identity.keys import PrivateKey
+from bzzz.identity.peer_id import PeerID
+
+__all__ = ["OpenState", "StateDirectory", "open_runtime_directory", "write_atomically"]
+
+# Longer than any private key that this program reads; a file that is longer is something else.
+MAX_KEY_FILE_BYTES = 4096
+
+# sockaddr_un has 108 bytes for the path, the last of them zero.
+MAX_SOCKET_PATH_BYTES = 107
+
+
+class OpenState:
+    """A state directory that this process holds.
+
+    :ivar identity: this node's private key.
+    :ivar is_new: whether the identity was made just now.
+    :ivar instance: made anew at each start, in hex. Two nodes with one peer ID and different
+        instances are a copied state directory.
+    """
+
+    def __init__(
+        self, path: Path, identity: PrivateKey, is_new: bool, instance: str, lock: int
+    ) -> None:
+        self.path = path
+        self.identity = identity
+        self.is_new = is_new
+        self.instance = instance
+        self._lock = lock
+
+    @property
+    def peer_id(self) -> PeerID:
+        """This node's peer ID."""
+        return self.identity.peer_id
+
+    @property
+    def listen_port(self) -> int | None:
+        """The remembered port; None at first start, and when the file makes no sense."""
+        try:
+            text = (self.path / "listen_port").read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            # A port that cannot be read is chosen anew, which costs less than not starting.
+            return None
+        return int(text) if text.isdigit() and 0 < int(text[:6]) < 65536 else None
+
+    def remember_port(self, port: int) -> None:
+        """Use this port at the next start.
+
+        :raises StateDirectoryError: when it cannot be written.
+        """
+        path = self.path / "listen_port"
+        try:
+            write_atomically(path, f"{port}\n".encode())
+        except OSError as error:
+            raise _unusable(path, error) from None
+
+    def write_pid(self) -> None:
+        """Put this process's id into the lock; again after a fork, because the lock survives it."""
+        _write_pid(self._lock)
+
+    def close(self) -> None:
+        """Let another node have the directory."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class StateDirectory:
+    """A state directory that is not open yet.
+
+    :param random_bytes: where the key and the instance come from.
+    """
+
+    def __init__(self, path: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self.path = path
+        self._random_bytes = random_bytes
+
+    def open(self) -> OpenState:
+        """Make the directory if it is missing, lock it, and read or make the key.
+
+        :raises StateDirectoryError: it cannot be written, or another node has it.
+        :raises IdentityError: the key is damaged or others can read it.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_writable_by_others(self.path)
+            lock = _lock(self.path / "lock", self.path)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+        try:
+            identity, is_new = self._identity()
+        except BaseException:
+            os.close(lock)
+            raise
+        return OpenState(self.path, identity, is_new, self._random_bytes(8).hex(), lock)
+
+    def _identity(self) -> tuple[PrivateKey, bool]:
+        path = self.path / "identity.key"
+        try:
+            return read_key(path), False
+        except FileNotFoundError:
+            pass  # the first start
+        except OSError as error:
+            raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
+        identity = PrivateKey.generate(self._random_bytes)
+        try:
+            write_atomically(path, base64.b64encode(identity.encode()) + b"\n", new=True)
+        except OSError as error:
+            raise _unusable(path, error) from None
+        return identity, True
+
+
+def read_key(path: Path) -> PrivateKey:
+    """The private key in a file.
+
+    :raises IdentityError: it is damaged, of another type, or not private.
+    :raises OSError: it cannot be read.
+    """
+    with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise IdentityError(f"{path} is not a file; move it away")
+        if status.st_mode & 0o077:
+            raise IdentityError(
+                f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}); if it "
+                f"was not copied, make it private: chmod 600 {path}"
+            )
+        content = os.read(descriptor, MAX_KEY_FILE_BYTES + 1)
+    mend = (
+        "restore it from a backup, or move it away to start with a new key, by which other nodes "
+        "will not know this machine"
+    )
+    if len(content) > MAX_KEY_FILE_BYTES:
+        raise IdentityError(f"{path} is damaged (too long for a key); {mend}")
+    try:
+        return PrivateKey.decode(base64.b64decode(content.strip(), validate=True))
+    except binascii.Error:
+        raise IdentityError(f"{path} is damaged (not base64); {mend}") from None
+    except BzzzError as error:
+        raise IdentityError(f"{path} is damaged ({error}); {mend}") from None
+
+
+def write_atomically(path: Path, content: bytes, *, new: bool = False) -> None:
+    """Write a file of mode 0600 that is there wholly or not at all, also after a power cut.
+
+    :param new: never replace a file that exists.
+    :raises FileExistsError: ``new``, and it exists.
+    :raises OSError: it cannot be written.
+    """
+    # The name is the same each time so that what a crash left is replaced, not collected; the
+    # directory's lock is why nobody else writes to it.
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with _opened(temporary, flags) as descriptor:
+            os.fchmod(descriptor, 0o600)
+            view = memoryview(content)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        if new:
+            _move_to_new(temporary, path)
+        else:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        os.fsync(directory)
+
+
+def _move_to_new(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        # File systems without hard links (vfat, some network ones): the lock makes looking enough.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "File exists", str(path)) from None
+        temporary.rename(path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_writable_by_others(path: Path) -> None:
+    """Whoever may write to the directory may replace the key in it."""
+    status = path.stat()
+    if status.st_mode & 0o022:
+        raise StateDirectoryError(
+            f"{path}: others can write to it (mode {stat.S_IMODE(status.st_mode):04o}); "
+            f"close it: chmod 700 {path}"
+        )
+
+
+def _lock(path: Path, directory: Path) -> int:
+    """Lock the directory with a file in it. Also shows that it can be written."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _write_pid(descriptor)
+    except BlockingIOError:
+        pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise StateDirectoryError(
+            f"{directory} is in use by the node with pid {pid}; stop that one, or give this one "
+            "another --state-dir"
+        ) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write_pid(descriptor: int) -> None:
+    text = b"%d\n" % os.getpid()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
+
+
+def _unusable(path: Path, error: OSError) -> StateDirectoryError:
+    return StateDirectoryError(
+        f"{error.filename or path} cannot be written: {error.strerror or error}; "
+        "mend that, or choose another --state-dir"
+    )
+
+
+def open_runtime_directory(path: Path) -> Path:
+    """Make the directory of the control socket, and see that it is ours alone to write to.
+
+    :raises StateDirectoryError: it is not, or cannot be made.
+    """
+    socket = os.fsencode(path / "control.sock")
+    if len(socket) > MAX_SOCKET_PATH_BYTES:
+        raise StateDirectoryError(
+            f"{path} is too long for a socket's path ({len(socket)} bytes with control.sock, the "
+            f"system allows {MAX_SOCKET_PATH_BYTES}); choose a shorter --runtime-dir"
+        )
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not followed: in /tmp somebody else may have put a link in our place.
+        status = path.lstat()
+    except OSError as error:
+        raise StateDirectoryError(
+            f"{error.filename or path} cannot be made: {error.strerror}; "
+            "choose another --runtime-dir"
+        ) from None
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or status.st_mode & 0o022:
+        raise StateDirectoryError(
+            f"{path} is not a directory that this user alone can write to; remove it, or choose "
+            "another --runtime-dir"
+        )
+    return path

@@ -1,0 +1,126 @@
+"""The control socket: a UNIX socket in the runtime directory that belongs to one node at a time.
+
+Enters: the runtime directory. Leaves: :class:`ControlSocket`, listening; or an error that names who
+has it. Bound before the reactor runs, so that a mistake ends the start with one line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from bzzz.errors import StateDirectoryError
+from bzzz.state import open_runtime_directory
+
+__all__ = ["SOCKET_NAME", "ControlSocket", "bind_control_socket", "pid_behind"]
+
+SOCKET_NAME = "control.sock"
+
+# Connections that the kernel holds while the node is busy. People and scripts ask, not crowds.
+BACKLOG = 32
+
+
+class ControlSocket:
+    """A listening UNIX socket and the lock on its directory.
+
+    The lock decides whose socket it is, also after a crash has left one behind, and keeps
+    systemd-tmpfiles from cleaning a directory in ``/tmp`` while the node runs.
+    """
+
+    def __init__(self, path: Path, listening: socket.socket, lock: int) -> None:
+        self.path = path
+        self.socket = listening
+        self._lock = lock
+        self._inode = path.stat().st_ino
+
+    def close(self) -> None:
+        """Remove the socket, if it is still this one, and let another node have the directory."""
+        if self._lock < 0:
+            return
+        self.socket.close()
+        try:
+            if self.path.lstat().st_ino == self._inode:
+                self.path.unlink()
+        except FileNotFoundError:
+            pass  # somebody tidied up
+        os.close(self._lock)
+        self._lock = -1
+
+
+def bind_control_socket(runtime_dir: Path) -> ControlSocket:
+    """Listen on ``control.sock`` in the directory, for this user only.
+
+    :raises StateDirectoryError: another node listens there, or the directory cannot be used.
+    """
+    path = open_runtime_directory(runtime_dir) / SOCKET_NAME
+    try:
+        lock = os.open(runtime_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(runtime_dir, error) from None
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(path) from None
+        _remove_stale(path)
+        listening.bind(str(path))
+        # Nobody can connect before listen(), so that the mode is in force from the beginning.
+        path.chmod(0o600)
+        listening.listen(BACKLOG)
+        return ControlSocket(path, listening, lock)
+    except OSError as error:
+        listening.close()
+        os.close(lock)
+        raise _unusable(path, error) from None
+    except BaseException:
+        listening.close()
+        os.close(lock)
+        raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what a crash left; never what answers, and never what is not a socket."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise StateDirectoryError(f"{path} is in the way and not a socket; remove it")
+    if pid_behind(path) is not None:
+        raise _taken(path)
+    path.unlink()
+
+
+def pid_behind(path: Path) -> int | None:
+    """The pid of whoever answers on a UNIX socket (0 if it cannot be told); None if nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        except OSError:  # busy, or not ours to ask: somebody is there
+            return 0
+        # struct ucred: pid, uid, gid
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", credentials)[0])
+
+
+def _taken(path: Path) -> StateDirectoryError:
+    pid = pid_behind(path)
+    who = f"the node with pid {pid}" if pid else "another node"
+    return StateDirectoryError(
+        f"{path.parent} is in use by {who}; stop that one, or give this one another --runtime-dir"
+    )
+
+
+def _unusable(path: Path, error: OSError) -> StateDirectoryError:
+    return StateDirectoryError(
+        f"{error.filename or path} cannot be used: {error.strerror}; mend that, or choose another "
+        "--runtime-dir"
+    )

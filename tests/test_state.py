@@ -1,0 +1,241 @@
+"""The state directory: what is made, what is kept, and what is refused without being touched."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.errors import BzzzError, IdentityError, StateDirectoryError
+from bzzz.identity.keys import PrivateKey
+from bzzz.state import OpenState, StateDirectory, open_runtime_directory, write_atomically
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+class StateDirectoryTests(SynchronousTestCase):
+    """One node, one directory, one key."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp()).absolute()
+
+    def open(self) -> OpenState:
+        state = StateDirectory(self.path).open()
+        self.addCleanup(state.close)
+        return state
+
+    def error(self, kind: type[BzzzError]) -> str:
+        message = str(self.assertRaises(kind, StateDirectory(self.path).open))
+        self.assertNotIn("\n", message)
+        return message
+
+    def test_first_start(self) -> None:
+        """The directory and the key are made, private to the user, and nothing else is left."""
+        previous = os.umask(0)
+        self.addCleanup(os.umask, previous)
+        state = self.open()
+        self.assertTrue(state.is_new)
+        self.assertEqual(mode(self.path), 0o700)
+        self.assertEqual(mode(self.path / "identity.key"), 0o600)
+        self.assertEqual(sorted(os.listdir(self.path)), ["identity.key", "lock"])
+        self.assertEqual((self.path / "lock").read_text(), f"{os.getpid()}\n")
+        self.assertTrue(str(state.peer_id).startswith("12D3KooW"))
+        self.assertIsNone(state.listen_port)
+
+    def test_next_start(self) -> None:
+        """The key and the port stay; the instance does not."""
+        first = self.open()
+        first.remember_port(40001)
+        first.close()
+        second = self.open()
+        self.assertFalse(second.is_new)
+        self.assertEqual(second.peer_id, first.peer_id)
+        self.assertEqual(second.listen_port, 40001)
+        self.assertNotEqual(second.instance, first.instance)
+        self.assertEqual(mode(self.path / "listen_port"), 0o600)
+
+    def test_randomness_is_given(self) -> None:
+        """The key comes from the randomness that was given, so that a simulation can repeat it."""
+        state = StateDirectory(self.path, lambda n: b"\x07" * n).open()
+        self.addCleanup(state.close)
+        self.assertEqual(state.identity.seed, b"\x07" * 32)
+
+    def test_second_node(self) -> None:
+        """A second node on the directory is refused and told the pid of the first."""
+        self.open()
+        self.assertEqual(
+            self.error(StateDirectoryError),
+            f"{self.path} is in use by the node with pid {os.getpid()}; stop that one, or give "
+            "this one another --state-dir",
+        )
+
+    def test_lock_of_a_dead_node(self) -> None:
+        """A pid that a crash left in the lock is no hindrance."""
+        self.path.mkdir(mode=0o700)
+        (self.path / "lock").write_text("123456789\n")
+        self.open()
+        self.assertEqual((self.path / "lock").read_text(), f"{os.getpid()}\n")
+
+    def test_lock_is_not_inherited(self) -> None:
+        """A program started by the node does not keep the directory locked after the node's end."""
+        state = self.open()
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        try:
+            state.close()
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            child.communicate(b"\n")
+
+    def test_key_that_others_can_read(self) -> None:
+        """A key that others can read is refused, with the command that mends it."""
+        self.open().close()
+        key = self.path / "identity.key"
+        before = key.read_bytes()
+        for bits in (0o640, 0o604, 0o660):
+            key.chmod(bits)
+            self.assertEqual(
+                self.error(IdentityError),
+                f"{key} can be read by others (mode {bits:04o}); if it was not copied, make it "
+                f"private: chmod 600 {key}",
+            )
+        self.assertEqual(key.read_bytes(), before)
+
+    def test_damaged_key(self) -> None:
+        """A damaged key is named, never overwritten, and the directory is left unlocked."""
+        self.open().close()
+        key = self.path / "identity.key"
+        good = key.read_bytes()
+        rsa = base64.b64encode(b"\x08\x00\x12\x02ab") + b"\n"
+        wrong_half = bytearray(base64.b64decode(good))
+        wrong_half[-1] ^= 1
+        mismatch = base64.b64encode(bytes(wrong_half))
+        for damaged in (b"", good[:20], b"\xff\xfe", b"x" * 5000, rsa, mismatch, b"\0" * 93):
+            key.write_bytes(damaged)
+            message = self.error(IdentityError)
+            self.assertTrue(message.startswith(f"{key} is damaged ("), message)
+            self.assertEqual(key.read_bytes(), damaged)
+        key.write_bytes(good)
+        self.open()
+
+    def test_key_that_is_no_file(self) -> None:
+        """A directory or a pipe in the key's place is refused without waiting for it."""
+        self.path.mkdir(mode=0o700)
+        key = self.path / "identity.key"
+        key.mkdir()
+        self.assertIn(str(key), self.error(IdentityError))
+        key.rmdir()
+        os.mkfifo(key, 0o600)
+        self.assertIn("is not a file", self.error(IdentityError))
+
+    def test_cannot_be_written(self) -> None:
+        """A directory that cannot be made or written is named with the reason."""
+        self.path.write_text("in the way")
+        self.assertIn(
+            f"{self.path} cannot be written: File exists", self.error(StateDirectoryError)
+        )
+        self.path = Path("/proc/bzzz/state")
+        self.assertIn("/proc/bzzz", self.error(StateDirectoryError))
+
+    def test_writable_by_others(self) -> None:
+        """A directory in which others could replace the key is refused."""
+        self.path.mkdir()
+        self.path.chmod(0o777)
+        self.assertIn(f"chmod 700 {self.path}", self.error(StateDirectoryError))
+        self.assertEqual(os.listdir(self.path), [])
+
+    def test_damaged_port(self) -> None:
+        """A remembered port that makes no sense is forgotten; the node starts."""
+        state = self.open()
+        for text in (b"", b"abc", b"0", b"65536", b"-1", b"\xff", b"9" * 10_000):
+            (self.path / "listen_port").write_bytes(text)
+            self.assertIsNone(state.listen_port)
+
+    def test_remember_port_fails(self) -> None:
+        """A port that cannot be written is an error of ours, and the old one stays."""
+        state = self.open()
+        state.remember_port(1)
+        (self.path / ".listen_port.new").mkdir()
+        self.assertRaises(StateDirectoryError, state.remember_port, 2)
+        self.assertEqual(state.listen_port, 1)
+
+    def test_write_atomically_never_replaces_what_is_new(self) -> None:
+        """A new file that exists after all is left as it is, and no temporary file stays."""
+        self.path.mkdir()
+        target = self.path / "key"
+        target.write_text("old")
+        self.assertRaises(FileExistsError, write_atomically, target, b"new", new=True)
+        self.assertEqual(target.read_text(), "old")
+        self.assertEqual(os.listdir(self.path), ["key"])
+
+    def test_without_hard_links(self) -> None:
+        """A file system without hard links still gets its key, and keeps the one it has."""
+
+        def link(*args: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        self.patch(os, "link", link)
+        first = self.open()
+        first.close()
+        self.assertEqual(self.open().peer_id, first.peer_id)
+        self.assertRaises(
+            FileExistsError, write_atomically, self.path / "identity.key", b"", new=True
+        )
+
+    def test_crash_before_the_key_is_whole(self) -> None:
+        """What a crash left half-written is not taken for the key."""
+        self.path.mkdir(mode=0o700)
+        (self.path / ".identity.key.new").write_bytes(b"CAES")
+        state = self.open()
+        self.assertTrue(state.is_new)
+        self.assertEqual(sorted(os.listdir(self.path)), ["identity.key", "lock"])
+
+    def test_key_format(self) -> None:
+        """The file is the libp2p PrivateKey protobuf in base64, which other tools read."""
+        state = self.open()
+        decoded = base64.b64decode((self.path / "identity.key").read_bytes(), validate=False)
+        self.assertEqual(decoded[:4], b"\x08\x01\x12\x40")
+        self.assertEqual(PrivateKey.decode(decoded).peer_id, state.peer_id)
+
+
+class RuntimeDirectoryTests(SynchronousTestCase):
+    """The directory of the control socket belongs to this user alone."""
+
+    def test_made(self) -> None:
+        """It is made, private, and found again."""
+        path = Path(self.mktemp()).absolute()
+        previous = os.umask(0)
+        self.addCleanup(os.umask, previous)
+        self.assertEqual(open_runtime_directory(path), path)
+        self.assertEqual(mode(path), 0o700)
+        open_runtime_directory(path)
+
+    def test_refused(self) -> None:
+        """A link, a file, or a directory that others can write to is not taken."""
+        path = Path(self.mktemp()).absolute()
+        path.symlink_to(self.make_directory(0o700))
+        self.assertRaises(StateDirectoryError, open_runtime_directory, path)
+        open_to_all = self.make_directory(0o777)
+        self.assertRaises(StateDirectoryError, open_runtime_directory, open_to_all)
+        file = Path(self.mktemp()).absolute()
+        file.write_text("")
+        self.assertRaises(StateDirectoryError, open_runtime_directory, file)
+
+    def make_directory(self, bits: int) -> Path:
+        path = Path(self.mktemp()).absolute()
+        path.mkdir()
+        path.chmod(bits)
+        return path
+
+    def test_too_long(self) -> None:
+        """A path too long for a socket is refused before anything is made."""
+        path = Path("/tmp") / ("x" * 200)
+        error = self.assertRaises(StateDirectoryError, open_runtime_directory, path)
+        self.assertIn("too long for a socket's path", str(error))

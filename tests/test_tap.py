@@ -1,0 +1,283 @@
+"""``twistd bzzz``: what it takes, what it refuses and how, and the lines of its log."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from twisted.application.service import Application, IServiceMaker, Service
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger
+from twisted.plugin import getPlugins
+from twisted.python.components import Componentized
+from twisted.trial.unittest import SynchronousTestCase
+
+import bzzz
+from bzzz import tap
+from bzzz.config import OPTIONS, Config
+from bzzz.errors import ConfigError
+from bzzz.state import OpenState
+from bzzz.web.socket import ControlSocket
+
+
+class Node(Service):
+    """Stands for a node."""
+
+    stopped: Deferred[None] | None = None
+
+    def __init__(self, config: Config, state: OpenState, control: ControlSocket) -> None:
+        self.config, self.state, self.control = config, state, control
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self.control.close()
+        self.stopped = Deferred()
+        return self.stopped
+
+
+class OptionsTests(SynchronousTestCase):
+    """The command line."""
+
+    def setUp(self) -> None:
+        for name in [name for name in os.environ if name.startswith(("BZZZ_", "XDG_"))]:
+            self.patch(os, "environ", {k: v for k, v in os.environ.items() if k != name})
+
+    def parse(self, *arguments: str) -> Config:
+        options = tap.Options()
+        options.parseOptions(list(arguments))
+        return options.config
+
+    def refused(self, *arguments: str) -> str:
+        refusal = self.assertRaises(SystemExit, self.parse, *arguments)
+        assert isinstance(refusal.code, str)  # sys.exit() prints it to stderr and exits with 1
+        self.assertNotIn("\n", refusal.code)
+        return refusal.code
+
+    def test_all_flags(self) -> None:
+        """Every option of the table has its flag, and those that repeat collect."""
+        config = self.parse(
+            *("--name=walnut", "--listen-port=4001", "--no-mdns", "--max-links=9"),
+            *("--interface", "lo", "--interface", "eth0", "--label", "a=b", "--label", "c=d"),
+            *("--capability", "x", "--bootstrap", "/ip4/192.0.2.7/tcp/4001"),
+            *("--broadcast-interval", "5s", "--state-dir", "s", "--runtime-dir", "/r"),
+            *("--log-level", "debug", "--max-tasks", "2", "--specialization", "vision"),
+        )
+        self.assertEqual(config.interface, ("lo", "eth0"))
+        self.assertEqual(dict(config.label), {"a": "b", "c": "d"})
+        self.assertIs(config.mdns, False)
+        self.assertEqual(config.state_dir, Path.cwd() / "s")
+        self.assertEqual(set(config.sources), {option.key for option in OPTIONS})
+
+    def test_last_of_opposites_wins(self) -> None:
+        """--mdns after --no-mdns turns it on again."""
+        self.assertIs(self.parse("--no-mdns", "--mdns").mdns, True)
+
+    def test_help_has_every_option(self) -> None:
+        """--help shows each flag."""
+        usage = tap.Options().getUsage()
+        for option in OPTIONS:
+            self.assertIn(f"{option.flag}", usage)
+
+    def test_refusals(self) -> None:
+        """A mistake gets one line that names it."""
+        self.assertEqual(
+            self.refused("--listen-prot", "1"),
+            "bzzz: option --listen-prot not recognized; did you mean --listen-port?",
+        )
+        self.assertEqual(
+            self.refused("--listen-port", "abc"), "bzzz: --listen-port: 'abc' is not a whole number"
+        )
+        self.assertEqual(
+            self.refused("--zzz"), "bzzz: option --zzz not recognized; see twistd bzzz --help"
+        )
+        self.assertIn("unexpected argument 'walnut'", self.refused("walnut"))
+        self.assertIn("/nonexistent: cannot be read", self.refused("--config", "/nonexistent"))
+
+    def test_no_pidfile_in_the_foreground(self) -> None:
+        """In the foreground no twistd.pid is written to the current directory unless asked for."""
+
+        def pidfile(**parent: Any) -> str:
+            options = tap.Options()
+            options.parent = {"nodaemon": True, "pidfile": "twistd.pid", **parent}  # type: ignore[assignment]
+            options.parseOptions([])
+            return str(options.parent["pidfile"])  # type: ignore[index]
+
+        self.assertEqual(pidfile(), "")
+        self.assertEqual(pidfile(pidfile="/run/b.pid"), "/run/b.pid")
+        self.assertEqual(pidfile(nodaemon=False), "twistd.pid")
+
+
+class MakeServiceTests(SynchronousTestCase):
+    """From options to a service tree."""
+
+    def setUp(self) -> None:
+        self.made: list[Node] = []
+        self.base = Path("/tmp") / f"bzzz-test-{os.getpid()}"  # short enough for a socket
+        self.base.mkdir(mode=0o700)
+        self.addCleanup(subprocess.run, ["rm", "-r", str(self.base)], check=True)
+        fake = ModuleType("bzzz.node")
+        fake.make_node = self.make_node  # type: ignore[attr-defined]
+        self.patch(bzzz, "node", fake) if hasattr(bzzz, "node") else None
+        previous = sys.modules.get("bzzz.node")
+        sys.modules["bzzz.node"] = fake
+
+        def restore() -> None:
+            del sys.modules["bzzz.node"]
+            if previous is not None:
+                sys.modules["bzzz.node"] = previous
+
+        self.addCleanup(restore)
+
+    def make_node(self, config: Config, state: OpenState, control: ControlSocket) -> Node:
+        if config.name == "wrong":
+            raise ConfigError("name: not this one")
+        self.made.append(Node(config, state, control))
+        return self.made[-1]
+
+    def options(self, name: str = "walnut", state: str = "state", run: str = "run") -> tap.Options:
+        options = tap.Options()
+        options.parseOptions(
+            [
+                f"--name={name}",
+                f"--state-dir={self.base / state}",
+                f"--runtime-dir={self.base / run}",
+            ]
+        )
+        return options
+
+    def test_makes_a_node(self) -> None:
+        """The node gets its configuration, its open state and its listening control socket."""
+        service = tap.makeService(self.options())
+        (node,) = self.made
+        self.assertEqual(node.config.name, "walnut")
+        self.assertEqual(node.control.path, self.base / "run" / "control.sock")
+        service.startService()
+        self.assertTrue(node.running)
+        done = service.stopService()
+        assert done is not None and node.stopped is not None
+        # The directory is kept until the node has stopped.
+        self.assertRaises(SystemExit, tap.makeService, self.options())
+        node.stopped.callback(None)
+        self.assertIsNone(self.successResultOf(done))
+        tap.makeService(self.options())
+
+    def test_pid_after_a_fork(self) -> None:
+        """The lock names the process that runs the reactor, not the one that parsed the options."""
+        service = tap.makeService(self.options())
+        (self.base / "state" / "lock").write_text("1\n")
+        service.startService()
+        self.assertEqual((self.base / "state" / "lock").read_text(), f"{os.getpid()}\n")
+
+    def test_refusals(self) -> None:
+        """What cannot be opened ends the start in one line, and lets go of what was opened."""
+        tap.makeService(self.options())
+        for options in (self.options(), self.options(state="other"), self.options(run="other")):
+            refusal = self.assertRaises(SystemExit, tap.makeService, options)
+            self.assertIn(f"in use by the node with pid {os.getpid()}", str(refusal))
+        refusal = self.assertRaises(
+            SystemExit, tap.makeService, self.options("wrong", "third", "third-run")
+        )
+        self.assertEqual(refusal.code, "bzzz: name: not this one")
+        tap.makeService(self.options("walnut", "third", "third-run"))
+
+    def test_log_observer(self) -> None:
+        """The application gets an observer with our lines, unless twistd was told another."""
+        asked: dict[str, object] = {
+            "logger": None,
+            "syslog": False,
+            "logfile": None,
+            "nodaemon": True,
+        }
+        cases: list[tuple[dict[str, object], bool]] = [
+            ({}, True),
+            ({"syslog": True}, False),
+            ({"logger": print}, False),
+        ]
+        for number, (change, expected) in enumerate(cases):
+            options = self.options(state=str(number), run=f"run{number}")
+            options.parent = {**asked, **change}  # type: ignore[assignment]
+            application = Application("bzzz")
+            tap.makeService(options).setServiceParent(application)
+            assert isinstance(application, Componentized)
+            found = application.getComponent(ILogObserver, None)
+            self.assertEqual(found is not None, expected)
+
+
+class LogTests(SynchronousTestCase):
+    """The lines that operators search."""
+
+    def lines(self, level: str, emit: Any) -> list[str]:
+        out = io.StringIO()
+        emit(Logger("test", observer=tap.log_observer(out, level)))
+        return out.getvalue().splitlines()
+
+    def test_line(self) -> None:
+        """A line has the time in UTC, the level and the event's words."""
+        (line,) = self.lines("info", lambda log: log.info("Connected to {peer}", peer="aXgZfP"))
+        self.assertTrue(
+            re.fullmatch(
+                r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[info\] Connected to aXgZfP", line
+            ),
+            line,
+        )
+
+    def test_level(self) -> None:
+        """Events below the level are not written."""
+
+        def emit(log: Logger) -> None:
+            log.debug("a")
+            log.info("b")
+            log.warn("c")
+
+        self.assertEqual(len(self.lines("debug", emit)), 3)
+        self.assertEqual(len(self.lines("warn", emit)), 1)
+
+    def test_forged_lines(self) -> None:
+        """What a peer puts into a name cannot begin a line of its own nor drive the terminal."""
+        lines = self.lines("info", lambda log: log.info("{n}", n="a\n2026 [info] b\x1b[2J\r\x9b"))
+        self.assertEqual(lines[1], "\t2026 [info] b\\x1b[2J\\x0d\\x9b")
+
+    def test_traceback(self) -> None:
+        """A failure is written with its traceback, indented under its line."""
+
+        def emit(log: Logger) -> None:
+            try:
+                raise ValueError("wrong")
+            except ValueError:
+                log.failure("it broke")
+
+        lines = self.lines("info", emit)
+        self.assertIn("[critical] it broke", lines[0])
+        self.assertTrue(all(line.startswith("\t") for line in lines[1:]))
+        self.assertIn("ValueError: wrong", lines[-1])
+
+
+class PluginTests(SynchronousTestCase):
+    """What twistd finds."""
+
+    def test_found(self) -> None:
+        """twistd finds the plugin, and loads the module only when it is used."""
+        (maker,) = [plugin for plugin in getPlugins(IServiceMaker) if plugin.tapname == "bzzz"]
+        self.assertIs(maker.options, tap.Options)
+        self.assertIs(maker.makeService, tap.makeService)
+
+    def test_one_line_on_stderr(self) -> None:
+        """The whole program answers a mistake with one line on stderr and exit code 1."""
+        root = Path(bzzz.__file__).parent.parent
+        run = "from twisted.scripts.twistd import run; run()"
+        ran = subprocess.run(
+            [sys.executable, "-c", run, "-n", "bzzz", "--max-links", "x"],
+            capture_output=True,
+            env={"HOME": "/nonexistent", "PYTHONPATH": str(root)},
+            check=False,
+        )
+        self.assertEqual(
+            (ran.returncode, ran.stdout, ran.stderr),
+            (1, b"", b"bzzz: --max-links: 'x' is not a whole number\n"),
+        )
