@@ -33,12 +33,12 @@ class FoundPeer:
 class IPeerSource(Interface):
     """Finds peers until stopped. ``str()`` of one says in words what it has tried."""
 
-    def start(found: Callable[[FoundPeer], None]) -> Deferred[None]:  # type: ignore[misc]  # zope interfaces have no self
-        """Start to find peers; ``found`` is called in the reactor's thread for each, and again later.
+    def start(found: Callable[[FoundPeer], None]) -> Deferred[None]:
+        """Start to find peers; ``found`` is called for each, and again later.
 
         Fires when it has started. What keeps it from working later it says in the log, and tries
         again by itself.
         """
 
-    def stop() -> Deferred[None]:  # type: ignore[misc]  # zope interfaces have no self
+    def stop() -> Deferred[None]:
         """Stop; fires when everything is given back, within a second. Never fails."""

@@ -16,15 +16,16 @@ FACTOR = 2.0
 # Longest wait in seconds: what is tried for ever is to be found within a minute of its return.
 CAP = 60.0
 
-# Share of a wait that is random: half, so that nodes that lost a peer together do not return together.
+# Share of a wait that is random: half, so that nodes that lost a peer together do not
+# return together.
 JITTER = 0.5
 
 
 class Backoff:
     """The waits between tries at one thing.
 
-    The n-th wait is drawn from ``[(1 - jitter) * d, d]`` with ``d = min(cap, base * factor ** n)``, so
-    that none is longer than ``cap``.
+    The n-th wait is drawn from ``[(1 - jitter) * d, d]`` with
+    ``d = min(cap, base * factor ** n)``, so that none is longer than ``cap``.
 
     :param base: the first wait's upper bound in seconds.
     :param cap: the longest wait in seconds.

@@ -24,7 +24,7 @@ class BackoffTests(SynchronousTestCase):
 
     def test_table(self) -> None:
         """The waits, at the most and at the least that chance gives."""
-        cases = [
+        cases: list[tuple[float, float, float, float, list[float], list[float]]] = [
             # base, factor, cap, jitter, most, least
             (1.0, 2.0, 60.0, 0.5, [1, 2, 4, 8, 16, 32, 60, 60], [0.5, 1, 2, 4, 8, 16, 30, 30]),
             (0.1, 3.0, 1.0, 0.0, [0.1, 0.3, 0.9, 1.0, 1.0], [0.1, 0.3, 0.9, 1.0, 1.0]),
