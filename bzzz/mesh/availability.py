@@ -1,0 +1,162 @@
+"""How busy a node is: the data of an ``availability_broadcast``, and this node's own state.
+
+======== ==========================================================================================
+ready    no task runs and there is room for one
+working  tasks run and there is room for another
+busy     there is no room; also of a node that is set to run none
+draining it finishes what runs and takes nothing new
+======== ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bzzz.errors import LocalProtocolError
+from bzzz.mesh.capability import Count, Name
+
+__all__ = ["Availability", "AvailabilityDocument", "Status"]
+
+Status = Literal["ready", "working", "busy", "draining"]
+
+Moment = Annotated[datetime.datetime, Meta(tz=True)]
+
+
+class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy one node is.
+
+    :ivar node_id: its peer ID; Go nodes send ``<peer.ID 12*aBcDeF>``.
+    :ivar last_activity: when a task began or ended there last, or when it started.
+    :ivar timestamp: when this was said.
+    """
+
+    node_id: Name
+    available_for_work: bool = False
+    current_tasks: Count = 0
+    max_tasks: Count = 0
+    status: Status = "busy"
+    last_activity: Moment | None = None
+    timestamp: Moment | None = None
+
+    def same_as(self, other: AvailabilityDocument) -> bool:
+        """Whether both say the same, apart from when."""
+        return (
+            self.available_for_work == other.available_for_work
+            and self.current_tasks == other.current_tasks
+            and self.max_tasks == other.max_tasks
+            and self.status == other.status
+        )
+
+    def describe(self) -> str:
+        """A summary for people: ``working, 2 of 8 tasks``."""
+        return f"{self.status}, {self.current_tasks} of {self.max_tasks} tasks"
+
+
+class Availability:
+    """How busy this node is.
+
+    :param wall_time: seconds since the epoch.
+    """
+
+    def __init__(self, max_tasks: int, wall_time: Callable[[], float]) -> None:
+        self._max_tasks = max_tasks
+        self._wall_time = wall_time
+        self._current = 0
+        self._draining = False
+        self._last_activity = wall_time()
+        self._observers: list[Callable[[], None]] = []
+
+    def on_change(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` after each change."""
+        self._observers.append(observer)
+
+    @property
+    def current_tasks(self) -> int:
+        """Tasks running."""
+        return self._current
+
+    @property
+    def max_tasks(self) -> int:
+        """Most tasks to run at one time."""
+        return self._max_tasks
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._draining
+
+    @property
+    def available_for_work(self) -> bool:
+        """Whether one more task would be taken."""
+        return not self._draining and self._current < self._max_tasks
+
+    @property
+    def status(self) -> Status:
+        """See the module's table."""
+        if self._draining:
+            return "draining"
+        if self._current >= self._max_tasks:
+            return "busy"
+        return "working" if self._current else "ready"
+
+    def task_started(self) -> None:
+        """One more task runs."""
+        self._current += 1
+        self._last_activity = self._wall_time()
+        self._changed()
+
+    def task_ended(self) -> None:
+        """One task fewer runs.
+
+        :raises LocalProtocolError: none ran.
+        """
+        if not self._current:
+            raise LocalProtocolError("a task ended that was not counted when it started")
+        self._current -= 1
+        self._last_activity = self._wall_time()
+        self._changed()
+
+    def set_max_tasks(self, max_tasks: int) -> None:
+        """Run at most ``max_tasks`` from now on; those that run are left to end."""
+        if max_tasks != self._max_tasks:
+            self._max_tasks = max_tasks
+            self._changed()
+
+    def drain(self) -> None:
+        """Take nothing new."""
+        self._set_draining(True)
+
+    def resume(self) -> None:
+        """Take new tasks again."""
+        self._set_draining(False)
+
+    def document(self, node_id: str) -> AvailabilityDocument:
+        """The state at this moment."""
+        return AvailabilityDocument(
+            node_id=node_id,
+            available_for_work=self.available_for_work,
+            current_tasks=self._current,
+            max_tasks=self._max_tasks,
+            status=self.status,
+            last_activity=_moment(self._last_activity),
+            timestamp=_moment(self._wall_time()),
+        )
+
+    def _set_draining(self, draining: bool) -> None:
+        if draining is not self._draining:
+            self._draining = draining
+            self._changed()
+
+    def _changed(self) -> None:
+        for observer in self._observers:
+            observer()
+
+
+def _moment(seconds: float) -> datetime.datetime:
+    # Whole milliseconds: nobody needs more of it, and it is 3 digits less in each broadcast.
+    return datetime.datetime.fromtimestamp(round(seconds, 3), datetime.UTC)
