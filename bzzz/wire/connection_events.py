@@ -18,9 +18,7 @@ __all__ = [
     "PongReceived",
     "StreamData",
     "StreamEnded",
-    "StreamEvent",
     "StreamNegotiated",
-    "StreamOpened",
     "StreamRefused",
     "StreamWasReset",
     "StreamWritable",
@@ -28,28 +26,23 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened on the link."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkSecured(Event):
-    """The security handshake is done: who the peer is, proved (with plaintext: claimed)."""
+class LinkSecured:
+    """The security handshake is done: who the peer is, proved (with plaintext: only claimed)."""
 
     remote_peer: PeerID
     remote_key: PublicKey
 
 
 @dataclass(frozen=True, slots=True)
-class LinkReady(Event):
+class LinkReady:
     """Streams can be opened; ``muxer`` is ``/yamux/1.0.0``."""
 
     muxer: str
 
 
 @dataclass(frozen=True, slots=True)
-class LinkEnded(Event):
-    """The peer ended the link with this yamux code; nothing follows.
+class LinkEnded:
+    """The peer ends the link, with this yamux code; nothing follows.
 
     :ivar reason: the code in words.
     """
@@ -59,59 +52,70 @@ class LinkEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class PongReceived(Event):
+class PongReceived:
     """The peer answered the ping of this value."""
 
     value: int
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEvent(Event):
-    """Something happened on one stream."""
-
-    stream_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOpened(StreamEvent):
-    """The peer opened a stream. Between yamux and the connection only: its protocol is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamNegotiated(StreamEvent):
+class StreamNegotiated:
     """Both sides agree on what is spoken on the stream.
 
     :ivar inbound: whether the peer opened it; then this is the first that is heard of it.
     """
 
+    stream_id: int
     protocol: str
     inbound: bool
 
 
 @dataclass(frozen=True, slots=True)
-class StreamRefused(StreamEvent):
+class StreamRefused:
     """The peer speaks none of the protocols proposed for this outbound stream, which is gone."""
 
+    stream_id: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class StreamData(StreamEvent):
+class StreamData:
     """Bytes of the stream. The peer may send as many more once ``consumed()`` was told of them."""
 
+    stream_id: int
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEnded(StreamEvent):
-    """The peer will send no more on the stream; it may still read."""
+class StreamEnded:
+    """The peer sends no more on the stream; it may still read."""
+
+    stream_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class StreamWasReset(StreamEvent):
-    """The stream is gone: reset by the peer, or here for exceeding a limit."""
+class StreamWasReset:
+    """The stream is gone: reset by the peer, or here for going over a limit."""
+
+    stream_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class StreamWritable(StreamEvent):
+class StreamWritable:
     """The peer takes data again, after ``send_data()`` accepted less than was offered."""
+
+    stream_id: int
+
+
+Event = (
+    LinkSecured
+    | LinkReady
+    | LinkEnded
+    | PongReceived
+    | StreamNegotiated
+    | StreamRefused
+    | StreamData
+    | StreamEnded
+    | StreamWasReset
+    | StreamWritable
+)

@@ -27,6 +27,10 @@ NEGOTIATING_STREAMS = 256
 # one is a LocalProtocolError.
 OUTBOUND_STREAMS = 4096
 
+# Pings of this side that may be unanswered; answers to older ones are ignored. A node pings a link
+# once in a while and gives it up after a few.
+OUTSTANDING_PINGS = 32
+
 # Own streams opened and not acknowledged: "at most an ACK backlog of 256 streams" (yamux, "ACK
 # backlog"). Beyond: they wait here, and are opened in order as others are acknowledged.
 UNACKNOWLEDGED_STREAMS = 256
@@ -49,7 +53,7 @@ WINDOW_GROWTH = 8 * 1024 * 1024
 UNCONSUMED_BYTES = 16 * 1024 * 1024
 
 # Answers (to pings, to refused streams, to proposals) that wait to be sent. They only pile up if
-# the peer keeps asking and does not read; a peer that reads has none waiting. Beyond: the link ends.
+# the peer keeps asking and does not read, and the transport takes no more. Beyond: the link ends.
 QUEUED_REPLIES = 256 * 1024
 
 # Proposals in one negotiation. A node speaks a dozen protocols in a few versions each. Beyond: the
@@ -65,6 +69,7 @@ class ConnectionLimits:
     :ivar negotiating_streams: those of them that have no protocol yet.
     :ivar outbound_streams: streams that this side has open.
     :ivar unacknowledged_streams: those of them that the peer has not acknowledged.
+    :ivar outstanding_pings: pings of this side that are remembered.
     :ivar refused_streams: refusals before the link ends.
     :ivar stream_window: how far one stream's receive window may grow, in bytes.
     :ivar window_growth: how far all windows together may have grown, in bytes.
@@ -77,6 +82,7 @@ class ConnectionLimits:
     negotiating_streams: int = NEGOTIATING_STREAMS
     outbound_streams: int = OUTBOUND_STREAMS
     unacknowledged_streams: int = UNACKNOWLEDGED_STREAMS
+    outstanding_pings: int = OUTSTANDING_PINGS
     refused_streams: int = REFUSED_STREAMS
     stream_window: int = STREAM_WINDOW
     window_growth: int = WINDOW_GROWTH

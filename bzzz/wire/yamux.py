@@ -1,65 +1,54 @@
-"""yamux 1.0: many streams over one connection (libp2p specs, yamux/README.md; hashicorp's spec.md).
+"""yamux 1.0: many streams over one connection.
 
-Enters: decrypted bytes of the peer. Leaves: events, and frames to send (:meth:`Yamux.take_output`). A frame
-is a header of 12 bytes (version, type, flags, stream ID, length) and, for data, that many bytes. Data is
-handed out as it comes, so nothing is buffered here but an unfinished header.
+Enters: decrypted bytes of the peer. Leaves: calls on a :class:`YamuxSink`, and frames to send
+(:meth:`Yamux.take_output`). libp2p specs, yamux/README.md, which is hashicorp's spec.md.
 
-A stream's receive window starts at 256 KiB. When half of it has been consumed the peer is credited,
-and a stream that is read that fast gets a larger window, up to 1 MiB while the connection's budget lasts:
-what a paused reader can make this side hold is bounded by the windows alone.
+Data is handed out as it comes, so nothing of the peer's is buffered here but an unfinished header.
+What a peer can make the application hold is bounded by the receive windows: each starts at 256 KiB,
+is credited when half of it was consumed, and is doubled meanwhile if the application keeps up, so
+that only streams which carry much, to somebody who reads, get large windows.
+
+Two things that are not in the specification, learnt from go-yamux: a peer that opens streams from
+several threads sends their SYNs out of order; and the length of a reset is an error code.
 """
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-from struct import Struct
+from typing import Protocol
 
 from bzzz.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
+from bzzz.wire.limits import INITIAL_WINDOW, ConnectionLimits
+from bzzz.wire.yamux_frame import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    HEADER,
+    HEADER_SIZE,
+    MAX_DATA,
+    MAX_U32,
+    PING,
+    RST,
+    SYN,
+    WINDOW_UPDATE,
+    GoAway,
+    StreamRecord,
+)
 
-__all__ = ["GoAway", "Yamux", "YamuxEvents", "YamuxLimits"]
+__all__ = ["Yamux", "YamuxSink"]
 
-VERSION = 0
-HEADER = Struct(">BBHII")
-HEADER_SIZE = 12
+# Stream IDs below the highest one seen that may still be opened: those of a peer that opens from
+# several threads overtake each other, by no more than go-yamux's 256 unacknowledged streams.
+# Beyond: the lowest is taken for used.
+SKIPPED_IDS = 256
 
-DATA, WINDOW_UPDATE, PING, GO_AWAY = 0, 1, 2, 3
-SYN, ACK, FIN, RST = 1, 2, 4, 8
-
-INITIAL_WINDOW = 262144
-MAX_U32 = (1 << 32) - 1
-
-
-class GoAway(enum.IntEnum):
-    """Why a session ends."""
-
-    NORMAL = 0
-    PROTOCOL_ERROR = 1
-    INTERNAL_ERROR = 2
-
-
-@dataclass(frozen=True)
-class YamuxLimits:
-    """Caps on what the peer can make this side hold.
-
-    :ivar inbound_streams: streams of the peer that are open at once; more are reset. Bzzz holds about
-        three per link, go-libp2p allows 1000.
-    :ivar refusals: streams reset for that before the link is cut: nobody does it by mistake.
-    :ivar window: bytes of the largest receive window.
-    :ivar window_budget: bytes by which the windows of one connection may in all exceed their
-        initial size.
-    :ivar frame: bytes of data in one frame sent, so that frame and header fit one Noise message.
-    """
-
-    inbound_streams: int = 1024
-    refusals: int = 4096
-    window: int = 1 << 20
-    window_budget: int = 8 << 20
-    frame: int = 65535 - 16 - HEADER_SIZE
+_ALL_FLAGS = SYN | ACK | FIN | RST
+_unpack = HEADER.unpack_from
+_pack = HEADER.pack
 
 
-class YamuxEvents:
-    """Told what happens; the connection overrides what it needs."""
+class YamuxSink(Protocol):
+    """Told what happens, while it is received. May call the session back from within."""
 
     def stream_opened(self, stream_id: int) -> None:
         """The peer opened a stream."""
@@ -68,337 +57,488 @@ class YamuxEvents:
         """Data came."""
 
     def stream_ended(self, stream_id: int) -> None:
-        """The peer sends no more on the stream."""
+        """The peer ended its half."""
 
     def stream_reset(self, stream_id: int) -> None:
-        """The peer reset the stream."""
+        """The stream is gone, by the peer or for going over a limit."""
 
     def stream_writable(self, stream_id: int) -> None:
         """The window of a stream that was full has opened."""
 
-    def pong(self, value: int) -> None:
+    def pong_received(self, value: int) -> None:
         """The peer answered a ping."""
 
-    def gone_away(self, code: int) -> None:
-        """The peer ends the session."""
-
-
-class _Stream:
-    __slots__ = (
-        "acknowledged",
-        "blocked",
-        "consumed",
-        "ended",
-        "inbound",
-        "receive_window",
-        "remote_ended",
-        "send_window",
-        "window",
-    )
-
-    def __init__(self, inbound: bool) -> None:
-        self.inbound = inbound
-        self.acknowledged = not inbound
-        self.send_window = INITIAL_WINDOW
-        self.receive_window = INITIAL_WINDOW
-        self.window = INITIAL_WINDOW
-        self.consumed = 0
-        self.blocked = False
-        self.ended = False
-        self.remote_ended = False
+    def session_ended(self, code: int) -> None:
+        """The peer goes away; nothing more of it is read."""
 
 
 class Yamux:
     """One session.
 
+    Calls on a stream that is gone do nothing, because the peer may have reset it in the same bytes
+    that told the application something else. Calls on one that never was are a
+    :class:`LocalProtocolError`.
+
     :param initiator: whether this side dialled; it opens the odd streams.
-    :param events: told what happens, within :meth:`receive`.
+    :param sink: told what happens.
     """
 
     def __init__(
-        self, initiator: bool, events: YamuxEvents, limits: YamuxLimits | None = None
+        self, initiator: bool, sink: YamuxSink, limits: ConnectionLimits | None = None
     ) -> None:
-        self._events = events
-        self._limits = limits or YamuxLimits()
+        self._sink = sink
+        self._limits = limits or ConnectionLimits()
+        self._streams: dict[int, StreamRecord] = {}
         self._next_id = 1 if initiator else 2
-        self._remote_parity = 0 if initiator else 1
-        self._streams: dict[int, _Stream] = {}
+        self._highest_remote = 0 if initiator else -1
+        self._skipped: dict[int, None] = {}
         self._inbound = 0
+        self._outbound = 0
         self._refused = 0
-        self._head = b""
-        self._left = 0
-        self._left_stream = 0
-        self._left_flags = 0
-        self._output: list[bytes] = []
-        self._extra_window = 0
+        self._unacknowledged = 0
+        self._waiting: dict[int, StreamRecord] = {}
+        self._unconsumed = 0
+        self._growth = 0
+        self._partial_header = b""
+        self._body_left = 0
+        self._body_stream = 0
+        self._body_ends = False
+        self._output: list[bytes | memoryview] = []
+        self._reply_bytes = 0
         self._next_ping = 0
-        self._pings: set[int] = set()
+        self._pings: dict[int, None] = {}
         self._went_away = False
+        self._closed = False
 
     # -- this side
 
-    def open_stream(self) -> int:
-        """Open a stream.
+    @property
+    def stream_count(self) -> int:
+        """Streams that are open, of both directions."""
+        return len(self._streams)
 
-        :raises LocalProtocolError: the session ends, or the stream IDs are used up.
+    def open_stream(self, opening: bytes) -> int:
+        """Open a stream, whose first data is ``opening``.
+
+        Where too many streams are unacknowledged it waits here, and takes no more data until then.
+
+        :raises LocalProtocolError: this side has said goodbye, or has too many streams.
         """
-        if self._went_away or self._next_id > MAX_U32:
-            raise LocalProtocolError("no stream can be opened on this session any more")
+        if self._went_away and not self._closed:
+            raise LocalProtocolError("this side has ended the session; no stream can be opened")
+        if self._outbound >= self._limits.outbound_streams:
+            raise LocalProtocolError(
+                f"{self._outbound} streams are open on one link already; something leaks them"
+            )
         stream_id = self._next_id
+        if stream_id > MAX_U32:
+            raise LocalProtocolError("the session has used up its stream IDs")
         self._next_id += 2
-        self._streams[stream_id] = _Stream(inbound=False)
-        self._output.append(HEADER.pack(VERSION, WINDOW_UPDATE, SYN, stream_id, 0))
+        if self._closed:
+            return stream_id
+        stream = self._streams[stream_id] = StreamRecord(inbound=False)
+        self._outbound += 1
+        if self._unacknowledged >= self._limits.unacknowledged_streams:
+            stream.waiting = True
+            stream.held = opening
+            self._waiting[stream_id] = stream
+        else:
+            self._unacknowledged += 1
+            self.send_data(stream_id, opening)
         return stream_id
 
     def send_data(self, stream_id: int, data: bytes) -> int:
-        """Send as much of ``data`` as the peer's window admits; the count of bytes taken."""
-        stream = self._own(stream_id)
+        """Send as much of ``data`` as the peer's window admits.
+
+        :return: how many bytes; if not all, ``stream_writable`` tells when to go on.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return self._is_gone(stream_id)
         if stream.ended:
-            raise LocalProtocolError(f"stream {stream_id} is ended")
+            raise LocalProtocolError(f"stream {stream_id} was ended by this side")
         size = len(data)
-        if size > stream.send_window:
-            size = stream.send_window
+        if size > stream.send_window or stream.waiting:
             stream.blocked = True
-            if size == 0:
-                return 0
+            size = 0 if stream.waiting else stream.send_window
+        if size == 0:
+            return 0
         stream.send_window -= size
-        flags = 0 if stream.acknowledged else self._acknowledge(stream)
-        frame = self._limits.frame
+        flags, stream.due = stream.due, 0
         output = self._output
-        if size <= frame:
-            output.append(HEADER.pack(VERSION, DATA, flags, stream_id, size))
+        if size <= MAX_DATA:
+            output.append(_pack(DATA, flags, stream_id, size))
             output.append(data if size == len(data) else data[:size])
             return size
-        for start in range(0, size, frame):
-            piece = data[start : min(start + frame, size)]
-            output.append(HEADER.pack(VERSION, DATA, flags, stream_id, len(piece)))
+        view = memoryview(data)
+        for start in range(0, size, MAX_DATA):
+            piece = view[start : min(start + MAX_DATA, size)]
+            output.append(_pack(DATA, flags, stream_id, len(piece)))
             output.append(piece)
             flags = 0
         return size
 
     def stream_window(self, stream_id: int) -> int:
         """Bytes that may be sent on the stream now."""
-        return self._own(stream_id).send_window
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return self._is_gone(stream_id)
+        return 0 if stream.waiting or stream.ended else stream.send_window
 
     def end_stream(self, stream_id: int) -> None:
-        """Send no more on the stream."""
-        stream = self._own(stream_id)
+        """End this side's half of the stream."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._is_gone(stream_id)
+            return
         if stream.ended:
             return
         stream.ended = True
-        flags = FIN if stream.acknowledged else FIN | self._acknowledge(stream)
-        self._output.append(HEADER.pack(VERSION, WINDOW_UPDATE, flags, stream_id, 0))
+        if stream.waiting:
+            return
+        self._output.append(_pack(WINDOW_UPDATE, FIN | stream.due, stream_id, 0))
+        stream.due = 0
         if stream.remote_ended:
             self._forget(stream_id)
 
-    def reset_stream(self, stream_id: int) -> None:
-        """Forget the stream at both ends; harmless for one that is gone."""
-        if stream_id in self._streams:
-            self._output.append(HEADER.pack(VERSION, WINDOW_UPDATE, RST, stream_id, 0))
-            self._forget(stream_id)
+    def reset_stream(self, stream_id: int, code: int = 0) -> None:
+        """Give the stream up at both ends.
 
-    def consumed(self, stream_id: int, size: int) -> None:
-        """``size`` bytes were taken by the application; harmless for a stream that is gone."""
+        :param code: told to a peer that reads such codes, as go-yamux does.
+        """
         stream = self._streams.get(stream_id)
         if stream is None:
+            self._is_gone(stream_id)
             return
-        stream.consumed += size
-        if stream.consumed * 2 < stream.window or stream.remote_ended:
+        if not stream.waiting:
+            self._output.append(_pack(WINDOW_UPDATE, RST, stream_id, code))
+        self._forget(stream_id)
+
+    def refuse_stream(self, stream_id: int) -> None:
+        """Reset a stream of the peer's that is over a limit.
+
+        :raises LimitExceeded: it has happened too often.
+        """
+        if stream_id in self._streams:
+            self._forget(stream_id)
+        self._refused += 1
+        if self._refused > self._limits.refused_streams:
+            raise LimitExceeded(
+                f"{self._refused} streams were refused and the peer opens more", "too_many_streams"
+            )
+        self._output.append(_pack(WINDOW_UPDATE, RST, stream_id, 0))
+        self.count_reply(HEADER_SIZE)
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """The application took ``size`` bytes of the stream: the peer may send as many more."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._is_gone(stream_id)
             return
-        credit = stream.consumed
-        stream.consumed = 0
-        more = min(
-            stream.window,
-            self._limits.window - stream.window,
-            self._limits.window_budget - self._extra_window,
-        )
-        if more > 0:
-            stream.window += more
-            self._extra_window += more
-            credit += more
-        stream.receive_window += credit
-        flags = 0 if stream.acknowledged else self._acknowledge(stream)
-        self._output.append(HEADER.pack(VERSION, WINDOW_UPDATE, flags, stream_id, credit))
+        if not 0 <= size <= stream.unconsumed:
+            raise LocalProtocolError(
+                f"{size} bytes of stream {stream_id} consumed, {stream.unconsumed} were handed out"
+            )
+        stream.unconsumed -= size
+        self._unconsumed -= size
+        stream.credit += size
+        if stream.credit * 2 < stream.window or stream.remote_ended:
+            return
+        grant = stream.credit
+        stream.credit = 0
+        if stream.unconsumed == 0:
+            growth = min(
+                stream.window,
+                self._limits.stream_window - stream.window,
+                self._limits.window_growth - self._growth,
+            )
+            if growth > 0:
+                stream.window += growth
+                self._growth += growth
+                grant += growth
+        stream.receive_window += grant
+        self._output.append(_pack(WINDOW_UPDATE, stream.due, stream_id, grant))
+        stream.due = 0
 
     def send_ping(self) -> int:
-        """Ping the peer; the value that its answer will have."""
+        """Ping the peer; the value that ``pong_received`` will tell."""
         value = self._next_ping
         self._next_ping = (value + 1) & MAX_U32
-        self._pings.add(value)
-        self._output.append(HEADER.pack(VERSION, PING, SYN, 0, value))
+        if len(self._pings) >= self._limits.outstanding_pings:
+            del self._pings[next(iter(self._pings))]
+        self._pings[value] = None
+        self._output.append(_pack(PING, SYN, 0, value))
         return value
 
     def go_away(self, code: GoAway = GoAway.NORMAL) -> None:
-        """Tell the peer that the session ends."""
-        if not self._went_away:
+        """Tell the peer that this side ends the session; its new streams are refused from here."""
+        if not self._went_away and not self._closed:
             self._went_away = True
-            self._output.append(HEADER.pack(VERSION, GO_AWAY, 0, 0, code))
+            self._output.append(_pack(GO_AWAY, 0, 0, code))
 
-    def take_output(self) -> list[bytes]:
-        """What is to be sent: headers and pieces of data."""
+    def close(self) -> None:
+        """Read no more; all streams are gone."""
+        self._closed = True
+        self._streams.clear()
+        self._waiting.clear()
+
+    def count_reply(self, size: int) -> None:
+        """Note that ``size`` bytes to send were caused by the peer alone.
+
+        :raises LimitExceeded: too many of them wait to be sent.
+        """
+        self._reply_bytes += size
+        if self._reply_bytes > self._limits.queued_replies:
+            raise LimitExceeded(
+                "the peer asks and asks and does not read the answers", "replies_not_read"
+            )
+
+    def take_output(self) -> list[bytes | memoryview]:
+        """What is to be sent, in order: headers and pieces of data."""
         output, self._output = self._output, []
+        self._reply_bytes = 0
         return output
-
-    @property
-    def stream_count(self) -> int:
-        """Open streams, of both sides."""
-        return len(self._streams)
 
     # -- the peer
 
     def receive(self, data: bytes) -> None:
-        """Take decrypted bytes of the peer; events are told meanwhile.
+        """Take decrypted bytes of the peer.
 
-        :raises RemoteProtocolError: the peer broke the protocol or a limit.
+        :raises RemoteProtocolError: they break the protocol or go over a limit.
         """
-        position = 0
+        if self._closed:
+            return
+        if self._partial_header:
+            data = self._partial_header + data
+            self._partial_header = b""
+        position = self._receive_body(data) if self._body_left else 0
         size = len(data)
-        if self._head:
-            position = HEADER_SIZE - len(self._head)
-            self._head += data[:position]
-            if len(self._head) < HEADER_SIZE:
-                return
-            head, self._head = self._head, b""
-            self._frame(*HEADER.unpack(head))
-        while position < size:
-            if self._left:
-                end = min(position + self._left, size)
-                self._left -= end - position
-                stream_id = self._left_stream
-                if stream_id in self._streams:
-                    whole = position == 0 and end == size
-                    self._events.stream_data(stream_id, data if whole else data[position:end])
-                position = end
-                if not self._left and self._left_flags:
-                    self._ended(stream_id)
-            elif size - position < HEADER_SIZE:
-                self._head = data[position:]
-                return
+        streams = self._streams
+        while size - position >= HEADER_SIZE:
+            kind, flags, stream_id, length = _unpack(data, position)
+            position += HEADER_SIZE
+            if kind != DATA:
+                self._control(kind, flags, stream_id, length)
+                if self._closed:
+                    return
+                continue
+            stream = streams.get(stream_id)
+            if flags or stream is None or stream.remote_ended or not stream.acknowledged:
+                stream = self._flagged(flags, stream_id)
+            if stream is None:
+                self._check_discarded(length)
+            elif length > stream.receive_window:
+                raise RemoteProtocolError(
+                    f"{length} bytes on a stream that admits {stream.receive_window}",
+                    "window_exceeded",
+                )
+            elif stream.remote_ended and length:
+                raise RemoteProtocolError("data on a stream after its end", "data_after_end")
             else:
-                fields = HEADER.unpack_from(data, position)
-                position += HEADER_SIZE
-                self._frame(*fields)
+                stream.receive_window -= length
+            end = position + length
+            if end > size:
+                self._body_left = length
+                self._body_stream = stream_id
+                self._body_ends = flags & FIN != 0
+                if position < size:
+                    self._receive_body(data[position:])
+                return
+            if stream is not None:
+                if length:
+                    self._deliver(stream_id, stream, data[position:end])
+                if flags & FIN:
+                    self._end_received(stream_id)
+            position = end
+        if position < size:
+            self._partial_header = data[position:]
 
-    def _frame(self, version: int, kind: int, flags: int, stream_id: int, length: int) -> None:
-        if version != VERSION:
-            raise RemoteProtocolError(f"yamux version {version} is not known", "yamux_version")
-        if kind == DATA:
-            self._data_frame(flags, stream_id, length)
-        elif kind == WINDOW_UPDATE:
-            self._window_frame(flags, stream_id, length)
-        elif kind == PING:
-            self._ping_frame(flags, stream_id, length)
-        elif kind == GO_AWAY:
-            if stream_id:
-                raise RemoteProtocolError("yamux GO_AWAY names a stream", "yamux_stream_id")
-            self._events.gone_away(length)
+    # -- inside: receiving
+
+    def _receive_body(self, data: bytes) -> int:
+        """More of a data frame's body, of which only the beginning had come; where it ends."""
+        stream_id = self._body_stream
+        taken = min(self._body_left, len(data))
+        self._body_left -= taken
+        # A stream that is gone by now is discarded; IDs are never used twice.
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._deliver(stream_id, stream, data[:taken])
+        if self._body_ends and not self._body_left:
+            self._end_received(stream_id)
+        return taken
+
+    def _deliver(self, stream_id: int, stream: StreamRecord, data: bytes) -> None:
+        size = len(data)
+        stream.unconsumed += size
+        self._unconsumed += size
+        if self._unconsumed > self._limits.unconsumed_bytes:
+            self.reset_stream(stream_id)
+            self._sink.stream_reset(stream_id)
         else:
-            raise RemoteProtocolError(f"yamux frame type {kind} is not known", "yamux_type")
+            self._sink.stream_data(stream_id, data)
 
-    def _data_frame(self, flags: int, stream_id: int, length: int) -> None:
-        stream = self._flagged(flags, stream_id)
-        if stream is None:
-            # Under way while the stream was reset here: at most what its window had admitted.
-            if length > self._limits.window:
-                raise RemoteProtocolError(
-                    f"{length} bytes are announced on a stream that is not open",
-                    "window_exceeded",
-                )
+    def _check_discarded(self, length: int) -> None:
+        # What was under way when the stream was given up; never more than a window.
+        if length > self._limits.stream_window:
+            raise RemoteProtocolError(
+                f"{length} bytes on a stream that is not open", "window_exceeded"
+            )
+
+    def _control(self, kind: int, flags: int, stream_id: int, value: int) -> None:
+        if kind == WINDOW_UPDATE:
+            self._window_update(flags, stream_id, value)
+            return
+        if kind not in (PING, GO_AWAY):
+            what = f"version {kind >> 8}" if kind >> 8 else f"frame type {kind}"
+            raise RemoteProtocolError(f"yamux {what} is not known", "yamux_header")
+        if stream_id:
+            raise RemoteProtocolError("a yamux ping or goodbye on a stream", "yamux_stream_id")
+        if kind == GO_AWAY:
+            if flags:
+                raise RemoteProtocolError(f"yamux flags {flags:#x} on a goodbye", "yamux_flags")
+            self.close()
+            self._sink.session_ended(value)
+        elif flags == SYN:
+            self._output.append(_pack(PING, ACK, 0, value))
+            self.count_reply(HEADER_SIZE)
+        elif flags == ACK:
+            if value in self._pings:
+                del self._pings[value]
+                self._sink.pong_received(value)
         else:
-            if stream.remote_ended:
-                raise RemoteProtocolError("data on a stream after its end", "yamux_after_end")
-            if length > stream.receive_window:
-                raise RemoteProtocolError(
-                    f"{length} bytes are announced where {stream.receive_window} are admitted",
-                    "window_exceeded",
-                )
-            stream.receive_window -= length
-        if length:
-            self._left = length
-            self._left_stream = stream_id
-            self._left_flags = flags & FIN
-        elif flags & FIN:
-            self._ended(stream_id)
+            raise RemoteProtocolError(f"yamux flags {flags:#x} on a ping", "yamux_flags")
 
-    def _window_frame(self, flags: int, stream_id: int, delta: int) -> None:
+    def _window_update(self, flags: int, stream_id: int, delta: int) -> None:
         stream = self._flagged(flags, stream_id)
         if stream is None:
             return
         if delta:
-            if stream.send_window + delta > MAX_U32:
-                raise RemoteProtocolError("a yamux window overflows", "window_overflow")
             stream.send_window += delta
-            if stream.blocked:
+            if stream.send_window > MAX_U32:
+                raise RemoteProtocolError(
+                    "the peer opened a window beyond 4 GiB", "window_overflow"
+                )
+            if stream.blocked and not stream.ended:
                 stream.blocked = False
-                self._events.stream_writable(stream_id)
+                self._sink.stream_writable(stream_id)
         if flags & FIN:
-            self._ended(stream_id)
+            self._end_received(stream_id)
 
-    def _ping_frame(self, flags: int, stream_id: int, value: int) -> None:
-        if stream_id:
-            raise RemoteProtocolError("a yamux ping names a stream", "yamux_stream_id")
-        if flags & SYN:
-            self._output.append(HEADER.pack(VERSION, PING, ACK, 0, value))
-        elif flags & ACK and value in self._pings:
-            self._pings.remove(value)
-            self._events.pong(value)
-
-    def _flagged(self, flags: int, stream_id: int) -> _Stream | None:
-        """Act on SYN and RST; the stream, or None where it is not open."""
-        if flags & ~(SYN | ACK | FIN | RST):
-            raise RemoteProtocolError(f"yamux flags {flags:#x} are not known", "yamux_flags")
-        if stream_id == 0:
-            raise RemoteProtocolError("a yamux frame of the session's own stream", "yamux_stream_id")
-        if flags & SYN:
-            return self._opened(stream_id)
+    def _flagged(self, flags: int, stream_id: int) -> StreamRecord | None:
+        """Act on SYN, ACK and RST; the stream, or None if what is on it is of no interest."""
+        if flags & ~_ALL_FLAGS or flags & (SYN | ACK) == SYN | ACK:
+            raise RemoteProtocolError(f"yamux flags {flags:#x} on a stream", "yamux_flags")
         stream = self._streams.get(stream_id)
-        if stream is not None and flags & RST:
+        if flags & SYN:
+            return self._opened(stream_id, flags)
+        if stream is None or stream.waiting:
+            self._check_was_open(stream_id)
+            return None
+        if not stream.acknowledged:
+            # Any frame proves that the peer has the stream.
+            stream.acknowledged = True
+            self._unacknowledged -= 1
+            self._open_waiting()
+        elif flags & ACK and stream.inbound:
+            raise RemoteProtocolError("the peer acknowledged its own stream", "yamux_flags")
+        if flags & RST:
             self._forget(stream_id)
-            self._events.stream_reset(stream_id)
+            self._sink.stream_reset(stream_id)
             return None
         return stream
 
-    def _opened(self, stream_id: int) -> _Stream | None:
-        if stream_id % 2 != self._remote_parity:
-            raise RemoteProtocolError("the peer opened a stream with our parity", "yamux_parity")
-        if stream_id in self._streams:
-            raise RemoteProtocolError("the peer opened a stream twice", "yamux_reopened")
-        if self._inbound >= self._limits.inbound_streams or self._went_away:
-            self._refused += 1
-            if self._refused > self._limits.refusals:
-                raise LimitExceeded("the peer opens streams without end", "too_many_streams")
-            self._output.append(HEADER.pack(VERSION, WINDOW_UPDATE, RST, stream_id, 0))
+    def _opened(self, stream_id: int, flags: int) -> StreamRecord | None:
+        if stream_id == 0 or not self._is_remote(stream_id):
+            raise RemoteProtocolError(
+                f"the peer opened stream {stream_id}, an ID that is not its own", "yamux_stream_id"
+            )
+        if stream_id > self._highest_remote:
+            first = max(self._highest_remote + 2, stream_id - 2 * SKIPPED_IDS)
+            self._skipped.update(dict.fromkeys(range(first, stream_id, 2)))
+            while len(self._skipped) > SKIPPED_IDS:
+                del self._skipped[next(iter(self._skipped))]
+            self._highest_remote = stream_id
+        elif stream_id in self._skipped:
+            del self._skipped[stream_id]
+        else:
+            raise RemoteProtocolError(
+                f"the peer opened stream {stream_id} twice", "stream_id_reused"
+            )
+        if flags & RST:
             return None
-        stream = self._streams[stream_id] = _Stream(inbound=True)
+        if self._went_away:
+            # It may not have seen the goodbye yet, so it is not held against it.
+            self._output.append(_pack(WINDOW_UPDATE, RST, stream_id, 0))
+            self.count_reply(HEADER_SIZE)
+            return None
+        if self._inbound >= self._limits.inbound_streams:
+            self.refuse_stream(stream_id)
+            return None
+        self._streams[stream_id] = StreamRecord(inbound=True)
         self._inbound += 1
-        self._events.stream_opened(stream_id)
-        return self._streams.get(stream_id, stream)
+        self._sink.stream_opened(stream_id)
+        return self._streams.get(stream_id)
 
-    def _ended(self, stream_id: int) -> None:
+    def _end_received(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is None or stream.remote_ended:
             return
         stream.remote_ended = True
         if stream.ended:
             self._forget(stream_id)
-        self._events.stream_ended(stream_id)
+        self._sink.stream_ended(stream_id)
 
-    # -- inside
+    # -- inside: the table of streams
 
-    def _acknowledge(self, stream: _Stream) -> int:
-        stream.acknowledged = True
-        return ACK
+    def _is_remote(self, stream_id: int) -> bool:
+        return (stream_id ^ self._next_id) & 1 == 1
 
-    def _own(self, stream_id: int) -> _Stream:
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            raise LocalProtocolError(f"stream {stream_id} is not open")
-        return stream
+    def _was_open(self, stream_id: int) -> bool:
+        if self._is_remote(stream_id):
+            return 0 < stream_id <= self._highest_remote
+        return 0 < stream_id < self._next_id and stream_id not in self._waiting
+
+    def _check_was_open(self, stream_id: int) -> None:
+        if not self._was_open(stream_id):
+            raise RemoteProtocolError(
+                f"a frame on stream {stream_id}, which was never opened", "stream_not_open"
+            )
+
+    def _is_gone(self, stream_id: int) -> int:
+        """0, for a stream that was open and is not any more."""
+        if not self._was_open(stream_id) and not self._closed:
+            raise LocalProtocolError(f"stream {stream_id} was never opened")
+        return 0
+
+    def _open_waiting(self) -> None:
+        """Open the streams for which there is room again, in their order."""
+        while self._waiting and self._unacknowledged < self._limits.unacknowledged_streams:
+            stream_id, stream = next(iter(self._waiting.items()))
+            del self._waiting[stream_id]
+            self._unacknowledged += 1
+            stream.waiting = False
+            opening, stream.held = stream.held, b""
+            ended, stream.ended = stream.ended, False
+            self.send_data(stream_id, opening)
+            if ended:
+                self.end_stream(stream_id)
+            elif stream.blocked:
+                stream.blocked = False
+                self._sink.stream_writable(stream_id)
 
     def _forget(self, stream_id: int) -> None:
         stream = self._streams.pop(stream_id)
-        self._extra_window -= stream.window - INITIAL_WINDOW
+        self._unconsumed -= stream.unconsumed
+        self._growth -= stream.window - INITIAL_WINDOW
         if stream.inbound:
             self._inbound -= 1
-
-
+            if self._refused and stream.ended and stream.remote_ended:
+                self._refused -= 1
+            return
+        self._outbound -= 1
+        if stream.waiting:
+            del self._waiting[stream_id]
+        elif not stream.acknowledged:
+            self._unacknowledged -= 1
+            self._open_waiting()
