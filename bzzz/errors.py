@@ -26,7 +26,7 @@ class BzzzError(Exception):
 
 
 class ConfigError(BzzzError):
-    """A configuration value is unknown, of the wrong type or out of range; names the key and its source."""
+    """A configuration value is unknown or wrong; names the key and its source."""
 
 
 class StateDirectoryError(BzzzError):

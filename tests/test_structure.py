@@ -77,7 +77,7 @@ class StructureTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_pure_packages_are_pure(self) -> None:
-        """The cores import no framework, no clock, no logger, no sockets and no global randomness."""
+        """The cores import no framework, no clock, no logger, no sockets, no global randomness."""
         wrong = []
         for path in self.modules():
             if package_of(path) not in PURE or path.name.endswith("_pb2.py"):

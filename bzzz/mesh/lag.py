@@ -69,7 +69,9 @@ class ReactorLag:
         late = now - self._due
         if late > TOLERANCE:
             self.total += late - TOLERANCE
-        if late > 0.001 and (not self._worst or late > self._worst[-1][1] or len(self._worst) < 240):
+        if late > 0.001 and (
+            not self._worst or late > self._worst[-1][1] or len(self._worst) < 240
+        ):
             self._worst.append((now, late))
             if len(self._worst) > 240:
                 self.worst()

@@ -2,9 +2,9 @@
 
 A killed process is noticed by its kernel closing the sockets; this is for machines that vanish
 silently and for half-open connections. A link over which nothing came for :data:`IDLE` seconds is
-pinged; one that then stays silent for :data:`DEADLINE` seconds *during which this node's own reactor
-ran on time* is cut. Worst case 3.5 + 0.5 + 4.5 s, within the 10 s promised. Whatever arrives is proof
-of life, so busy links are never pinged.
+pinged; one that then stays silent for :data:`DEADLINE` seconds *during which this node's own
+reactor ran on time* is cut. Worst case 3.5 + 0.5 + 4.5 s, within the 10 s promised. Whatever
+arrives is proof of life, so busy links are never pinged.
 """
 
 from __future__ import annotations

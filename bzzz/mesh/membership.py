@@ -1,7 +1,8 @@
-"""Who is here: every peer this node knows, in which state it is, and the dialling of those not linked.
+"""Who is here: every peer this node knows, in which state it is, and the dialling of those not
+linked.
 
-Enters: peers found by discovery or told of by members, links that come up and go down. Leaves: dials,
-log lines in the words operators search for, events, and the table that people see.
+Enters: peers found by discovery or told of by members, links that come up and go down. Leaves:
+dials, log lines in the words operators search for, events, and the table that people see.
 
 ========== =======================================================================================
 discovered known from discovery, never linked since this node started
@@ -11,8 +12,8 @@ lost       was linked, is not; redialled at once, then with backoff up to 60 s, 
 ========== =======================================================================================
 
 When two nodes discover each other, the one with the smaller peer ID dials at once and the other
-:data:`POLITE` seconds later if it is not linked by then, so that mostly one handshake is made. Should
-both dial all the same, the swarm keeps one link.
+:data:`POLITE` seconds later if it is not linked by then, so that mostly one handshake is made.
+Should both dial all the same, the swarm keeps one link.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["Book", "Member", "MemberState", "Membership"]
 
-# How long the peer with the greater ID leaves the dialling to the other, in seconds: a dial on a LAN
-# takes 5 ms, on a loaded machine ten times that.
+# How long the peer with the greater ID leaves the dialling to the other, in seconds: a dial on a
+# LAN takes 5 ms, on a loaded machine ten times that.
 POLITE = (0.15, 0.3)
 
 # A link that lived this long ends in a dial at once when it is lost; one that did not, in the
@@ -318,9 +319,10 @@ class Membership:
     def copy_found(self, address: Multiaddr | None) -> None:
         """Another machine has this node's key."""
         self._log.error(
-            "Another node, at {address}, has this node's identity {peer_id}: a state directory was "
-            "copied. Neither can be reached reliably. Mend: stop one of the two, delete identity.key "
-            "in its state directory, and start it again; it will make an identity of its own.",
+            "Another node, at {address}, has this node's identity {peer_id}: a state directory "
+            "was copied. Neither can be reached reliably. Mend: stop one of the two, delete "
+            "identity.key in its state directory, and start it again; it will make an identity of "
+            "its own.",
             address=str(address),
             peer_id=str(self._swarm.peer_id),
         )
@@ -481,7 +483,8 @@ class Membership:
     def _say_alone(self) -> None:
         alone = self._clock.seconds() - self._alone_since
         self._log.warn(
-            "Alone for {seconds:.0f} s: no other node is linked. Tried: {tried}. Look with: bzzz doctor",
+            "Alone for {seconds:.0f} s: no other node is linked. Tried: {tried}. "
+            "Look with: bzzz doctor",
             seconds=alone,
             tried=self._tried(),
         )
@@ -495,5 +498,3 @@ class Membership:
     def _cancel(call: IDelayedCall | None) -> None:
         if call is not None and call.active():
             call.cancel()
-
-

@@ -116,9 +116,7 @@ class PeerExchange:
             ) from error
         have = {tails[start : start + TAIL] for start in range(0, len(tails), TAIL)}
         have.add(asker.bytes[-TAIL:])
-        peers = [
-            peer for peer in self._linked() if PeerID.parse(peer.id).bytes[-TAIL:] not in have
-        ]
+        peers = [peer for peer in self._linked() if PeerID.parse(peer.id).bytes[-TAIL:] not in have]
         return msgspec.json.encode(_Answer(peers[:MAX_PEERS]))
 
     def answered(self, message: bytes, link: Link) -> None:
@@ -159,7 +157,7 @@ class _Factory(Factory):
     def __init__(self, build: Callable[[Link], Protocol]) -> None:
         self._build = build
 
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         return self._build(addr.link)
 
 
@@ -177,19 +175,19 @@ class _End(Protocol, ABC):
         self._link = link
         self._reader = FrameReader(MAX_MESSAGE)
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         for message in self._reader.receive(data):
             self._received(message)
             self.transport.loseConnection()
             return
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         if reason.check(ConnectionDone) is None:
             self._exchange.failed(reason, self._link)
 
 
 class _Asking(_End):
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         self.transport.write(frame(self._exchange.question()))
 
     def _received(self, message: bytes) -> None:

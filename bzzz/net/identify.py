@@ -108,22 +108,22 @@ class _IdentifyFactory(Factory):
 
 
 class _Answering(_IdentifyFactory):
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         return _Speaker(self.service, addr)
 
 
 class _Pushing(_IdentifyFactory):
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         return _Speaker(self.service, addr)
 
 
 class _Reading(_IdentifyFactory):
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         return _Hearer(self.service, addr)
 
 
 class _Listening(_IdentifyFactory):
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         return _Hearer(self.service, addr)
 
 
@@ -136,7 +136,7 @@ class _Speaker(Protocol):
         self._service = service
         self._address = address
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         self.transport.write(self._service.message(self._address.link))
         self.transport.loseConnection()
 
@@ -151,12 +151,12 @@ class _Hearer(Protocol):
         self._address = address
         self._reader = FrameReader(MAX_MESSAGE)
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         for message in self._reader.receive(data):
             self._service.received(self._address.link, message)
             self.transport.loseConnection()
             return
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         if reason.check(ConnectionDone) is None:
-            self._service._failed(reason, self._address.link)  # noqa: SLF001 - one module
+            self._service._failed(reason, self._address.link)

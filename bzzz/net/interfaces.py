@@ -21,7 +21,7 @@ class Clock(Protocol):
     def seconds(self) -> float:
         """Monotonic seconds, from an arbitrary start."""
 
-    def callLater(  # noqa: N802 - Twisted's name
+    def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> IDelayedCall:
         """Call ``callable`` after ``delay`` seconds."""
@@ -43,16 +43,17 @@ class Randomness(Protocol):
 class INetwork(Interface):
     """Reliable byte streams between hosts: TCP, or the simulator's memory."""
 
-    def listen(host: str, port: int, factory: IProtocolFactory) -> Deferred[IListeningPort]:  # type: ignore[misc]  # zope interfaces have no self
+    def listen(host: str, port: int, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen on the IP literal ``host`` (``fe80::1%eth0`` for a scoped one) and ``port``.
 
         Fails with :class:`twisted.internet.error.CannotListenError`.
         """
 
-    def connect(  # type: ignore[misc]  # zope interfaces have no self
+    def connect(
         host: str, port: int, factory: IProtocolFactory, timeout: float, bind_host: str | None
     ) -> Deferred[IProtocol]:
-        """Connect to the IP literal ``host``, from ``bind_host`` if given, within ``timeout`` seconds.
+        """Connect to the IP literal ``host``, from ``bind_host`` if given, within ``timeout``
+        seconds.
 
         Cancelling the Deferred abandons the attempt. Fails with
         :class:`twisted.internet.error.ConnectError`.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol as Shape
+from typing import Any
+from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IPushProducer
@@ -226,7 +227,7 @@ class Link(Protocol):
 
     # -- Protocol
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         """TCP is up: start the handshake."""
         transport: Any = self.transport
         transport.setTcpNoDelay(True)
@@ -235,7 +236,7 @@ class Link(Protocol):
         self.connection.start()
         self.flush()
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         """Feed the core and act on what it says."""
         if self.closed:
             return
@@ -257,7 +258,7 @@ class Link(Protocol):
             self._drain()
         self.flush()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """TCP is gone: tell every stream and the owner."""
         if self.closed:
             return
@@ -271,13 +272,13 @@ class Link(Protocol):
 
     # -- IPushProducer: TCP's backpressure
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         """TCP's buffer is full."""
         self.congested = True
         for stream in list(self._streams.values()):
             stream.pause_producer()
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         """TCP's buffer is empty."""
         self.congested = False
         self._drain()
@@ -286,7 +287,7 @@ class Link(Protocol):
                 return
             stream.resume_producer()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         """TCP is gone; connectionLost follows."""
 
     # -- inside
@@ -366,7 +367,9 @@ class Link(Protocol):
                 return
 
     def _negotiation_late(self, stream: Stream) -> None:
-        self.reset(stream, NegotiationError("the peer did not answer the stream's proposal in time"))
+        self.reset(
+            stream, NegotiationError("the peer did not answer the stream's proposal in time")
+        )
 
     def _stream_lost(self, stream: Stream, reason: BaseException) -> None:
         opening = self._opening.pop(stream.stream_id, None)

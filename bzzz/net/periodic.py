@@ -15,7 +15,8 @@ __all__ = ["Periodic"]
 
 
 class Periodic:
-    """Runs ``body`` each ``interval`` seconds on ``clock``; a failure is logged and the next run comes.
+    """Runs ``body`` each ``interval`` seconds on ``clock``; a failure is logged and the next run
+    comes.
 
     A LoopingCall waits for the Deferred of its body, so a body that never ends would stop it for
     ever: one that takes longer than ``timeout`` seconds is cancelled, and that is logged too.
@@ -72,7 +73,8 @@ class Periodic:
             work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
         )
         self._under_way = deferred
-        deferred.addTimeout(self._timeout, self._clock)  # type: ignore[arg-type]  # Clock is what it uses of IReactorTime
+        # Clock is what it uses of IReactorTime.
+        deferred.addTimeout(self._timeout, self._clock)  # type: ignore[arg-type]
 
         def ended(result: Any) -> None:
             self._under_way = None

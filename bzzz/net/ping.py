@@ -1,4 +1,5 @@
-"""The libp2p ping protocol on links (libp2p specs, ping/ping.md): round-trip times, and proof of life.
+"""The libp2p ping protocol on links (libp2p specs, ping/ping.md): round-trip times, and proof of
+life.
 
 One stream per link and direction stays open and is used for ping after ping.
 """
@@ -58,7 +59,7 @@ class _Sending(Factory):
     def __init__(self, pinger: _Pinger) -> None:
         self._pinger = pinger
 
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         return self._pinger
 
 
@@ -67,9 +68,7 @@ class _Pinger(Protocol):
 
     gone: Callable[[], None]
 
-    def __init__(
-        self, seconds: Callable[[], float], random_bytes: Callable[[int], bytes]
-    ) -> None:
+    def __init__(self, seconds: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
         self._seconds = seconds
         self._random_bytes = random_bytes
         self._waiting: list[tuple[bytes, float, Deferred[float]]] = []
@@ -93,12 +92,12 @@ class _Pinger(Protocol):
         for _, _, answer in waiting:
             answer.errback(reason)
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         unsent, self._unsent = self._unsent, []
         for payload in unsent:
             self.transport.write(payload)  # type: ignore[union-attr]  # just connected
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         self._buffer += data
         while len(self._buffer) >= LENGTH:
             payload, self._buffer = self._buffer[:LENGTH], self._buffer[LENGTH:]
@@ -109,7 +108,7 @@ class _Pinger(Protocol):
             _, sent, answer = self._waiting.pop(0)
             answer.callback(self._seconds() - sent)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.failed(reason)
 
 
@@ -119,7 +118,7 @@ class _Answering(Factory):
     def __init__(self) -> None:
         self._open: dict[Link, list[_Echo]] = {}
 
-    def buildProtocol(self, addr: StreamAddress) -> Protocol | None:  # type: ignore[override]  # noqa: N802  # streams have stream addresses
+    def buildProtocol(self, addr: StreamAddress) -> Protocol | None:  # type: ignore[override]
         echoes = self._open.setdefault(addr.link, [])
         if len(echoes) >= MAX_INBOUND:
             return None
@@ -143,7 +142,7 @@ class _Echo(Protocol):
         self._ended = ended
         self._buffer = b""
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         # Whole payloads only, as the specification has it; the usual case is exactly one.
         if self._buffer:
             data = self._buffer + data
@@ -152,5 +151,5 @@ class _Echo(Protocol):
         if whole:
             self.transport.write(data[:whole])
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._ended()

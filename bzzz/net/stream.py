@@ -182,11 +182,11 @@ class Stream:
         elif self.link.congested:
             self.pause_producer()
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802
+    def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send the joined pieces."""
         self.write(b"".join(data))
 
-    def loseWriteConnection(self) -> None:  # noqa: N802
+    def loseWriteConnection(self) -> None:
         """End the sending half once everything written is on its way."""
         if self._ending or self._lost:
             return
@@ -194,7 +194,7 @@ class Stream:
         if not self._pending and self._producer is None:
             self._end()
 
-    def loseConnection(self) -> None:  # noqa: N802
+    def loseConnection(self) -> None:
         """End the sending half once everything written is on its way, and read no more."""
         if self._lost:
             return
@@ -207,16 +207,16 @@ class Stream:
         if not self._lost and self._linger is None:
             self._linger = self.link.clock.callLater(LINGER, self._linger_over)
 
-    def abortConnection(self) -> None:  # noqa: N802
+    def abortConnection(self) -> None:
         """Reset the stream: neither side may rely on anything that was under way."""
         if not self._lost:
             self.link.reset(self, StreamReset("reset by this side"))
 
-    def getPeer(self) -> StreamAddress:  # noqa: N802
+    def getPeer(self) -> StreamAddress:
         """Who is at the other end."""
         return StreamAddress(self.link, self.protocol_id)
 
-    def getHost(self) -> StreamAddress:  # noqa: N802
+    def getHost(self) -> StreamAddress:
         """The same address: a stream has no address of its own."""
         return self.getPeer()
 
@@ -227,7 +227,7 @@ class Stream:
         """How much was written and waits for the peer's window or for the link."""
         return self._pending_size
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Have ``producer`` asked for data while the peer and the link can take it."""
         if self._producer is not None:
             raise RuntimeError("a producer is registered on this stream already")
@@ -242,7 +242,7 @@ class Stream:
         elif self._pending or self.link.congested:
             self.pause_producer()
 
-    def unregisterProducer(self) -> None:  # noqa: N802
+    def unregisterProducer(self) -> None:
         """The producer has written all it had."""
         self._producer = None
         if self._ending and not self._pending and not self._write_ended:
@@ -266,11 +266,11 @@ class Stream:
 
     # -- IPushProducer, for what the application receives
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         """Deliver nothing for now; the peer is stopped by its window."""
         self._paused = True
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         """Deliver what has waited, and go on."""
         self._paused = False
         while self._received and not self._paused and self.protocol is not None:
@@ -280,7 +280,7 @@ class Stream:
         if self._end_to_deliver and not self._received and not self._paused:
             self._deliver_end()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         """The same as :meth:`loseConnection`."""
         self.loseConnection()
 

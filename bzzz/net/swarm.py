@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol as Shape
+from typing import Any
+from typing import Protocol as Shape
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import CannotListenError, ConnectError
@@ -40,7 +41,8 @@ __all__ = ["Swarm", "SwarmLimits", "SwarmObserver"]
 # the same moment by both sides.
 SIMULTANEOUS = 3.0
 
-# How long the link that lost goes on being read, in seconds: longer than the other side's handshake.
+# How long the link that lost goes on being read, in seconds: longer than the other side's
+# handshake.
 LINGER = 1.0
 
 # How long the near end of a connection to oneself is remembered, in seconds, so that its far end,
@@ -160,7 +162,7 @@ class Swarm:
         :raises CannotListenError: the port is taken or the address is not of this machine.
         """
         listening = await self._network.listen(host, port, _Accepting(self))
-        actual = int(listening.getHost().port)  # type: ignore[attr-defined]  # IPv4Address or IPv6Address
+        actual = int(listening.getHost().port)  # type: ignore[attr-defined]  # of IPv4 or 6
         if self._stopped:
             await _stopped(listening)
             raise CannotListenError(host, port, OSError("the node is stopping"))
@@ -341,7 +343,7 @@ class _Accepting(Factory):
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
 
-    def buildProtocol(self, addr: Any) -> Protocol | None:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol | None:
         """A link for the connection from ``addr``."""
         link = self._swarm.make_link(False, Multiaddr.tcp(addr.host, addr.port), None)
         self._swarm.accepted(link)
@@ -356,7 +358,7 @@ class _Dialling(Factory):
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def buildProtocol(self, addr: Any) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: Any) -> Protocol:
         """The link."""
         return self._link
 
@@ -428,7 +430,7 @@ def _attempt(swarm: Swarm, address: Multiaddr, expected: PeerID | None) -> Defer
         return fail(DialError("not an IP address and TCP port"))
     _, host, port = where
     link = swarm.make_link(True, address.without_peer(), wanted)
-    connecting = swarm._network.connect(  # noqa: SLF001 - one module, one concept
+    connecting = swarm._network.connect(
         host, port, _Dialling(link), swarm.limits.dial_timeout, None
     )
 
@@ -439,10 +441,10 @@ def _attempt(swarm: Swarm, address: Multiaddr, expected: PeerID | None) -> Defer
             link.abort("the dial was abandoned")
 
     ready: Deferred[Link] = Deferred(cancel)
-    swarm._dialling[link] = ready  # noqa: SLF001 - one module, one concept
+    swarm._dialling[link] = ready
 
     def failed(failure: Failure) -> None:
-        if swarm._dialling.pop(link, None) is not None and not ready.called:  # noqa: SLF001
+        if swarm._dialling.pop(link, None) is not None and not ready.called:
             ready.errback(failure)
 
     connecting.addErrback(failed)
@@ -467,5 +469,3 @@ async def _stopped(listening: IListeningPort) -> None:
     result = listening.stopListening()
     if isinstance(result, Deferred):
         await result
-
-

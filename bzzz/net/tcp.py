@@ -13,7 +13,8 @@ from bzzz.net.interfaces import INetwork
 
 __all__ = ["TCPNetwork"]
 
-# A whole mesh may dial a node in the moment it starts; the kernel's own cap (somaxconn) still holds.
+# A whole mesh may dial a node in the moment it starts; the kernel's own cap (somaxconn) still
+# holds.
 LISTEN_BACKLOG = 512
 
 

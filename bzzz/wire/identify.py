@@ -1,7 +1,7 @@
 """What a peer says of itself (libp2p specs, identify/README.md).
 
-The message of ``/ipfs/id/1.0.0`` and ``/ipfs/id/push/1.0.0``, without its length prefix. An address that
-cannot be read is left out: it may be of a transport that is not known here.
+The message of ``/ipfs/id/1.0.0`` and ``/ipfs/id/push/1.0.0``, without its length prefix. An
+address that cannot be read is left out: it may be of a transport that is not known here.
 """
 
 from __future__ import annotations

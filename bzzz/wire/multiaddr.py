@@ -1,7 +1,7 @@
 """Multiaddrs: addresses that say how they are to be used (libp2p specs, addressing/README.md).
 
-Text such as ``/ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...`` and the binary form that goes over the wire:
-per component the protocol's code as a varint, then its value. The protocol table is a part of
+Text such as ``/ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...`` and the binary form that goes over the
+wire: per component the protocol's code as a varint, then its value. The protocol table is a part of
 multiformats/multiaddr, ``protocols.csv``.
 """
 
@@ -27,7 +27,7 @@ MAX_COMPONENTS = 20
 
 
 class AddressError(BzzzError):
-    """A text is not a multiaddr, or not of the kind that is needed; names the part that is wrong."""
+    """A text is not a multiaddr, or not of the kind needed; names the part that is wrong."""
 
 
 @dataclass(frozen=True)

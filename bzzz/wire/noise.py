@@ -1,7 +1,7 @@
 """The Noise handshake of libp2p: ``Noise_XX_25519_ChaChaPoly_SHA256`` with signed identities.
 
-Enters and leaves: Noise messages without their 2-byte length (the connection frames them). Comes out
-of it: who the peer is, and a cipher each way.
+Enters and leaves: Noise messages without their 2-byte length (the connection frames them). Comes
+out of it: who the peer is, and a cipher each way.
 
 The handshake is that of "The Noise Protocol Framework", revision 34, sections 5 (processing rules)
 and 7.5 (pattern XX); what its payloads say is libp2p specs, noise/README.md, "Libp2p Data in

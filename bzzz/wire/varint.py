@@ -1,4 +1,4 @@
-"""Unsigned varints (multiformats/unsigned-varint): little-endian groups of 7 bits, at most 9 bytes."""
+"""Unsigned varints (multiformats/unsigned-varint): little-endian groups of 7 bits, 9 at most."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def decode(
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             if byte == 0 and shift:
-                raise RemoteProtocolError("a varint is longer than it need be", "varint_not_minimal")
+                raise RemoteProtocolError(
+                    "a varint is longer than it need be", "varint_not_minimal"
+                )
             return value, position + 1
         shift += 7
     if len(data) - offset >= max_bytes:

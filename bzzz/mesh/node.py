@@ -1,0 +1,248 @@
+"""The mesh of one node: everything between the network and the person, composed.
+
+It takes its surroundings as arguments, so that the daemon runs it on TCP and multicast and the
+simulator runs the same code on a virtual clock and an in-memory network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
+from bzzz.discovery.interfaces import FoundPeer, IPeerSource
+from bzzz.identity.keys import PrivateKey
+from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.availability import Availability
+from bzzz.mesh.broadcasts import Broadcasts
+from bzzz.mesh.capability import CapabilityDocument
+from bzzz.mesh.lag import ReactorLag
+from bzzz.mesh.liveness import Liveness
+from bzzz.mesh.membership import Book, Membership
+from bzzz.mesh.peer_exchange import KnownPeer, PeerExchange
+from bzzz.mesh.pubsub import PubSub
+from bzzz.mesh.seeds import Seeds
+from bzzz.net.background import in_background
+from bzzz.net.interfaces import Clock, INetwork, Randomness
+from bzzz.net.link import Link
+from bzzz.net.periodic import Periodic
+from bzzz.net.ping import PingService
+from bzzz.net.swarm import Swarm, SwarmLimits
+from bzzz.wire.gossip_params import GossipParams
+from bzzz.wire.identify import Identify
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["MeshNode", "MeshSettings", "Surroundings"]
+
+# After a link came up, before its peer is asked for others, in seconds: in a mesh that forms, most
+# of the answer is known by then and need not be sent.
+ASK_AFTER = 0.3
+
+# Between two rounds of asking one peer at random, in seconds.
+ASK_EVERY = 30.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The world of a node.
+
+    :ivar wall_time: seconds since the epoch.
+    :ivar random_bytes: randomness fit for keys.
+    """
+
+    clock: Clock
+    network: INetwork
+    wall_time: Callable[[], float]
+    random: Randomness
+    random_bytes: Callable[[int], bytes]
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """What is configured of the mesh.
+
+    :ivar broadcast_interval: seconds between capability broadcasts.
+    :ivar security: ``noise``; ``plaintext`` in the simulator only.
+    """
+
+    name: str
+    agent: str
+    broadcast_interval: float = 30.0
+    max_links: int = 256
+    bootstrap: tuple[Multiaddr, ...] = ()
+    security: str = "noise"
+
+
+class MeshNode:
+    """One node of the mesh.
+
+    :param document: makes the node's capability document as it is now.
+    :param emit: takes an event's name and its fields.
+    :param resolve: concrete addresses of a bootstrap address.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        key: PrivateKey,
+        settings: MeshSettings,
+        world: Surroundings,
+        book: Book,
+        document: Callable[[], CapabilityDocument],
+        availability: Availability,
+        emit: Callable[..., Any],
+        sources: Sequence[IPeerSource],
+        resolve: Callable[[Multiaddr], Deferred[Sequence[Multiaddr]]],
+        gossip: GossipParams | None = None,
+    ) -> None:
+        clock = world.clock
+        self.peer_id = key.peer_id
+        self.settings = settings
+        self.swarm = Swarm(
+            key,
+            clock,
+            world.network,
+            world.random_bytes,
+            settings.agent,
+            settings.name,
+            SwarmLimits(links=settings.max_links),
+            settings.security,
+        )
+        self.lag = ReactorLag(clock)
+        self.pings = PingService(self.swarm, world.random_bytes)
+        self.liveness = Liveness(clock, world.random, self.pings, self.lag)
+        self.seeds = Seeds(self.swarm, clock, world.random, settings.bootstrap, resolve)
+        self.membership = Membership(
+            self.swarm, clock, world.wall_time, world.random, book, emit, self._tried
+        )
+        self.exchange = PeerExchange(self.swarm, self._known, self._linked, self._learnt)
+        self.pubsub = PubSub(
+            self.swarm,
+            key,
+            clock,
+            world.random,
+            gossip or GossipParams(),
+            int(world.wall_time() * 1e9),
+        )
+        self.broadcasts = Broadcasts(
+            pubsub=self.pubsub,
+            clock=clock,
+            wall_time=world.wall_time,
+            interval=settings.broadcast_interval,
+            peer_id=self.peer_id,
+            document=document,
+            availability=availability,
+            emit=emit,
+            name_of=self.membership.name_of,
+        )
+        self._clock = clock
+        self._random = world.random
+        self._sources = list(sources)
+        self._asking = Periodic(
+            clock, ASK_EVERY, self._ask_one, "asking a peer for other peers", self._log
+        )
+        for observer in (self.membership, self.liveness, self):
+            self.swarm.add_observer(observer)
+
+    async def listen(self, hosts: Sequence[str], port: int) -> None:
+        """Listen on ``port`` of each of ``hosts``.
+
+        :raises CannotListenError: on none of them it can be had.
+        """
+        listened = False
+        problem: CannotListenError | None = None
+        for host in hosts:
+            try:
+                await self.swarm.listen(host, port)
+                listened = True
+            except CannotListenError as error:
+                problem = error
+        if problem is not None and not listened:
+            raise problem
+
+    def start(self) -> None:
+        """Join the mesh: everything that listens has to listen by now."""
+        self.lag.start()
+        self.liveness.start()
+        self.pubsub.start()
+        self.broadcasts.start()
+        self.membership.start()
+        self.seeds.start()
+        self._asking.start(now=False)
+        for source in self._sources:
+            in_background(source.start(self._found), f"starting {source}", self._log)
+
+    async def stop(self) -> None:
+        """Leave the mesh in order: no more discovery, then goodbye on every link."""
+        self._asking.stop()
+        self.seeds.stop()
+        self.membership.stop()
+        stopping = [
+            in_background(source.stop(), f"stopping {source}", self._log)
+            for source in self._sources
+        ]
+        self.broadcasts.stop()
+        self.pubsub.stop()
+        self.liveness.stop()
+        await self.swarm.stop()
+        self.lag.stop()
+        for stopped in stopping:
+            await stopped
+
+    # -- swarm observer
+
+    def link_up(self, link: Link) -> None:
+        """Ask a new peer for others."""
+        self._clock.callLater(ASK_AFTER, self._ask, link)
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """Not of interest here."""
+
+    def identified(self, link: Link, identify: Identify) -> None:
+        """Not of interest here."""
+
+    def copy_found(self, address: Multiaddr | None) -> None:
+        """Not of interest here."""
+
+    # -- inside
+
+    def _found(self, found: FoundPeer) -> None:
+        if found.peer_id is not None:
+            self.membership.found(found.peer_id, found.addresses, found.source, found.name)
+
+    def _learnt(self, peer: PeerID, name: str, addresses: tuple[Multiaddr, ...]) -> None:
+        self.membership.found(peer, addresses, "member", name)
+
+    def _known(self) -> list[PeerID]:
+        return [member.peer_id for member in self.membership.connected()]
+
+    def _linked(self) -> list[KnownPeer]:
+        return [
+            KnownPeer(
+                str(member.peer_id),
+                member.name,
+                [str(address) for address in reversed(member.addresses)],
+            )
+            for member in self.membership.connected()
+        ]
+
+    def _ask(self, link: Link) -> None:
+        if not link.closed:
+            self.exchange.ask(link)
+
+    def _ask_one(self) -> None:
+        links = list(self.swarm.links.values())
+        if links:
+            self._ask(links[int(self._random.random() * len(links))])
+
+    def _tried(self) -> str:
+        tried = [str(source) for source in self._sources] + self.seeds.tried()
+        known = len(self.membership.members)
+        if known:
+            tried.append(f"{known} known peers")
+        return "; ".join(tried) or "nothing: mDNS is off and there is no bootstrap address"
