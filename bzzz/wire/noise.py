@@ -107,7 +107,7 @@ class HandshakeXX:
         self.remote_static: bytes | None = None
         self.complete = False
         self._static = static
-        self._static_public = bindings.crypto_scalarmult_base(static)
+        self.static_public = bindings.crypto_scalarmult_base(static)
         self._ephemeral = ephemeral
         self._ephemeral_public = bindings.crypto_scalarmult_base(ephemeral)
         self._remote_ephemeral = b""
@@ -137,7 +137,7 @@ class HandshakeXX:
         if self._step == 1:
             self._mix_key(self._ephemeral, self._remote_ephemeral)
         if self._step > 0:
-            message += self._encrypt_and_hash(self._static_public)
+            message += self._encrypt_and_hash(self.static_public)
             self._mix_key(self._static, self._remote_ephemeral)
         message += self._encrypt_and_hash(payload)
         self._advance()
@@ -228,7 +228,7 @@ class NoiseXX:
         static = random_bytes(KEY)
         self._handshake = HandshakeXX(initiator, static, random_bytes(KEY))
         self._expected = expected_peer
-        self._payload = _payload(identity, bindings.crypto_scalarmult_base(static), muxers)
+        self._payload = _payload(identity, self._handshake.static_public, muxers)
         self._key: PublicKey | None = None
         self.remote_muxers: tuple[str, ...] = ()
         self._received = 0
