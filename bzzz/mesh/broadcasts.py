@@ -214,7 +214,8 @@ class Broadcasts:
             received = messages.decode(message.data, message.origin)
         except RemoteProtocolError as error:
             self.rejected[error.code] += 1
-            self._log.debug(
+            write = self._log.warn if self._may_write(error.code) else self._log.debug
+            write(
                 "A message of {peer}, sent by {sender}, is wrong: {error} ({code})",
                 peer=str(message.origin),
                 sender=str(sender),

@@ -66,7 +66,7 @@ class Commands:
 
 class _Run(ProcessProtocol):
     def __init__(self, command: str, ended: Callable[[], object]) -> None:
-        self.output: Deferred[bytes] = Deferred(lambda _: self._kill())
+        self.output: Deferred[bytes] = Deferred(lambda _: self._abandon())
         self.timer: IDelayedCall | None = None
         self._command = command
         self._ended = ended
@@ -94,10 +94,18 @@ class _Run(ProcessProtocol):
         else:
             self._finish(CommandError(f"{self._command}: {reason.getErrorMessage()}"))
 
-    def _finish(self, result: bytes | CommandError) -> None:
+    def _abandon(self) -> None:
+        """Nobody waits any more; Deferred.cancel() fails it."""
+        self._stop_waiting()
+        self._kill()
+
+    def _stop_waiting(self) -> None:
         self._over = True
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
+
+    def _finish(self, result: bytes | CommandError) -> None:
+        self._stop_waiting()
         if isinstance(result, CommandError):
             self.output.errback(result)
         else:

@@ -54,7 +54,9 @@ def local_address(setting: str) -> tuple[str, int]:
         text = rest
     text = text.split("/", 1)[0]
     if text.startswith("["):
-        host, _, port = text[1:].partition("]")
+        host, bracket, port = text[1:].partition("]")
+        if not bracket:
+            return DEFAULT
         port = port.removeprefix(":")
     elif text.count(":") > 1:
         host, port = text, ""

@@ -168,7 +168,8 @@ class GoTests(Base):
 
     def test_other_types(self) -> None:
         """Types that are not known here are let through, whatever their data."""
-        for data in ({}, None, [1], "x"):
+        several: tuple[Any, ...] = ({}, None, [1], "x")
+        for data in several:
             received = self.decode(envelope(type="task_announcement", data=data, hop_count=1))
             self.assertEqual((received.type, received.document), ("task_announcement", None))
 
@@ -249,7 +250,14 @@ class RefusalTests(Base):
             "last_activity": True,
         }.items():
             self.assert_refused("wrong_type_field", availability(**{field: value}))
-        for message in ([], 5, envelope(type=5), envelope(data=[]), envelope(timestamp=5)):
+        wrong: tuple[Any, ...] = (
+            [],
+            5,
+            envelope(type=5),
+            envelope(data=[]),
+            envelope(timestamp=5),
+        )
+        for message in wrong:
             self.assert_refused("wrong_type_field", message)
 
     def test_from_mismatch(self) -> None:
