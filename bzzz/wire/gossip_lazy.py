@@ -99,7 +99,7 @@ class LazyGossip:
                     break
                 if message_id in self._seen or message_id in wanted:
                     continue
-                if len(message_id) <= MAX_ID_SIZE and self._may_ask(message_id):
+                if len(message_id) <= MAX_ID_SIZE and self._may_ask(message_id, len(wanted)):
                     wanted[message_id] = None
         if not wanted or not peer.writable:
             return
@@ -196,10 +196,10 @@ class LazyGossip:
 
     # -- inside
 
-    def _may_ask(self, message_id: bytes) -> bool:
+    def _may_ask(self, message_id: bytes, wanted: int) -> bool:
         asked = self._asked.get(message_id)
         if asked is None:
-            return len(self._asked) < self._params.max_asked
+            return len(self._asked) + wanted < self._params.max_asked
         return asked < ASKED_PER_MESSAGE
 
     def _promised(self, peer: Peer, message_id: bytes, now: float) -> None:

@@ -69,7 +69,8 @@ class TopicScoreParams:
 
     :ivar mesh_delivery_weight: P3, 0 by default: it needs a known message rate, and a mesh at
         rest sends next to nothing, so it would punish honest silence.
-    :ivar invalid_weight: P4, on the square of the count: one takes the peer out of the mesh, three
+    :ivar invalid_weight: P4, on the square of the count: one takes a new peer out of the mesh,
+    three
         silence its gossip, five cost it the link.
     """
 

@@ -124,6 +124,7 @@ class Gossipsub:
             raise LocalProtocolError(f"{protocol} is no pubsub protocol")
         if peer_id == self._own_id:
             raise LocalProtocolError("a node is not its own peer")
+        self.stream_lost(peer_id)  # of the stream before, if there is one still
         peer = self._peers.opened(peer_id, protocol, outbound)
         self._scores.add_peer(peer_id, address)
         self._peers.greet(peer, self._subscriptions)

@@ -147,3 +147,97 @@ class Network:
 
     def rejections(self, index: int) -> list[str]:
         return [event.code for event in self.events[index] if isinstance(event, MessageRejected)]
+
+
+class Lab:
+    """One core, and peers that are only their RPCs.
+
+    :ivar core: subscribed to :data:`TOPIC`, with the key of 0.
+    """
+
+    def __init__(
+        self,
+        peers: int = 0,
+        params: GossipParams | None = None,
+        protocol: str = GOSSIPSUB_1_2,
+        subscribe: bool = True,
+    ) -> None:
+        self.now = 0.0
+        self.core = core(0, params)
+        if subscribe:
+            self.core.subscribe(TOPIC, 0.0)
+        self.keys = [key_of(100 + number) for number in range(peers)]
+        self.ids = [key.peer_id for key in self.keys]
+        for number in range(peers):
+            self.add(number, protocol)
+
+    def add(
+        self, number: int, protocol: str = GOSSIPSUB_1_2, *, outbound: bool = False
+    ) -> dict[PeerID, rpc_pb2.RPC]:
+        """The peer is linked and in the topic; what the core says to that."""
+        self.core.add_peer(
+            self.ids[number], protocol, outbound=outbound, address=ADDRESS, now=self.now
+        )
+        self.say(number, subscribe=TOPIC)
+        return self.sent()
+
+    def sent(self) -> dict[PeerID, rpc_pb2.RPC]:
+        """What the core sends now, by peer."""
+        return decoded(self.core.take_rpcs())
+
+    def say(
+        self,
+        number: int,
+        *,
+        subscribe: str | None = None,
+        unsubscribe: str | None = None,
+        message: Message | None = None,
+        graft: str | None = None,
+        prune: tuple[str, int] | None = None,
+        ihave: tuple[str, list[bytes]] | None = None,
+        iwant: list[bytes] | None = None,
+        idontwant: list[bytes] | None = None,
+        raw: bytes = b"",
+    ) -> list[GossipEvent]:
+        """A peer sends an RPC; the events."""
+        rpc = rpc_pb2.RPC()
+        if subscribe is not None:
+            rpc.subscriptions.add(subscribe=True, topicid=subscribe)
+        if unsubscribe is not None:
+            rpc.subscriptions.add(subscribe=False, topicid=unsubscribe)
+        if graft is not None:
+            rpc.control.graft.add(topicID=graft)
+        if prune is not None:
+            rpc.control.prune.add(topicID=prune[0], backoff=prune[1])
+        if ihave is not None:
+            rpc.control.ihave.add(topicID=ihave[0], messageIDs=ihave[1])
+        if iwant is not None:
+            rpc.control.iwant.add(messageIDs=iwant)
+        if idontwant is not None:
+            rpc.control.idontwant.add(messageIDs=idontwant)
+        data = rpc.SerializeToString() + (b"" if message is None else message.encoded) + raw
+        return self.core.receive_rpc(self.ids[number], data, self.now)
+
+    def beat(self, times: int = 1) -> dict[PeerID, rpc_pb2.RPC]:
+        """Heartbeats a second apart; what was sent in all."""
+        rpcs: list[tuple[PeerID, bytes]] = []
+        for _ in range(times):
+            self.now += 1.0
+            self.core.heartbeat(self.now)
+            rpcs.extend(self.core.take_rpcs())
+        return decoded(rpcs)
+
+    @property
+    def mesh(self) -> list[int]:
+        """The numbers of the peers in the mesh."""
+        return sorted(self.ids.index(peer) for peer in self.core.mesh_peers(TOPIC))
+
+    def taint(self, number: int, messages: int) -> None:
+        """The peer sends so many forged messages."""
+        for count in range(messages):
+            forged = rpc_pb2.RPC()
+            wire = forged.publish.add(
+                data=b"forged", seqno=count.to_bytes(8, "big"), topic=TOPIC, signature=bytes(64)
+            )
+            setattr(wire, "from", key_of(99).peer_id.bytes)
+            self.core.receive_rpc(self.ids[number], forged.SerializeToString(), self.now)
