@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
@@ -31,7 +31,7 @@ class FakeNetwork:
         if self.refuse:
             return fail(ConnectionRefusedError())
         anywhere: Any = None
-        self.protocol: Any = factory.buildProtocol(anywhere)
+        self.protocol = cast(Any, factory.buildProtocol(anywhere))
         self.transport = StringTransport()
         self.protocol.makeConnection(self.transport)
         connected: Deferred[IProtocol] = Deferred()
