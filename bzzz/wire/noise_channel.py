@@ -27,7 +27,8 @@ MAX_HANDSHAKE_MESSAGE = 4096
 # cost much more than their bytes.
 MAX_PIECES = 64
 
-_LENGTH = 2
+# Bytes of a message's length.
+LENGTH = 2
 
 Buffer = bytes | memoryview
 
@@ -73,8 +74,8 @@ class NoiseChannel:
         self._decryptor: CipherState | None = None
         self._output: list[bytes] = []
         self._pieces: list[Buffer] = []
-        self._held = 0
-        self._needed = _LENGTH
+        self._missing = 0
+        self._half_length = b""
         self._write()
 
     @property
@@ -95,37 +96,35 @@ class NoiseChannel:
         plaintexts: list[bytes] = []
         position = 0
         size = len(data)
-        if self._held:
-            if self._held + size < self._needed:
+        if self._missing:
+            if size < self._missing:
                 self._hold(data)
                 return plaintexts
-            if self._needed == _LENGTH:
-                # Only the first byte of a length was held.
-                data = b"".join(self._pieces) + data
-                size = len(data)
-            else:
-                position = self._needed - self._held
-                self._pieces.append(memoryview(data)[:position])
-                message = b"".join(self._pieces)[_LENGTH:]
-                self._message(message, plaintexts)
+            position = self._missing
+            self._pieces.append(memoryview(data)[:position])
+            message = b"".join(self._pieces)
             self._pieces = []
-            self._held = 0
-        while size - position >= _LENGTH:
+            self._missing = 0
+            self._message(message, plaintexts)
+        elif self._half_length:
+            data = self._half_length + data
+            self._half_length = b""
+            size = len(data)
+        while size - position >= LENGTH:
             length = data[position] << 8 | data[position + 1]
-            end = position + _LENGTH + length
             if not self.complete and length > MAX_HANDSHAKE_MESSAGE:
                 raise LimitExceeded(
                     f"a Noise handshake message of {length} bytes", "noise_message_too_long"
                 )
-            if end > size:
-                self._needed = end - position
-                self._hold(memoryview(data)[position:])
+            start = position + LENGTH
+            position = start + length
+            if position > size:
+                self._missing = position - size
+                self._pieces.append(memoryview(data)[start:])
                 return plaintexts
-            self._message(data[position + _LENGTH : end], plaintexts)
-            position = end
+            self._message(data[start:position], plaintexts)
         if position < size:
-            self._needed = _LENGTH
-            self._hold(data[position:])
+            self._half_length = data[position:]
         return plaintexts
 
     def seal(self, pieces: Sequence[Buffer], output: list[Buffer]) -> None:
@@ -154,11 +153,12 @@ class NoiseChannel:
     def _seal_one(self, pieces: Sequence[Buffer], output: list[Buffer]) -> None:
         assert self._encryptor is not None  # noqa: S101 - sealing before the end is a bug here
         sealed = self._encryptor.encrypt(b"".join(pieces))
-        output.append(len(sealed).to_bytes(_LENGTH, "big"))
+        output.append(len(sealed).to_bytes(LENGTH, "big"))
         output.append(sealed)
 
     def _hold(self, data: Buffer) -> None:
-        self._held += len(data)
+        """More of a message that is not complete yet."""
+        self._missing -= len(data)
         self._pieces.append(data)
         if len(self._pieces) > MAX_PIECES:
             self._pieces = [b"".join(self._pieces)]
@@ -174,7 +174,7 @@ class NoiseChannel:
         handshake = self._handshake
         message = handshake.take_message()
         if message is not None:
-            self._output.append(len(message).to_bytes(_LENGTH, "big") + message)
+            self._output.append(len(message).to_bytes(LENGTH, "big") + message)
         if handshake.complete:
             self._encryptor, self._decryptor = handshake.split()
             self.remote_muxers = handshake.remote_muxers
