@@ -9,6 +9,7 @@ only says yes or no. The exit code is 0 if nothing failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -132,10 +133,11 @@ def run(section: Section) -> tuple[int, str]:
 
     def stop() -> None:
         late.set()
-        # Python then tells where it hung. Its own session, so that what it started ends with it.
-        os.kill(process.pid, signal.SIGABRT)
+        # Python then tells where it hung. What it started is in its session, and ends with it.
+        process.send_signal(signal.SIGABRT)
         time.sleep(2)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(section.limit, stop)
     timer.start()
