@@ -74,6 +74,8 @@ class CipherState:
 
         :raises RemoteProtocolError: it was altered, replayed, or is not from the peer.
         """
+        if len(ciphertext) < TAG:
+            raise RemoteProtocolError("a Noise message is too short", "decrypt_failed")
         try:
             plaintext = _decrypt(ciphertext, associated, self._next(), self._key)
         except CryptoError as error:

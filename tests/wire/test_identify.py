@@ -1,0 +1,68 @@
+"""What a peer says of itself."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.errors import RemoteProtocolError
+from bzzz.identity.keys import PrivateKey
+from bzzz.wire.identify import MAX_ADDRESSES, MAX_PROTOCOLS, MAX_TEXT, Identify
+from bzzz.wire.multiaddr import Multiaddr
+from bzzz.wire.pb import identify_pb2
+
+ADDRESS = Multiaddr.parse("/ip4/192.0.2.1/tcp/7")
+
+
+class IdentifyTests(SynchronousTestCase):
+    """The identify message."""
+
+    def test_round_trip(self) -> None:
+        """What is said is what is heard."""
+        said = Identify(
+            protocol_version="ipfs/0.1.0",
+            agent_version="bzzz-py/0.1.0",
+            public_key=PrivateKey(b"k" * 32).public,
+            listen_addrs=(ADDRESS,),
+            observed_addr=ADDRESS,
+            protocols=("/ipfs/ping/1.0.0",),
+            name="walnut",
+        )
+        self.assertEqual(Identify.decode(said.encode()), said)
+        self.assertEqual(Identify.decode(b""), Identify())
+
+    def test_unknown_addresses_are_left_out(self) -> None:
+        """An address of a transport that is not known here does not spoil the others."""
+        message = identify_pb2.Identify(listenAddrs=[b"\x7f\x01", ADDRESS.encode(), b""])
+        self.assertEqual(Identify.decode(message.SerializeToString()).listen_addrs, (ADDRESS,))
+
+    def test_bounds(self) -> None:
+        """Lists and texts are cut, and control characters do not reach logs and terminals."""
+        message = identify_pb2.Identify(
+            listenAddrs=[ADDRESS.encode()] * 1000,
+            protocols=["/x" * 1000] * 1000,
+            agentVersion="a\x1b[2J\n" * 1000,
+            bzzzName="wal\nnut\x07",
+        )
+        heard = Identify.decode(message.SerializeToString())
+        self.assertEqual(len(heard.listen_addrs), MAX_ADDRESSES)
+        self.assertEqual(len(heard.protocols), MAX_PROTOCOLS)
+        self.assertEqual(len(heard.protocols[0]), MAX_TEXT)
+        self.assertTrue(heard.agent_version.isprintable())
+        self.assertEqual(heard.name, "walnut")
+
+    def test_wrong(self) -> None:
+        """A message that cannot be read, or has a key that cannot be, is the peer's error."""
+        bad_key = identify_pb2.Identify(publicKey=b"\x08\x00\x12\x00").SerializeToString()
+        for data, code in ((b"\xff", "identify_unreadable"), (bad_key, "identify_bad_key")):
+            error = self.assertRaises(RemoteProtocolError, Identify.decode, data)
+            self.assertEqual(error.code, code)
+
+    @given(st.binary(max_size=200))
+    def test_anything(self, data: bytes) -> None:
+        """Bytes of any kind are a message or a RemoteProtocolError."""
+        try:
+            Identify.decode(data)
+        except RemoteProtocolError:
+            pass
