@@ -1,0 +1,399 @@
+"""Multicast DNS as a source of peers: what the reactor sees of it.
+
+Enters: the interfaces in use and the port, and again whenever they change. Leaves: the peers that
+are heard. The work is done by :class:`bzzz.discovery.mdns_interface.MdnsInterface`, one for each
+interface, in a thread with an asyncio loop of its own, which zeroconf needs; so it works with every
+reactor. What comes from there reaches the reactor only through ``call_from_thread``.
+
+mDNS often fails in real networks: another program holds the port, the access point drops multicast,
+an interface is not ready. Each is said once with its mend, tried again every 30 s, and nothing else
+of the node waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections import deque
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zeroconf import Zeroconf
+from zope.interface import implementer
+
+from bzzz.discovery import mdns_interface, mdns_records
+from bzzz.discovery.interfaces import FoundPeer, IPeerSource
+from bzzz.discovery.mdns_interface import MdnsInterface
+from bzzz.discovery.mdns_records import SERVICE, Announced, Heard
+from bzzz.discovery.network_interfaces import NetworkInterface
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.interfaces import Randomness
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["MdnsSource", "MdnsState"]
+
+# Seconds until an interface that did not work is tried again.
+RETRY = 30.0
+
+# Seconds for goodbyes and for closing the sockets at the end.
+CLOSING = 0.8
+
+# Names kept that this node announced itself under; each change of an interface takes a new one, and
+# packets under the old one come back for a second.
+OWN_NAMES = 64
+
+_BUSY_MEND = (
+    "another program holds UDP port 5353 for itself alone: find it with bzzz doctor; for"
+    " avahi-daemon set disallow-other-stacks=no in /etc/avahi/avahi-daemon.conf"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MdnsState:
+    """How mDNS does on one interface, for people.
+
+    :ivar problem: why it does not work, or nothing.
+    :ivar peers: others announced there now.
+    :ivar ignored: announcements passed over, by reason.
+    """
+
+    interface: str
+    problem: str
+    peers: int
+    ignored: tuple[tuple[str, int], ...]
+
+
+@implementer(IPeerSource)
+class MdnsSource:
+    """Announces this node and finds others on the local networks.
+
+    :param name: of this node, for people.
+    :param call_from_thread: calls a function in the reactor's thread
+        (``reactor.callFromThread``).
+    :param lost: called when a peer says goodbye. A hint only: anybody can send one.
+    :param conflict: called with the addresses when another host announces our peer ID.
+    :param open_zeroconf: makes an instance for one interface.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        peer_id: PeerID,
+        name: str,
+        call_from_thread: Callable[..., Any],
+        random: Randomness,
+        *,
+        version: str = "",
+        lost: Callable[[PeerID], None] | None = None,
+        conflict: Callable[[tuple[Multiaddr, ...]], None] | None = None,
+        open_zeroconf: Callable[[Announced], Zeroconf] = mdns_interface.open_zeroconf,
+    ) -> None:
+        self._worker = _Worker(
+            peer_id, name, version, random, call_from_thread, self, open_zeroconf
+        )
+        self._lost = lost
+        self._conflict = conflict
+        self._found: Callable[[FoundPeer], None] | None = None
+        self._stopped: Deferred[None] | None = None
+        self._announced: dict[str, Announced] = {}
+        self._problems: dict[str, str] = {}
+
+    def update(self, interfaces: Iterable[NetworkInterface], port: int) -> None:
+        """Announce a node that listens on ``port``, on these interfaces from now on.
+
+        Only those that are used and have multicast take part. To be called before or after
+        :meth:`start`, and each time that anything of it changes.
+        """
+        interfaces = tuple(interfaces)
+        self._announced = {
+            announced.interface: announced
+            for interface in interfaces
+            if (announced := mdns_records.announced_on(interface, port)) is not None
+        }
+        running = frozenset(interface.name for interface in interfaces if interface.running)
+        for name in set(self._problems) - set(self._announced):
+            del self._problems[name]
+        self._worker.want(self._announced, running)
+
+    def start(self, found: Callable[[FoundPeer], None]) -> Deferred[None]:
+        """See :meth:`IPeerSource.start`. Not again after :meth:`stop`."""
+        self._found = found
+        self._worker.start()
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """See :meth:`IPeerSource.stop`: says goodbye on all interfaces."""
+        if self._found is None:
+            return succeed(None)
+        self._found = None
+        stopped = self._stopped = Deferred()
+        self._worker.stop()
+        return stopped
+
+    def states(self) -> list[MdnsState]:
+        """How it does on each interface."""
+        states = []
+        for name in self._announced:
+            # Read while the other thread may write: a number may be a moment old.
+            interface = self._worker.open.get(name)
+            states.append(
+                MdnsState(
+                    name,
+                    self._problems.get(name, ""),
+                    interface.peers if interface is not None else 0,
+                    tuple(sorted(interface.counts.items())) if interface is not None else (),
+                )
+            )
+        return states
+
+    def __str__(self) -> str:
+        if not self._announced:
+            return "mDNS on no interface"
+        return "mDNS on " + ", ".join(
+            f"{state.interface} ({state.problem or f'{state.peers} peers heard'})"
+            for state in self.states()
+        )
+
+    # -- called by the worker, in the reactor's thread
+
+    def worker_heard(self, interface: str, peer: Heard) -> None:
+        """A peer was heard."""
+        if self._found is not None:
+            self._found(FoundPeer(peer.peer_id, peer.addresses, "mdns", peer.name))
+
+    def worker_gone(self, interface: str, peer: PeerID) -> None:
+        """A peer said goodbye."""
+        if self._found is not None and self._lost is not None:
+            self._lost(peer)
+
+    def worker_copied(self, interface: str, addresses: tuple[Multiaddr, ...]) -> None:
+        """Another host announces our peer ID."""
+        if self._found is not None and self._conflict is not None:
+            self._conflict(addresses)
+
+    def worker_problem(self, interface: str, what: str, mend: str) -> None:
+        """An interface does not work, or works again."""
+        if interface not in self._announced:
+            return
+        before = self._problems.get(interface, "")
+        if what == before:
+            return
+        if not what:
+            del self._problems[interface]
+            self._log.info("mDNS works on {interface} now", interface=interface)
+            return
+        self._problems[interface] = what
+        self._log.warn(
+            "mDNS does not work on {interface}: {what}. Mend: {mend}. Trying again every"
+            " {seconds:.0f} s",
+            interface=interface,
+            what=what,
+            mend=mend,
+            seconds=RETRY,
+        )
+
+    def worker_ended(self, failure: Failure | None) -> None:
+        """The thread is about to end."""
+        if failure is not None:
+            self._log.failure("The mDNS thread failed", failure)
+        stopped, self._stopped = self._stopped, None
+        if stopped is not None:
+            stopped.callback(None)
+
+
+class _Worker:
+    """The thread, and everything in it. An :class:`~bzzz.discovery.mdns_interface.Ear`.
+
+    :ivar open: what is at work, by interface; for reading by others.
+    """
+
+    def __init__(
+        self,
+        peer_id: PeerID,
+        name: str,
+        version: str,
+        random: Randomness,
+        call_from_thread: Callable[..., Any],
+        source: MdnsSource,
+        open_zeroconf: Callable[[Announced], Zeroconf],
+    ) -> None:
+        self.open: dict[str, MdnsInterface] = {}
+        self._peer_id = peer_id
+        self._name = name
+        self._version = version
+        self._random = random
+        self._call_from_thread = call_from_thread
+        self._source = source
+        self._open_zeroconf = open_zeroconf
+        self._own_names: deque[str] = deque(maxlen=OWN_NAMES)
+        # Replaced as a whole by the reactor's thread, so that this one always reads a whole.
+        self._wanted: dict[str, Announced] = {}
+        self._running: frozenset[str] = frozenset()
+        self._were_running: frozenset[str] = frozenset()
+        # When to try again those that do not work, and what they were last tried with.
+        self._retry: dict[str, float] = {}
+        self._tried: dict[str, Announced] = {}
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Event | None = None
+
+    # -- called in the reactor's thread
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name="bzzz-mdns", daemon=True).start()
+
+    def want(self, wanted: dict[str, Announced], running: frozenset[str]) -> None:
+        """Be at work on these interfaces."""
+        self._wanted = wanted
+        self._running = running
+        self._wake()
+
+    def stop(self) -> None:
+        """End the thread, in order."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        loop, changed = self._loop, self._changed
+        if loop is not None and changed is not None:
+            try:
+                loop.call_soon_threadsafe(changed.set)
+            except RuntimeError:
+                # It has just been closed: there is nobody to be woken.
+                pass
+
+    # -- called in the thread
+
+    def _run(self) -> None:
+        failure = None
+        try:
+            asyncio.run(self._main())
+        except Exception:  # noqa: BLE001 - whatever it is, the reactor's side logs it
+            failure = Failure()
+        self._call_from_thread(self._source.worker_ended, failure)
+
+    async def _main(self) -> None:
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        while not self._stopping:
+            self._changed.clear()
+            await self._reconcile()
+            delay = None
+            if self._retry:
+                delay = max(0.0, min(self._retry.values()) - self._loop.time())
+            try:
+                await asyncio.wait_for(self._changed.wait(), delay)
+            except TimeoutError:
+                pass
+        await self._close(list(self.open))
+
+    async def _reconcile(self) -> None:
+        wanted = self._wanted
+        running, were_running = self._running, self._were_running
+        self._were_running = running
+        await self._close(
+            [name for name, each in self.open.items() if wanted.get(name) != each.announced]
+        )
+        now = asyncio.get_running_loop().time()
+        for name in set(self._retry) - set(wanted):
+            del self._retry[name]
+        for name, announced in wanted.items():
+            interface = self.open.get(name)
+            # Multicast may get through now: a cable that was pulled out is in again.
+            again = name in running and name not in were_running
+            if name in self._retry and self._tried.get(name) == announced and not again:
+                if now < self._retry[name]:
+                    continue
+                again = True
+            self._retry.pop(name, None)
+            self._tried[name] = announced
+            if interface is None:
+                await self._open_interface(announced)
+            elif again:
+                interface.refresh()
+
+    async def _open_interface(self, announced: Announced) -> None:
+        zeroconf: Zeroconf | None = None
+        try:
+            zeroconf = self._open_zeroconf(announced)
+            await zeroconf.async_wait_for_start()
+            mdns_interface.only_this_interface(zeroconf, announced)
+        except Exception as error:  # noqa: BLE001 - told to people, tried again
+            if zeroconf is not None:
+                zeroconf.close()
+            self.problem(announced.interface, _reason(error), _mend(error))
+            return
+        label = mdns_records.peer_name(self._random)
+        self._own_names.append(f"{label}.{SERVICE}")
+        loop = asyncio.get_running_loop()
+        interface = MdnsInterface(
+            zeroconf,
+            announced,
+            peer_id=self._peer_id,
+            name=self._name,
+            version=self._version,
+            label=label,
+            own_names=self._own_names,
+            own_addresses=self._own_addresses,
+            ear=self,
+            random=self._random,
+            now=loop.time,
+            call_later=loop.call_later,
+        )
+        self.open[announced.interface] = interface
+        interface.start()
+
+    async def _close(self, names: Iterable[str]) -> None:
+        closing = [self.open.pop(name).close() for name in names]
+        if closing:
+            try:
+                await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), CLOSING)
+            except TimeoutError:
+                # The sockets go with the process.
+                pass
+
+    def _own_addresses(self) -> Container[Multiaddr]:
+        return {address for each in self._wanted.values() for address in each.addresses}
+
+    # -- as an Ear
+
+    def heard(self, interface: str, peer: Heard) -> None:
+        """See :class:`~bzzz.discovery.mdns_interface.Ear`."""
+        self._call_from_thread(self._source.worker_heard, interface, peer)
+
+    def gone(self, interface: str, peer: PeerID) -> None:
+        """See :class:`~bzzz.discovery.mdns_interface.Ear`."""
+        self._call_from_thread(self._source.worker_gone, interface, peer)
+
+    def copied(self, interface: str, addresses: tuple[Multiaddr, ...]) -> None:
+        """See :class:`~bzzz.discovery.mdns_interface.Ear`."""
+        self._call_from_thread(self._source.worker_copied, interface, addresses)
+
+    def problem(self, interface: str, what: str, mend: str) -> None:
+        """See :class:`~bzzz.discovery.mdns_interface.Ear`."""
+        if what and self._loop is not None and self._changed is not None:
+            self._retry[interface] = self._loop.time() + RETRY
+            # For the wait to get its limit.
+            self._changed.set()
+        elif not what:
+            self._retry.pop(interface, None)
+        self._call_from_thread(self._source.worker_problem, interface, what, mend)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "UDP port 5353 is in use"
+    return str(error) or type(error).__name__
+
+
+def _mend(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return _BUSY_MEND
+    return "look at the interface with bzzz doctor, or name another node by --bootstrap"
