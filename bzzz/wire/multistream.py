@@ -63,16 +63,15 @@ class _Lines:
         length, start = rest[0], 1
         if length >= _SHORT:
             # 1024 needs two bytes of varint, so three are too long whatever they say.
-            decoded = varint.decode(rest[:2], 0, 2)
+            decoded = varint.decode(rest, 0, 2)
             if decoded is None:
-                if len(rest) > 1:
-                    raise _too_long()
                 return None
             length, start = decoded
         if length > MAX_LINE:
-            raise _too_long()
+            raise LimitExceeded(
+                f"a multistream line of more than {MAX_LINE} bytes", "multistream_line_too_long"
+            )
         end = start + length
-        # An ill line is refused by its first byte, not after waiting for the rest.
         if len(rest) < end:
             return None
         if length == 0 or rest[end - 1] != _NEWLINE:
@@ -86,12 +85,6 @@ class _Lines:
             raise RemoteProtocolError(
                 "a multistream line that is not UTF-8", "multistream_malformed"
             ) from None
-
-
-def _too_long() -> LimitExceeded:
-    return LimitExceeded(
-        f"a multistream line of more than {MAX_LINE} bytes", "multistream_line_too_long"
-    )
 
 
 def _not_multistream() -> RemoteProtocolError:

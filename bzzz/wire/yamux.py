@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from bzzz.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
-from bzzz.wire.limits import INITIAL_WINDOW, ConnectionLimits
+from bzzz.wire.limits import ConnectionLimits
 from bzzz.wire.yamux_frame import (
     ACK,
     DATA,
@@ -34,13 +34,10 @@ from bzzz.wire.yamux_frame import (
     GoAway,
     StreamRecord,
 )
+from bzzz.wire.yamux_ids import RemoteIDs
+from bzzz.wire.yamux_window import ReceiveWindows
 
 __all__ = ["Yamux", "YamuxSink"]
-
-# Stream IDs below the highest one seen that may still be opened: those of a peer that opens from
-# several threads overtake each other, by no more than go-yamux's 256 unacknowledged streams.
-# Beyond: the lowest is taken for used.
-SKIPPED_IDS = 256
 
 _ALL_FLAGS = SYN | ACK | FIN | RST
 _unpack = HEADER.unpack_from
@@ -90,15 +87,13 @@ class Yamux:
         self._limits = limits or ConnectionLimits()
         self._streams: dict[int, StreamRecord] = {}
         self._next_id = 1 if initiator else 2
-        self._highest_remote = 0 if initiator else -1
-        self._skipped: dict[int, None] = {}
+        self._remote_ids = RemoteIDs(odd=not initiator)
         self._inbound = 0
         self._outbound = 0
         self._refused = 0
         self._unacknowledged = 0
         self._waiting: dict[int, StreamRecord] = {}
-        self._unconsumed = 0
-        self._growth = 0
+        self._windows = ReceiveWindows(self._limits)
         self._partial_header = b""
         self._body_left = 0
         self._body_stream = 0
@@ -235,30 +230,10 @@ class Yamux:
         if stream is None:
             self._is_gone(stream_id)
             return
-        if not 0 <= size <= stream.unconsumed:
-            raise LocalProtocolError(
-                f"{size} bytes of stream {stream_id} consumed, {stream.unconsumed} were handed out"
-            )
-        stream.unconsumed -= size
-        self._unconsumed -= size
-        stream.credit += size
-        if stream.credit * 2 < stream.window or stream.remote_ended:
-            return
-        grant = stream.credit
-        stream.credit = 0
-        if stream.unconsumed == 0:
-            growth = min(
-                stream.window,
-                self._limits.stream_window - stream.window,
-                self._limits.window_growth - self._growth,
-            )
-            if growth > 0:
-                stream.window += growth
-                self._growth += growth
-                grant += growth
-        stream.receive_window += grant
-        self._output.append(_pack(WINDOW_UPDATE, stream.due, stream_id, grant))
-        stream.due = 0
+        grant = self._windows.take(stream, size)
+        if grant:
+            self._output.append(_pack(WINDOW_UPDATE, stream.due, stream_id, grant))
+            stream.due = 0
 
     def send_ping(self) -> int:
         """Ping the peer; the value that ``pong_received`` will tell."""
@@ -369,14 +344,11 @@ class Yamux:
         return taken
 
     def _deliver(self, stream_id: int, stream: StreamRecord, data: bytes) -> None:
-        size = len(data)
-        stream.unconsumed += size
-        self._unconsumed += size
-        if self._unconsumed > self._limits.unconsumed_bytes:
+        if self._windows.hand_out(stream, len(data)):
+            self._sink.stream_data(stream_id, data)
+        else:
             self.reset_stream(stream_id)
             self._sink.stream_reset(stream_id)
-        else:
-            self._sink.stream_data(stream_id, data)
 
     def _check_discarded(self, length: int) -> None:
         # What was under way when the stream was given up; never more than a window.
@@ -449,22 +421,7 @@ class Yamux:
         return stream
 
     def _opened(self, stream_id: int, flags: int) -> StreamRecord | None:
-        if stream_id == 0 or not self._is_remote(stream_id):
-            raise RemoteProtocolError(
-                f"the peer opened stream {stream_id}, an ID that is not its own", "yamux_stream_id"
-            )
-        if stream_id > self._highest_remote:
-            first = max(self._highest_remote + 2, stream_id - 2 * SKIPPED_IDS)
-            self._skipped.update(dict.fromkeys(range(first, stream_id, 2)))
-            while len(self._skipped) > SKIPPED_IDS:
-                del self._skipped[next(iter(self._skipped))]
-            self._highest_remote = stream_id
-        elif stream_id in self._skipped:
-            del self._skipped[stream_id]
-        else:
-            raise RemoteProtocolError(
-                f"the peer opened stream {stream_id} twice", "stream_id_reused"
-            )
+        self._remote_ids.use(stream_id)
         if flags & RST:
             return None
         if self._went_away:
@@ -491,12 +448,9 @@ class Yamux:
 
     # -- inside: the table of streams
 
-    def _is_remote(self, stream_id: int) -> bool:
-        return (stream_id ^ self._next_id) & 1 == 1
-
     def _was_open(self, stream_id: int) -> bool:
-        if self._is_remote(stream_id):
-            return 0 < stream_id <= self._highest_remote
+        if self._remote_ids.owns(stream_id):
+            return self._remote_ids.was_used(stream_id)
         return 0 < stream_id < self._next_id and stream_id not in self._waiting
 
     def _check_was_open(self, stream_id: int) -> None:
@@ -529,8 +483,7 @@ class Yamux:
 
     def _forget(self, stream_id: int) -> None:
         stream = self._streams.pop(stream_id)
-        self._unconsumed -= stream.unconsumed
-        self._growth -= stream.window - INITIAL_WINDOW
+        self._windows.forget(stream)
         if stream.inbound:
             self._inbound -= 1
             if self._refused and stream.ended and stream.remote_ended:
