@@ -76,7 +76,7 @@ class PubSub:
 
     _log = Logger()
 
-    def __init__(  # noqa: PLR0917 - made in one place, mesh/node.py
+    def __init__(
         self,
         swarm: Swarm,
         key: PrivateKey,

@@ -520,6 +520,34 @@ class LinkTests(PubSubTestCase):
         self.turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_stop_while_opening(self) -> None:
+        """Stopping, or losing the link, while a stream is being opened leaves nothing behind."""
+        a, b = self.nodes(2)
+        near, _ = connect(a.swarm, b.swarm)
+        a.pubsub.stop()
+        b.pubsub.stop()
+        self.turn()
+        self.assertEqual((self.clock.getDelayedCalls(), near.streams), ([], []))
+        a.join()
+        near.abort("test")
+        self.turn()
+        a.pubsub.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_start_again(self) -> None:
+        """Pubsub can be started after it was stopped; starting twice is starting once."""
+        a, b = self.pair()
+        a.pubsub.stop()
+        a.pubsub.stop()
+        self.wait(1)
+        a.pubsub.start()
+        a.pubsub.start()
+        self.wait(2)
+        a.pubsub.publish(TOPIC, b"again")
+        b.pubsub.publish(TOPIC, b"too")
+        self.turn()
+        self.assertEqual((a.got, b.got), ([b"too"], [b"again"]))
+
     def test_last_words(self) -> None:
         """What was published in the turn in which pubsub stops is sent."""
         a, b = self.pair()

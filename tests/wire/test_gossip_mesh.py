@@ -269,17 +269,17 @@ class HeartbeatTests(SynchronousTestCase):
 
     def test_dialled_survive(self) -> None:
         """Of too many, at least D_out stay that this node dialled."""
-        for chosen in range(5):
-            lab = Lab(0, GossipParams(d_high=6, d=6, d_low=5))
-            lab.ids = [key_of(100 + number).peer_id for number in range(9)]
-            for number in range(9):
-                lab.add(number, outbound=number in (chosen, chosen + 1, 7))
-            for number in range(9):
+        for dialled in range(2, 10):
+            lab = Lab(0)
+            lab.ids = [key_of(100 + number).peer_id for number in range(11 + dialled)]
+            for number in range(11 + dialled):
+                lab.add(number, outbound=number >= 11)
                 lab.say(number, graft=TOPIC)
-            lab.sent()
-            lab.beat()
-            dialled = {chosen, chosen + 1, 7} & set(lab.mesh)
-            self.assertGreaterEqual(len(dialled), 2, chosen)
+            self.assertEqual(len(lab.mesh), 11 + dialled)
+            told = pruned(lab.beat(), lab)
+            self.assertEqual(len(lab.mesh), 6)
+            self.assertEqual(sorted([*told, *lab.mesh]), list(range(11 + dialled)))
+            self.assertGreaterEqual(len([number for number in lab.mesh if number >= 11]), 2)
 
     def test_dialled_are_added(self) -> None:
         """A mesh that has enough peers, but too few dialled ones, takes some of those."""

@@ -227,6 +227,20 @@ class PublishTests(SynchronousTestCase):
         lab.core.publish(TOPIC, b"x", lab.now)
         self.assertNotEqual(set(lab.sent()), set(second))
 
+    def test_fanout_drops_bad_peers(self) -> None:
+        """A peer of the fanout that falls below the publish threshold is replaced."""
+        lab = Lab(20, NO_FLOOD, subscribe=False)
+        lab.core.publish(TOPIC, b"x", lab.now)
+        bad = next(iter(lab.sent()))
+        lab.core.set_application_score(bad, -150.0)
+        lab.beat()
+        lab.core.publish(TOPIC, b"x", lab.now)
+        sent = lab.sent()
+        self.assertEqual((len(sent), bad in sent), (6, False))
+        lab.say(lab.ids.index(next(iter(sent))), unsubscribe=TOPIC)
+        lab.core.publish(TOPIC, b"x", lab.now)
+        self.assertNotIn(next(iter(sent)), lab.sent())
+
     def test_fanout_becomes_the_mesh(self) -> None:
         """Who joins the topic takes its fanout into the mesh."""
         lab = Lab(20, NO_FLOOD, subscribe=False)
