@@ -31,6 +31,10 @@ class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     """How busy one node is.
 
     :ivar node_id: its peer ID; Go nodes send ``<peer.ID 12*aBcDeF>``.
+    :ivar available_for_work: whether it would take one more task.
+    :ivar current_tasks: that run there.
+    :ivar max_tasks: that it runs at most.
+    :ivar status: in a word.
     :ivar last_activity: when a task began or ended there last, or when it started.
     :ivar timestamp: when this was said.
     """

@@ -66,6 +66,7 @@ GPU_PREFIXES = ("NVIDIA ", "AMD ", "Intel ", "GeForce ", "Radeon ")
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """A graphics processor.
 
+    :ivar name: as its driver or the list of PCI devices has it.
     :ivar vendor: ``nvidia``, ``amd`` or ``intel``.
     :ivar memory_bytes: of its own; 0 where it has none or it is not known.
     """
@@ -78,6 +79,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """What the node's machine has, within the limits set on the node; 0 where it is not known.
 
+    :ivar cpu_cores: that the node may use.
+    :ivar memory_bytes: that the node may use.
+    :ivar gpus: one entry each.
     :ivar disk_bytes: of the file system with the state directory.
     :ivar disk_free_bytes: available there to an ordinary user.
     """
@@ -93,8 +97,16 @@ class CapabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What one node can do.
 
     :ivar node_id: its peer ID; Go nodes send ``<peer.ID 12*aBcDeF>``.
+    :ivar name: what its owner calls it.
+    :ivar version: of the program that it runs.
     :ivar capabilities: names, such as ``gpu`` or ``docker``.
     :ivar models: names of language models that it can run.
+    :ivar specialization: what it is best at, in one word.
+    :ivar resources: what its machine has.
+    :ivar labels: what its owner says of it.
+    :ivar os: the operating system's name.
+    :ivar arch: the processor's architecture, such as ``x86_64``.
+    :ivar python: the version of Python that it runs on.
     :ivar runtimes: container runtimes.
     :ivar service: the state of its systemd unit; None where it does not run as a service.
     :ivar addresses: multiaddrs that it listens on.
