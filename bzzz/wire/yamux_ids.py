@@ -28,7 +28,7 @@ class RemoteIDs:
 
     def owns(self, stream_id: int) -> bool:
         """Whether the ID is the peer's to open."""
-        return stream_id & 1 == self._parity and stream_id != 0
+        return stream_id > 0 and stream_id & 1 == self._parity
 
     def was_used(self, stream_id: int) -> bool:
         """Whether a stream of this ID was opened, or can be no more."""
