@@ -136,6 +136,17 @@ class MdnsSource:
         self._worker.stop()
         return stopped
 
+    @property
+    def state(self) -> str:
+        """``on``, or ``failed: `` and why it works nowhere."""
+        if self._announced and any(name not in self._problems for name in self._announced):
+            return "on"
+        if not self._announced:
+            return "failed: no interface in use has multicast"
+        return "failed: " + "; ".join(
+            f"{what} ({interface})" for interface, what in self._problems.items()
+        )
+
     def states(self) -> list[MdnsState]:
         """How it does on each interface."""
         states = []

@@ -40,8 +40,8 @@ __all__ = ["Ear", "MdnsInterface", "Timer", "open_zeroconf", "question_times"]
 # Peers kept per interface: more is not a LAN but somebody inventing peers; the oldest is dropped.
 MAX_PEERS = 4096
 
-# Questions for the addresses of peers of which only the name was said, per second. Nobody known does
-# that; without a limit one packet full of made-up names would bring a hundred of ours.
+# Questions for the addresses of peers of which only the name was said, per second. Nobody known
+# does that; without a limit one packet full of made-up names would bring a hundred of ours.
 MAX_TEXT_QUESTIONS = 16
 
 # The same announcement is reported again only after this many seconds: each node's question brings
