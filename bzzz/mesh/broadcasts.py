@@ -39,9 +39,14 @@ D = TypeVar("D", CapabilityDocument, AvailabilityDocument)
 # flood the mesh.
 APART = 0.1
 
-# Lines at info about one peer, or about the discussion, are at least this many seconds apart: what
-# a peer says must not decide how fast the log grows. What is not at info is at debug.
+# Lines at info about one kind of message of one peer, or about the discussion: so many at once, and
+# one more each so many seconds. What a peer says must not decide how fast the log grows; what is
+# not at info is at debug.
+LINES = 5
 LINES_APART = 1.0
+
+# For how many peers and kinds that is remembered; those forgotten may write again.
+MAX_SUBJECTS = 8192
 
 
 class Topics(Protocol):
@@ -108,7 +113,8 @@ class Broadcasts:
         self._on_update = on_update
         self._running = False
         self._last_decoded: tuple[Message, messages.Received] | None = None
-        self._last_line: dict[PeerID | str, float] = {}
+        # What may still be written about each, and when that was so; the longest ago comes first.
+        self._lines: dict[object, tuple[float, float]] = {}
         self._capability = _Outlet(self, CAPABILITY, document)
         self._availability = _Outlet(
             self, AVAILABILITY, lambda: availability.document(str(peer_id))
@@ -154,7 +160,6 @@ class Broadcasts:
     def forget(self, peer: PeerID) -> None:
         """The peer is no member any more."""
         self.heard.forget(peer)
-        self._last_line.pop(peer, None)
 
     # -- telling
 
@@ -267,7 +272,11 @@ class Broadcasts:
         peer = received.sender
         name = self._name(peer)
         summary = document.describe()
-        write = self._log.info if changed and self._may_write(peer) else self._log.debug
+        write = (
+            self._log.info
+            if changed and self._may_write((peer, received.type))
+            else self._log.debug
+        )
         write(
             "{kind} from {short} ({name}): {summary}",
             kind=received.type,
@@ -325,18 +334,15 @@ class Broadcasts:
             text=text,
         )
 
-    def _may_write(self, about: PeerID | str) -> bool:
+    def _may_write(self, about: object) -> bool:
+        """Whether one more line about this may be at info or above, at this moment."""
         now = self._clock.seconds()
-        last = self._last_line.get(about)
-        if last is not None and now - last < LINES_APART:
-            return False
-        self._last_line[about] = now
-        # Peers in the table of what was heard are few enough; those that left it go from here too.
-        if len(self._last_line) > 2 * len(self.heard.documents) + 16:
-            self._last_line = {
-                key: when for key, when in self._last_line.items() if now - when < LINES_APART
-            }
-        return True
+        left, then = self._lines.pop(about, (float(LINES), now))
+        left = min(float(LINES), left + (now - then) / LINES_APART)
+        if len(self._lines) >= MAX_SUBJECTS:
+            del self._lines[next(iter(self._lines))]
+        self._lines[about] = (left - 1.0 if left >= 1.0 else left, now)
+        return left >= 1.0
 
 
 class _Outlet:

@@ -12,9 +12,10 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.peer_id import PeerID
+from bzzz.mesh import broadcasts as module
 from bzzz.mesh import messages
-from bzzz.mesh.availability import Availability
-from bzzz.mesh.broadcasts import APART, Broadcasts
+from bzzz.mesh.availability import Availability, AvailabilityDocument
+from bzzz.mesh.broadcasts import APART, LINES, LINES_APART, Broadcasts
 from bzzz.mesh.capability import CapabilityDocument, Resources
 from bzzz.mesh.messages import AVAILABILITY, CAPABILITY, COORDINATION_TOPIC, DISCUSSION_TOPIC
 from bzzz.mesh.pubsub import ValidationResult
@@ -318,8 +319,33 @@ class ListeningTests(Base):
         """A peer that changes all the time does not fill the log."""
         for number in range(100):
             self.hear(name=f"n{number}")
-        self.assertEqual(len(self.at(LogLevel.info)), 1)
+        self.assertEqual(len(self.at(LogLevel.info)), LINES)
         self.assertEqual(self.broadcasts.documents[WALNUT].name, "n99")
+        self.clock.advance(LINES_APART)
+        self.hear(name="later")
+        self.hear(name="at once")
+        self.assertEqual(len(self.at(LogLevel.info)), 1)
+
+    def test_kinds_have_lines_of_their_own(self) -> None:
+        """Capabilities that change all the time do not hide the availability."""
+        for number in range(100):
+            self.hear(name=f"n{number}")
+        self.at(LogLevel.info)
+        document = AvailabilityDocument(node_id=str(WALNUT), status="ready")
+        payload = messages.encode(AVAILABILITY, WALNUT, self.wall_time(), document)
+        self.topics.deliver(COORDINATION_TOPIC, payload, WALNUT)
+        self.assertEqual(
+            self.at(LogLevel.info),
+            [f"availability_broadcast from {WALNUT.short} (n99): ready, 0 of 0 tasks"],
+        )
+
+    def test_lines_are_bounded(self) -> None:
+        """Of how many peers it is remembered what was written has a cap."""
+        self.patch(module, "MAX_SUBJECTS", 2)
+        for number in range(10, 20):
+            self.hear(origin=PeerID(b"\x00\x24\x08\x01\x12\x20" + bytes([number]) * 32))
+        self.assertEqual(len(self.broadcasts._lines), 2)
+        self.assertEqual(len(self.broadcasts.documents), 10)
 
     def test_older(self) -> None:
         """A message older than the last of the same peer changes nothing."""
@@ -360,8 +386,10 @@ class ListeningTests(Base):
         self.assertIs(deliver(COORDINATION_TOPIC, b"{", WALNUT), ValidationResult.REJECT)
         self.assertIs(deliver(COORDINATION_TOPIC, b"{", WALNUT, GO), ValidationResult.IGNORE)
         self.assertEqual(self.broadcasts.rejected, {"from_mismatch": 1, "bad_json": 2})
-        # A line for each code, but not for each message.
-        self.assertEqual((self.broadcasts.documents, len(self.at(LogLevel.warn))), ({}, 2))
+        self.assertEqual((self.broadcasts.documents, len(self.at(LogLevel.warn))), ({}, 3))
+        for _ in range(100):
+            deliver(COORDINATION_TOPIC, b"{", WALNUT)
+        self.assertLess(len(self.at(LogLevel.warn)), LINES)
 
     def test_other_types(self) -> None:
         """Types that are not known here are forwarded, and told at debug."""
@@ -415,5 +443,5 @@ class ListeningTests(Base):
         """Many messages in the discussion do not fill the log; all are events."""
         for _ in range(100):
             self.topics.deliver(DISCUSSION_TOPIC, b"hello", GO)
-        self.assertEqual(len(self.at(LogLevel.info)), 1)
+        self.assertEqual(len(self.at(LogLevel.info)), LINES)
         self.assertEqual(len(self.events), 100)
