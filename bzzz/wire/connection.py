@@ -164,6 +164,7 @@ class Connection:
             if self.state is State.OPEN:
                 self._yamux.go_away(GoAway.PROTOCOL_ERROR)
             self._close()
+            self._events = []
             raise
         events, self._events = self._events, []
         return events

@@ -242,7 +242,8 @@ class Yamux:
         if len(self._pings) >= self._limits.outstanding_pings:
             del self._pings[next(iter(self._pings))]
         self._pings[value] = None
-        self._output.append(_pack(PING, SYN, 0, value))
+        if not self._closed:
+            self._output.append(_pack(PING, SYN, 0, value))
         return value
 
     def go_away(self, code: GoAway = GoAway.NORMAL) -> None:

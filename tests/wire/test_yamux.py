@@ -159,6 +159,13 @@ class OpeningTests(YamuxTestCase):
         self.open_theirs(high - 2 * SKIPPED_IDS)
         self.broken("stream_id_reused", frame(WINDOW_UPDATE, SYN, high - 2 * SKIPPED_IDS - 2, 0))
 
+    def test_lowest_skipped_ids_go_first(self) -> None:
+        """Of too many IDs left out the lowest are taken for used."""
+        self.open_theirs(5)
+        self.open_theirs(1 + 2 * 10_000)
+        self.broken("stream_id_reused", frame(WINDOW_UPDATE, SYN, 1, 0))
+        self.open_theirs(1 + 2 * 9_999)
+
     def test_ids_are_never_reused(self) -> None:
         """A stream that is over cannot be opened again."""
         self.receive(data_frame(1, b"", SYN | FIN))
