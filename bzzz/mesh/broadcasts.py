@@ -285,13 +285,15 @@ class Broadcasts:
             summary=summary,
             peer_id=str(peer),
         )
-        fields = msgspec.to_builtins(document)
-        self._log.debug(
-            "{kind} from {short} in full: {document}",
-            kind=received.type,
-            short=peer.short,
-            document=fields,
-        )
+        # Repeats are most of the messages, and say nothing that is not known.
+        fields = {"document": msgspec.to_builtins(document)} if changed else {}
+        if changed:
+            self._log.debug(
+                "{kind} from {short} in full: {document}",
+                kind=received.type,
+                short=peer.short,
+                **fields,
+            )
         self._emit(
             received.type,
             direction="received",
@@ -299,7 +301,7 @@ class Broadcasts:
             name=name,
             summary=summary,
             changed=changed,
-            document=fields,
+            **fields,
         )
 
     def _name(self, peer: PeerID) -> str:
