@@ -307,7 +307,7 @@ class Connection:
         else:
             # "If there is no overlap [...] the handshake MUST fail."
             raise RemoteProtocolError(
-                f"the peer offers the muxers {', '.join(channel.remote_muxers)[:200]}; "
+                f"the peer offers the muxers {', '.join(channel.remote_muxers)[:200]!r}; "
                 f"only {YAMUX} is spoken here",
                 "no_common_muxer",
             )

@@ -25,7 +25,7 @@ from bzzz.wire.yamux_frame import (
     WINDOW_UPDATE,
     GoAway,
 )
-from bzzz.wire.yamux_ids import SKIPPED_IDS
+from bzzz.wire.yamux_ids import SKIPPED_IDS, RemoteIDs
 
 LIMITS = ConnectionLimits()
 
@@ -640,6 +640,29 @@ class IllegalInputTests(YamuxTestCase):
         """A second ACK of an own stream does no harm."""
         stream = self.open_ours()
         self.assertEqual(self.receive(frame(WINDOW_UPDATE, ACK, stream, 0)), [])
+
+
+class RemoteIDsTests(SynchronousTestCase):
+    @settings(deadline=None)
+    @given(st.booleans(), st.lists(st.integers(-SKIPPED_IDS - 3, SKIPPED_IDS + 3), max_size=60))
+    def test_like_a_set(self, odd: bool, steps: list[int]) -> None:
+        """An ID is good once, in any order, unless it is too far below the highest one."""
+        ids = RemoteIDs(odd)
+        used: set[int] = set()
+        highest = -1 if odd else 0
+        for step in steps:
+            stream_id = highest + 2 * step
+            if stream_id <= 0:
+                continue
+            good = stream_id not in used and highest - stream_id <= 2 * SKIPPED_IDS
+            self.assertEqual(ids.was_used(stream_id), stream_id <= highest and not good)
+            if good:
+                ids.use(stream_id)
+                used.add(stream_id)
+                highest = max(highest, stream_id)
+            else:
+                with self.assertRaises(RemoteProtocolError):
+                    ids.use(stream_id)
 
 
 FRAMES = st.builds(
