@@ -71,6 +71,8 @@ def bind_control_socket(runtime_dir: Path) -> ControlSocket:
         listening.bind(str(path))
         # Nobody can connect before listen(), so that the mode is in force from the beginning.
         path.chmod(0o600)
+        # Twisted accepts until there is nobody left, and does not set this on a socket it adopts.
+        listening.setblocking(False)
         listening.listen(BACKLOG)
         return ControlSocket(path, listening, lock)
     except OSError as error:

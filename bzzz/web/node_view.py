@@ -1,0 +1,165 @@
+"""The mesh as people see it: what the control API answers, read off the live node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from bzzz import __version__
+from bzzz.config import Config
+from bzzz.events import EventLog, rfc3339
+from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.availability import Availability
+from bzzz.mesh.capability import CapabilityDocument
+from bzzz.mesh.membership import Member
+from bzzz.mesh.node import MeshNode
+from bzzz.net.interfaces import Clock
+from bzzz.web.schema import ConfigEntry, Finding, NodeDocument, NodeState, PeerInfo, Status
+
+__all__ = ["MeshView"]
+
+
+class MeshView:
+    """Implements :class:`~bzzz.web.view.NodeView` on a :class:`MeshNode`.
+
+    :param document: this node's capability document as it is now.
+    :param mdns: the state of mDNS in words.
+    :param doctor: looks for what keeps the node from meeting others.
+    """
+
+    def __init__(
+        self,
+        mesh: MeshNode,
+        config: Config,
+        events: EventLog,
+        clock: Clock,
+        wall_time: Callable[[], float],
+        document: Callable[[], CapabilityDocument],
+        availability: Availability,
+        control_socket: Path,
+        mdns: Callable[[], str],
+        doctor: Callable[[], Deferred[Sequence[Finding]]],
+    ) -> None:
+        self.state: NodeState | None = "starting"
+        self._mesh = mesh
+        self._config = config
+        self._events = events
+        self._clock = clock
+        self._wall_time = wall_time
+        self._document = document
+        self._availability = availability
+        self._control_socket = control_socket
+        self._mdns = mdns
+        self._doctor = doctor
+        self._started = wall_time()
+        self._started_clock = clock.seconds()
+
+    def status(self) -> Status:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        mesh = self._mesh
+        linked = len(mesh.swarm.links)
+        return Status(
+            name=self._config.name,
+            peer_id=str(mesh.peer_id),
+            short_id=mesh.peer_id.short,
+            version=__version__,
+            state=self.state or ("connected" if linked else "alone"),
+            pid=os.getpid(),
+            started=rfc3339(self._started),
+            uptime_seconds=self._clock.seconds() - self._started_clock,
+            listen_addresses=[str(address) for address in mesh.swarm.listen_addresses],
+            peers_connected=linked,
+            peers_known=len(mesh.membership.members),
+            max_links=self._config.max_links,
+            mdns=self._mdns(),
+            available_for_work=self._availability.available_for_work,
+            control_socket=str(self._control_socket),
+            state_dir=str(self._config.state_dir),
+            reactor_lag_seconds=mesh.lag.worst(),
+        )
+
+    def peers(self) -> Sequence[PeerInfo]:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        return [self._peer(member) for member in self._mesh.membership.members.values()]
+
+    def capabilities(self) -> Sequence[NodeDocument]:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        mesh = self._mesh
+        own = self._document()
+        nodes = [
+            NodeDocument(
+                peer_id=str(mesh.peer_id),
+                short_id=mesh.peer_id.short,
+                name=self._config.name,
+                is_self=True,
+                summary=own.describe(),
+                capabilities=own,
+                availability=self._availability.document(str(mesh.peer_id)),
+            )
+        ]
+        return nodes + [
+            self._node(peer, member.name) for peer, member in mesh.membership.members.items()
+        ]
+
+    def recent_events(self) -> Sequence[dict[str, Any]]:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        return self._events.recent()
+
+    def subscribe_events(self, callback: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        return self._events.subscribe(callback)
+
+    def config_entries(self) -> Sequence[ConfigEntry]:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        return [
+            ConfigEntry(key=setting.key, value=setting.value, source=setting.source)
+            for setting in self._config.effective()
+        ]
+
+    def doctor(self) -> Deferred[Sequence[Finding]]:
+        """See :class:`~bzzz.web.view.NodeView`."""
+        return self._doctor()
+
+    def _peer(self, member: Member) -> PeerInfo:
+        link = member.link
+        heard = self._mesh.broadcasts
+        document = heard.documents.get(member.peer_id)
+        availability = heard.availabilities.get(member.peer_id)
+        due = member.next_dial
+        return PeerInfo(
+            peer_id=str(member.peer_id),
+            short_id=member.peer_id.short,
+            name=member.name or (document.name if document is not None else None) or None,
+            state=member.state.value,
+            since=rfc3339(member.since),
+            address=None if link is None else str(link.remote_multiaddr),
+            addresses=[str(address) for address in reversed(member.addresses)],
+            sources=list(member.sources),
+            direction=None if link is None else ("outbound" if link.is_initiator else "inbound"),
+            agent=member.agent or None,
+            rtt_seconds=self._mesh.liveness.rtts.get(member.peer_id),
+            reason=member.reason or None,
+            attempts=member.attempts,
+            next_dial_seconds=None if due is None else max(0.0, due - self._clock.seconds()),
+            capabilities=document.capabilities if document is not None else (),
+            summary=document.describe() if document is not None else None,
+            available_for_work=None if availability is None else availability.available_for_work,
+        )
+
+    def _node(self, peer: PeerID, name: str) -> NodeDocument:
+        heard = self._mesh.broadcasts
+        document = heard.documents.get(peer)
+        received = heard.heard.received_at(peer)
+        return NodeDocument(
+            peer_id=str(peer),
+            short_id=peer.short,
+            name=name or (document.name if document is not None else None) or None,
+            received=None if received is None else rfc3339(received),
+            summary=document.describe() if document is not None else None,
+            capabilities=document,
+            availability=heard.availabilities.get(peer),
+        )

@@ -1,0 +1,152 @@
+"""What the control API answers and ``bzzz --json`` prints: these fields are a promise.
+
+Fields are added, never renamed nor removed, and a value that is not known is null. Times are RFC
+3339 in UTC, durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from bzzz.mesh.availability import AvailabilityDocument
+from bzzz.mesh.capability import CapabilityDocument
+
+__all__ = [
+    "ConfigEntry",
+    "Finding",
+    "Identity",
+    "NodeDocument",
+    "PeerInfo",
+    "PeerState",
+    "Status",
+    "encode",
+]
+
+NodeState = Literal["starting", "alone", "connected", "stopping"]
+PeerState = Literal["discovered", "dialling", "connected", "lost"]
+Level = Literal["ok", "info", "warning", "error"]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """This node.
+
+    :ivar state: ``alone`` without a link, ``connected`` with at least one.
+    :ivar listen_addresses: multiaddrs without the peer ID.
+    :ivar mdns: ``on``, ``off``, or ``failed: `` and why.
+    :ivar reactor_lag_seconds: the longest that the node was late of late; starved, it is seconds.
+    :ivar unit: the systemd unit that it runs in.
+    """
+
+    name: str
+    peer_id: str
+    short_id: str
+    version: str
+    state: NodeState
+    pid: int
+    started: str
+    uptime_seconds: float
+    listen_addresses: Sequence[str]
+    peers_connected: int
+    peers_known: int
+    max_links: int
+    mdns: str
+    available_for_work: bool | None = None
+    control_socket: str | None = None
+    state_dir: str | None = None
+    reactor_lag_seconds: float | None = None
+    unit: str | None = None
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who this node is.
+
+    :ivar addresses: multiaddrs with the peer ID, fit for another node's ``--bootstrap``.
+    """
+
+    name: str
+    peer_id: str
+    short_id: str
+    addresses: Sequence[str]
+
+
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Another node.
+
+    :ivar state: ``discovered`` was never linked, ``lost`` was.
+    :ivar since: when that state began.
+    :ivar address: of the other end of the link.
+    :ivar addresses: where it is said to be.
+    :ivar sources: who says so: ``mdns``, ``bootstrap``, ``book``, ``peer``, and others.
+    :ivar direction: who dialled.
+    :ivar reason: why it was lost, or why the last dial failed.
+    :ivar attempts: dials that failed since the last link.
+    :ivar next_dial_seconds: from now.
+    :ivar capabilities: names of what it can do.
+    :ivar summary: the same for people: ``8 cores, 31 GiB, RTX 4090 24 GiB``.
+    """
+
+    peer_id: str
+    short_id: str
+    name: str | None
+    state: PeerState
+    since: str | None = None
+    address: str | None = None
+    addresses: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    direction: Literal["inbound", "outbound"] | None = None
+    agent: str | None = None
+    rtt_seconds: float | None = None
+    reason: str | None = None
+    attempts: int = 0
+    next_dial_seconds: float | None = None
+    capabilities: Sequence[str] = ()
+    summary: str | None = None
+    available_for_work: bool | None = None
+
+
+class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says that it can do, and how busy it is.
+
+    :ivar self: whether it is the node that answers.
+    :ivar received: when its last broadcast came.
+    :ivar capabilities: the data of its ``capability_broadcast``; null until one was heard.
+    :ivar availability: the data of its ``availability_broadcast``; null until one was heard.
+    """
+
+    peer_id: str
+    short_id: str
+    name: str | None
+    is_self: bool = msgspec.field(name="self", default=False)
+    received: str | None = None
+    summary: str | None = None
+    capabilities: CapabilityDocument | None = None
+    availability: AvailabilityDocument | None = None
+
+
+class ConfigEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An effective value and where it came from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of ``bzzz doctor`` found.
+
+    :ivar check: what was looked at, in one word: ``interfaces``, ``multicast``, ``clock``.
+    :ivar mend: what to do about it.
+    """
+
+    check: str
+    level: Level
+    message: str
+    mend: str | None = None
+
+
+def encode(answer: object) -> bytes:
+    """An answer as JSON with the end of its line."""
+    return msgspec.json.encode(answer, enc_hook=str) + b"\n"
