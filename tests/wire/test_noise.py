@@ -1,4 +1,4 @@
-"""The Noise handshake: published vectors, and what a peer may do wrong in it."""
+"""The Noise handshake: another implementation's bytes, and what a peer may do wrong in it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl import bindings
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import LocalProtocolError, RemoteProtocolError
 from bzzz.identity.keys import PrivateKey
-from bzzz.wire.noise import SIGNATURE_PREFIX, CipherState, HandshakeXX, NoiseXX
+from bzzz.wire.noise import (
+    MAX_MESSAGE,
+    MAX_MUXER_TEXT,
+    MAX_MUXERS,
+    MAX_NONCE,
+    SIGNATURE_PREFIX,
+    TAG,
+    CipherState,
+    HandshakeXX,
+    NoiseXX,
+)
 from bzzz.wire.pb import noise_pb2
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "noise_xx.json").read_text())["vectors"]
@@ -47,10 +58,10 @@ def message(noise: NoiseXX) -> bytes:
 
 
 class VectorTests(SynchronousTestCase):
-    """The cacophony vector of Noise_XX_25519_ChaChaPoly_SHA256."""
+    """Handshakes of an independent implementation; ``vectors/noise_xx.json`` says of which."""
 
     def test_vectors(self) -> None:
-        """Every message of the handshake and after it is the published one, in both directions."""
+        """Every message of the handshake and after it is the same, in both directions."""
         self.assertTrue(VECTORS)
         for vector in VECTORS:
             sides = [
@@ -113,17 +124,102 @@ class HandshakeTests(SynchronousTestCase):
         self.assertEqual(error.code, "peer_id_mismatch")
         self.assertIn(str(IRONWOOD.peer_id), str(error))
 
-    def test_every_altered_byte_is_found(self) -> None:
-        """No byte of the encrypted messages can be altered unnoticed."""
+    def test_a_refused_responder_is_told_nothing(self) -> None:
+        """After a refused identity the initiator neither says its own, nor goes on."""
+        randomness = counting()
+        initiator = NoiseXX(True, WALNUT, WALNUT.peer_id, [], randomness)
+        responder = NoiseXX(False, IRONWOOD, None, [], randomness)
+        responder.receive_message(message(initiator))
+        second = message(responder)
+        self.assertRaises(RemoteProtocolError, initiator.receive_message, second)
+        self.assertIsNone(initiator.take_message())
+        self.assertRaises(RemoteProtocolError, initiator.receive_message, second)
+        self.assertRaises(LocalProtocolError, initiator.split)
+
+    def test_a_refused_initiator_gets_no_link(self) -> None:
+        """After a refused identity in the last message the responder is not complete."""
+        randomness = counting()
+        initiator = NoiseXX(True, WALNUT, None, [], randomness)
+        responder = NoiseXX(False, IRONWOOD, IRONWOOD.peer_id, [], randomness)
+        responder.receive_message(message(initiator))
+        initiator.receive_message(message(responder))
+        error = self.assertRaises(
+            RemoteProtocolError, responder.receive_message, message(initiator)
+        )
+        self.assertEqual(error.code, "peer_id_mismatch")
+        self.assertFalse(responder.complete)
+        self.assertRaises(LocalProtocolError, responder.split)
+        self.assertRaises(LocalProtocolError, lambda: responder.remote_peer)
+
+    def test_no_way_on_after_a_failure(self) -> None:
+        """After a message that could not be read, not even the right one is read."""
         initiator, responder = pair()
         responder.receive_message(message(initiator))
         second = message(responder)
-        for position in range(0, len(second), 7):
-            altered = bytearray(second)
-            altered[position] ^= 1
-            again, _ = pair()
-            message(again)
-            self.assertRaises(RemoteProtocolError, again.receive_message, bytes(altered))
+        error = self.assertRaises(
+            RemoteProtocolError, initiator.receive_message, second[:-1] + b"\0"
+        )
+        self.assertEqual(error.code, "decrypt_failed")
+        error = self.assertRaises(RemoteProtocolError, initiator.receive_message, second)
+        self.assertEqual(error.code, "noise_out_of_turn")
+        self.assertIsNone(initiator.take_message())
+
+    def test_split_once(self) -> None:
+        """A handshake is split once; the secrets that it came from are not kept."""
+        initiator, responder = pair()
+        responder.receive_message(message(initiator))
+        initiator.receive_message(message(responder))
+        self.assertRaises(LocalProtocolError, responder.split)
+        responder.receive_message(message(initiator))
+        for side in (initiator, responder):
+            side.split()
+            self.assertRaises(LocalProtocolError, side.split)
+            core = side._handshake
+            self.assertEqual((core._static, core._ephemeral, core._chaining_key), (b"",) * 3)
+
+    def _altered(self, sent: bytes, make: Callable[[], NoiseXX]) -> None:
+        """Refuse ``sent`` with any byte altered, cut anywhere, or with something after it."""
+        wrong = [sent + b"\0"]
+        for position in range(0, len(sent), 5):
+            altered = bytearray(sent)
+            altered[position] ^= 0x40
+            wrong += [bytes(altered), sent[:position]]
+        for data in wrong:
+            error = self.assertRaises(RemoteProtocolError, make().receive_message, data)
+            self.assertIn(error.code, ("decrypt_failed", "noise_too_short", "noise_bad_key"))
+
+    def test_altered_messages(self) -> None:
+        """No message that is encrypted can be altered, cut or extended unnoticed."""
+
+        def waiting_for_second() -> NoiseXX:
+            initiator, _ = pair()
+            message(initiator)
+            return initiator
+
+        def waiting_for_third() -> NoiseXX:
+            initiator, responder = pair()
+            responder.receive_message(message(initiator))
+            message(responder)
+            return responder
+
+        initiator, responder = pair()
+        responder.receive_message(message(initiator))
+        second = message(responder)
+        initiator.receive_message(second)
+        self._altered(second, waiting_for_second)
+        self._altered(message(initiator), waiting_for_third)
+
+    def test_first_message(self) -> None:
+        """The first message is a key and nothing else: less and more are refused."""
+        for data, code in (
+            (b"", "noise_too_short"),
+            (b"k" * 31, "noise_too_short"),
+            (b"k" * 33, "noise_early_payload"),
+            (b"k" * 32 + b"early data" * 10, "noise_early_payload"),
+        ):
+            _, responder = pair()
+            error = self.assertRaises(RemoteProtocolError, responder.receive_message, data)
+            self.assertEqual(error.code, code)
 
     def test_out_of_turn(self) -> None:
         """A message out of turn, or after the end, is the peer's error."""
@@ -148,9 +244,10 @@ class HandshakeTests(SynchronousTestCase):
         initiator = NoiseXX(True, WALNUT, None, [], counting())
         responder = HandshakeXX(False, b"s" * 32, b"e" * 32)
         responder.read(message(initiator))
-        return self.assertRaises(
+        error: RemoteProtocolError = self.assertRaises(
             RemoteProtocolError, initiator.receive_message, responder.write(payload)
         )
+        return error
 
     def test_payloads(self) -> None:
         """Each way in which an identity is not proved has its own code."""
@@ -160,6 +257,8 @@ class HandshakeTests(SynchronousTestCase):
         payload = noise_pb2.NoiseHandshakePayload
         for said, code in (
             (b"\xff\xff", "noise_bad_payload"),
+            # A muxer's name that is not UTF-8.
+            (b"\x22\x03\x12\x01\xff", "noise_bad_payload"),
             (b"", "noise_no_identity"),
             (payload(identity_key=b"\x08\x00\x12\x00").SerializeToString(), "identity_unsupported"),
             (payload(identity_key=encoded).SerializeToString(), "noise_bad_signature"),
@@ -179,23 +278,42 @@ class HandshakeTests(SynchronousTestCase):
             self.assertEqual(self._second_message(said).code, code)
 
     def test_low_order_key(self) -> None:
-        """A key that would make the shared secret public is refused."""
-        _, responder = pair()
-        responder.receive_message(b"\0" * 32)
-        error = self.assertRaises(RemoteProtocolError, responder.take_message)
-        self.assertEqual(error.code, "noise_bad_key")
+        """A key that would make the shared secret public is refused, and nothing goes on."""
+        # Points of order 2, 4 and 8, which share a secret with anybody (RFC 7748, section 6.1).
+        eight = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
+        for key in (b"\0" * 32, b"\1" + b"\0" * 31, bytes.fromhex(eight)):
+            _, responder = pair()
+            responder.receive_message(key)
+            error = self.assertRaises(RemoteProtocolError, responder.take_message)
+            self.assertEqual(error.code, "noise_bad_key")
+            self.assertIsNone(responder.take_message())
+
+    def test_muxers_are_bounded(self) -> None:
+        """Of a peer's muxers some are read, each to some length."""
+        initiator = NoiseXX(True, WALNUT, None, [], counting())
+        responder = NoiseXX(False, IRONWOOD, None, ["/m" * 1000] * 60, counting())
+        responder.receive_message(message(initiator))
+        initiator.receive_message(message(responder))
+        self.assertEqual(len(initiator.remote_muxers), MAX_MUXERS)
+        self.assertEqual({len(muxer) for muxer in initiator.remote_muxers}, {MAX_MUXER_TEXT})
 
     @given(st.binary(max_size=300))
     def test_anything(self, data: bytes) -> None:
         """Bytes of any kind are a message or a RemoteProtocolError."""
         initiator, responder = pair()
-        first = message(initiator)
+        message(initiator)
         for side in (responder, initiator):
             try:
                 side.receive_message(data)
+                side.take_message()
             except RemoteProtocolError:
                 pass
-        self.assertEqual(len(first), 32)
+            self.assertFalse(side.complete)
+
+    @given(st.binary(max_size=200))
+    def test_any_payload(self, payload: bytes) -> None:
+        """A peer that encrypts bytes of any kind as its payload is refused."""
+        self._second_message(payload)
 
 
 class CipherTests(SynchronousTestCase):
@@ -211,3 +329,39 @@ class CipherTests(SynchronousTestCase):
             again.decrypt(one)
             self.assertRaises(RemoteProtocolError, again.decrypt, wrong)
         self.assertEqual(receive.decrypt(two), b"two")
+
+    def test_a_failure_costs_no_nonce(self) -> None:
+        """A ciphertext that failed leaves the cipher where it was (framework, section 5.1)."""
+        send, receive = CipherState(b"k" * 32), CipherState(b"k" * 32)
+        sealed = send.encrypt(b"said")
+        self.assertRaises(RemoteProtocolError, receive.decrypt, b"x" * 20)
+        self.assertEqual(receive.decrypt(sealed), b"said")
+
+    def test_last_nonce(self) -> None:
+        """The last nonce but one is used; after that each side refuses in its way."""
+        send, receive = CipherState(b"k" * 32, MAX_NONCE - 1), CipherState(b"k" * 32, MAX_NONCE - 1)
+        self.assertEqual(receive.decrypt(send.encrypt(b"last")), b"last")
+        self.assertRaises(LocalProtocolError, send.encrypt, b"more")
+        error = self.assertRaises(RemoteProtocolError, receive.decrypt, b"x" * 20)
+        self.assertEqual(error.code, "noise_nonces_used_up")
+
+    def test_key_length(self) -> None:
+        """A key of the wrong length never reaches the cipher."""
+        self.assertRaises(LocalProtocolError, CipherState, b"k" * 31)
+
+    @given(st.binary(max_size=70), st.binary(max_size=70))
+    def test_as_pynacl(self, plaintext: bytes, associated: bytes) -> None:
+        """The cipher does what PyNaCl's own function does, with and without associated data."""
+        nonce = 7
+        seal = bindings.crypto_aead_chacha20poly1305_ietf_encrypt
+        expected = seal(plaintext, associated, bytes(4) + nonce.to_bytes(8, "little"), b"k" * 32)
+        sealed = CipherState(b"k" * 32, nonce).encrypt(plaintext, associated)
+        self.assertEqual(sealed, expected)
+        self.assertEqual(CipherState(b"k" * 32, nonce).decrypt(sealed, associated), plaintext)
+
+    def test_longest_message(self) -> None:
+        """The longest message is 65535 bytes with its tag."""
+        plaintext = bytes(range(256)) * 256
+        sealed = CipherState(b"k" * 32).encrypt(plaintext[: MAX_MESSAGE - TAG])
+        self.assertEqual(len(sealed), MAX_MESSAGE)
+        self.assertEqual(CipherState(b"k" * 32).decrypt(sealed), plaintext[: MAX_MESSAGE - TAG])
