@@ -1,4 +1,9 @@
-"""Messages on a stream, each behind its length as an unsigned varint."""
+"""Messages on a stream, each behind its length as an unsigned varint.
+
+Enters: bytes of a stream, however they are cut. Leaves: the messages that are whole. This is the
+framing of identify, gossipsub and Bzzz's own protocols (multiformats/unsigned-varint; libp2p specs,
+pubsub/README.md, "The RPC").
+"""
 
 from __future__ import annotations
 
@@ -16,20 +21,24 @@ def frame(message: bytes) -> bytes:
 class FrameReader:
     """Cuts a stream into messages.
 
-    :param max_length: bytes of the longest message accepted; at most this much is buffered.
+    Once it raised it is of no more use, and messages before the wrong one in the same bytes are
+    lost: the stream is to be reset.
+
+    :param max_length: bytes of the longest message accepted; at most this, its length and what one
+        :meth:`receive` brings is held.
     """
 
     def __init__(self, max_length: int) -> None:
         self._max_length = max_length
-        self._buffer = b""
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._need = 1
+        # Not a list of the pieces: a peer that sends two bytes at a time would make each of them
+        # cost twenty times its size.
+        self._buffer = bytearray()
+        self._need = 0
 
     @property
     def buffered(self) -> int:
         """Bytes of a message that is not whole yet."""
-        return self._size
+        return len(self._buffer)
 
     def receive(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes.
@@ -37,17 +46,20 @@ class FrameReader:
         :raises LimitExceeded: a message is announced that is longer than allowed.
         :raises RemoteProtocolError: its length cannot be read.
         """
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size < self._need:
-            return []
-        buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._need:
+                return []
+            data = bytes(buffer)
+            buffer.clear()
         messages = []
         offset = 0
-        self._need = 1
-        while offset < len(buffer):
-            head = varint.decode(buffer, offset)
+        size = len(data)
+        while offset < size:
+            head = varint.decode(data, offset)
             if head is None:
+                self._need = 0
                 break
             length, start = head
             if length > self._max_length:
@@ -55,14 +67,12 @@ class FrameReader:
                     f"a message of {length} bytes is announced; {self._max_length} are allowed",
                     "message_too_long",
                 )
-            if start + length > len(buffer):
-                self._need = start + length - offset
+            end = start + length
+            if end > size:
+                self._need = end - offset
                 break
-            messages.append(buffer[start : start + length])
-            offset = start + length
-        rest = buffer[offset:]
-        self._pieces = [rest] if rest else []
-        self._size = len(rest)
-        if self._need == 1 and rest:
-            self._need = len(rest) + 1
+            messages.append(data[start:end])
+            offset = end
+        if offset < size:
+            buffer += data[offset:]
         return messages

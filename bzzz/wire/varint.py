@@ -1,4 +1,8 @@
-"""Unsigned varints (multiformats/unsigned-varint): little-endian groups of 7 bits, 9 at most."""
+"""Unsigned varints: little-endian groups of 7 bits, of 9 bytes at most.
+
+Enters and leaves: numbers and their bytes. Lengths and codes on the wire are written so
+(multiformats/unsigned-varint); the shortest form is the only one that is read.
+"""
 
 from __future__ import annotations
 

@@ -1,39 +1,16 @@
-"""Varints and the messages behind them."""
+"""Messages behind their lengths."""
 
 from __future__ import annotations
+
+import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
+from bzzz.errors import LimitExceeded, RemoteProtocolError
 from bzzz.wire import varint
 from bzzz.wire.framing import FrameReader, frame
-
-
-class VarintTests(SynchronousTestCase):
-    """Unsigned varints."""
-
-    def test_examples(self) -> None:
-        """The examples of multiformats/unsigned-varint."""
-        for value, encoded in ((1, "01"), (127, "7f"), (128, "8001"), (255, "ff01"), (300, "ac02")):
-            self.assertEqual(varint.encode(value).hex(), encoded)
-            self.assertEqual(varint.decode(bytes.fromhex(encoded)), (value, len(encoded) // 2))
-
-    @given(st.integers(0, (1 << 63) - 1), st.binary(max_size=4))
-    def test_round_trip(self, value: int, after: bytes) -> None:
-        """What is encoded is decoded, whatever follows; and cut short it is not whole."""
-        encoded = varint.encode(value)
-        self.assertEqual(varint.decode(encoded + after), (value, len(encoded)))
-        self.assertIsNone(varint.decode(encoded[:-1]))
-
-    def test_wrong(self) -> None:
-        """Too long, longer than need be, and out of range are told apart from unfinished."""
-        self.assertRaises(RemoteProtocolError, varint.decode, b"\x80" * 9)
-        self.assertRaises(RemoteProtocolError, varint.decode, b"\x81\x00")
-        self.assertRaises(RemoteProtocolError, varint.decode, b"\x80\x80\x80", 0, 2)
-        self.assertRaises(LocalProtocolError, varint.encode, -1)
-        self.assertRaises(LocalProtocolError, varint.encode, 1 << 63)
 
 
 class FrameTests(SynchronousTestCase):
@@ -64,6 +41,27 @@ class FrameTests(SynchronousTestCase):
         error = self.assertRaises(LimitExceeded, reader.receive, varint.encode(11))
         self.assertEqual(error.code, "message_too_long")
         self.assertEqual(FrameReader(10).receive(frame(b"x" * 10)), [b"x" * 10])
+
+    def test_length_is_refused_while_it_comes(self) -> None:
+        """A length that never ends is refused at its ninth byte."""
+        reader = FrameReader(1 << 20)
+        for _ in range(8):
+            self.assertEqual(reader.receive(b"\xff"), [])
+        error = self.assertRaises(RemoteProtocolError, reader.receive, b"\xff")
+        self.assertEqual(error.code, "varint_too_long")
+
+    def test_small_pieces_cost_little(self) -> None:
+        """A message that trickles in costs about its size, not a list of its pieces."""
+        reader = FrameReader(1 << 20)
+        reader.receive(varint.encode(200_000))
+        for _ in range(50_000):
+            reader.receive(b"ab")
+        self.assertEqual(reader.buffered, 100_003)
+        self.assertLess(sum(map(sys.getsizeof, vars(reader).values())), 2 * 100_003)
+
+    def test_empty_messages(self) -> None:
+        """A message of no bytes is a message."""
+        self.assertEqual(FrameReader(0).receive(b"\0\0"), [b"", b""])
 
     @given(st.binary(max_size=100))
     def test_anything(self, data: bytes) -> None:
