@@ -120,7 +120,9 @@ class MeshNode:
         self.membership = Membership(
             self.swarm, clock, world.wall_time, world.random, book, emit, self._tried
         )
-        self.exchange = PeerExchange(self.swarm, self._known, self._linked, self._learnt)
+        self.exchange = PeerExchange(
+            self.swarm, self._linked, self._linked, self._describe, self._learnt
+        )
         self.pubsub = PubSub(
             self.swarm,
             key,
@@ -218,18 +220,15 @@ class MeshNode:
     def _learnt(self, peer: PeerID, name: str, addresses: tuple[Multiaddr, ...]) -> None:
         self.membership.found(peer, addresses, "member", name)
 
-    def _known(self) -> list[PeerID]:
-        return [member.peer_id for member in self.membership.connected()]
+    def _linked(self) -> list[PeerID]:
+        return list(self.swarm.links)
 
-    def _linked(self) -> list[KnownPeer]:
-        return [
-            KnownPeer(
-                str(member.peer_id),
-                member.name,
-                [str(address) for address in reversed(member.addresses)],
-            )
-            for member in self.membership.connected()
-        ]
+    def _describe(self, peer: PeerID) -> KnownPeer:
+        member = self.membership.members.get(peer)
+        if member is None:
+            return KnownPeer(str(peer))
+        addresses = [str(address) for address in reversed(member.addresses)]
+        return KnownPeer(str(peer), member.name, addresses)
 
     def _ask(self, link: Link) -> None:
         if not link.closed:

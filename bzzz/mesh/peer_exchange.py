@@ -72,7 +72,8 @@ class PeerExchange:
     """Asks and answers.
 
     :param known: the peers that this node knows, whose addresses it need not be told.
-    :param linked: the peers that this node is linked to, with their addresses.
+    :param linked: the peers that this node is linked to.
+    :param describe: what is told of one of them.
     :param learnt: told of each peer that an answer names.
     """
 
@@ -82,11 +83,13 @@ class PeerExchange:
         self,
         swarm: Swarm,
         known: Callable[[], Sequence[PeerID]],
-        linked: Callable[[], Sequence[KnownPeer]],
+        linked: Callable[[], Sequence[PeerID]],
+        describe: Callable[[PeerID], KnownPeer],
         learnt: Callable[[PeerID, str, tuple[Multiaddr, ...]], None],
     ) -> None:
         self._known = known
         self._linked = linked
+        self._describe = describe
         self._learnt = learnt
         swarm.handle(PROTOCOL, _Factory(lambda link: _Answering(self, link)))
 
@@ -116,8 +119,8 @@ class PeerExchange:
             ) from error
         have = {tails[start : start + TAIL] for start in range(0, len(tails), TAIL)}
         have.add(asker.bytes[-TAIL:])
-        peers = [peer for peer in self._linked() if PeerID.parse(peer.id).bytes[-TAIL:] not in have]
-        return msgspec.json.encode(_Answer(peers[:MAX_PEERS]))
+        lacking = [peer for peer in self._linked() if peer.bytes[-TAIL:] not in have]
+        return msgspec.json.encode(_Answer([self._describe(peer) for peer in lacking[:MAX_PEERS]]))
 
     def answered(self, message: bytes, link: Link) -> None:
         """A peer answered.

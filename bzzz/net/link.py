@@ -46,6 +46,9 @@ HANDSHAKE_TIMEOUT = 10.0
 # From a stream's opening to its protocol, either way, in seconds.
 NEGOTIATION_TIMEOUT = 10.0
 
+# An inbound stream that has no protocol at two looks this many seconds apart is reset.
+NEGOTIATION_LOOK = 10.0
+
 # How long a closing link may take to send what it has, in seconds, before it is cut.
 CLOSE_TIMEOUT = 2.0
 
@@ -100,6 +103,7 @@ class Link(Protocol):
         self._reason: str | None = None
         self._dispatching = False
         self._deadline: IDelayedCall | None = None
+        self._look: IDelayedCall | None = None
 
     def __repr__(self) -> str:
         return f"<Link to {self._peer} at {self.remote_multiaddr}>"
@@ -191,11 +195,14 @@ class Link(Protocol):
 
     def flush(self) -> None:
         """Put what the core wants to send on the transport; in a dispatch, at its end."""
-        if self._dispatching or self.closed:
+        if self._dispatching or self.closed or (self.congested and self._reason is None):
+            # While TCP takes no more, frames wait in the core, whose caps hold for them: a peer
+            # that asks without end and reads nothing must not fill the transport's buffer.
             return
         chunks = self.connection.take_output()
         if chunks:
-            self.transport.writeSequence(chunks)  # type: ignore[union-attr]  # there from connectionMade on
+            transport: Any = self.transport
+            transport.writeSequence(chunks)
 
     def credit(self, stream: Stream, size: int) -> None:
         """``size`` bytes of the stream were taken: the peer may send as many again."""
@@ -257,6 +264,12 @@ class Link(Protocol):
         if self._waiting and not self.congested:
             self._drain()
         self.flush()
+        if self._look is None and self.ready_at is not None:
+            negotiating = self.connection.streams_negotiating
+            if negotiating:
+                self._look = self.clock.callLater(
+                    NEGOTIATION_LOOK, self._look_at_negotiating, negotiating
+                )
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """TCP is gone: tell every stream and the owner."""
@@ -264,6 +277,8 @@ class Link(Protocol):
             return
         self.closed = True
         self._set_deadline(None, None)
+        if self._look is not None and self._look.active():
+            self._look.cancel()
         text = self._reason or _words(reason)
         for stream in list(self._streams.values()):
             self._stream_lost(stream, LinkClosed(text))
@@ -281,6 +296,7 @@ class Link(Protocol):
     def resumeProducing(self) -> None:
         """TCP's buffer is empty."""
         self.congested = False
+        self.flush()
         self._drain()
         for stream in list(self._streams.values()):
             if self.congested:
@@ -386,6 +402,13 @@ class Link(Protocol):
         self._streams.pop(stream.stream_id, None)
         if stream in self._waiting:
             self._waiting.remove(stream)
+
+    def _look_at_negotiating(self, before: tuple[int, ...]) -> None:
+        """Reset the streams that were without a protocol last time and still are."""
+        self._look = None
+        for stream_id in set(before).intersection(self.connection.streams_negotiating):
+            self.connection.reset_stream(stream_id)
+        self.flush()
 
     def _handshake_late(self) -> None:
         self._deadline = None

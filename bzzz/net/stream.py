@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from bzzz.errors import BzzzError, StreamReset
 from bzzz.identity.peer_id import PeerID
+from bzzz.wire.connection import MAX_DATA
 
 if TYPE_CHECKING:
     from bzzz.net.link import Link
@@ -38,8 +39,9 @@ __all__ = ["Stream", "StreamAddress"]
 LINGER = 10.0
 
 # What one stream may put on the link before others get their turn, in bytes: at a gigabit it is
-# half a millisecond, so small messages never wait long behind a transfer.
-TURN = 65536
+# half a millisecond, so small messages never wait long behind a transfer; and it is one Noise
+# message, so one call of the cipher.
+TURN = MAX_DATA
 
 
 @implementer(IAddress)
