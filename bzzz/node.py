@@ -1,0 +1,337 @@
+"""The composition root: one node's service tree, from its configuration.
+
+Everything here is wiring. What the node does is in :mod:`bzzz.mesh.node`; this adds what belongs
+to a real machine: interfaces that come and go, ports, mDNS, detection, the control socket.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from bzzz import __version__
+from bzzz.config import Config
+from bzzz.discovery.address_book import AddressBook
+from bzzz.discovery.bootstrap import Bootstrap, text_lookup
+from bzzz.discovery.doctor import Doctor, NodeHealth
+from bzzz.discovery.interfaces import IPeerSource
+from bzzz.discovery.mdns import MdnsSource
+from bzzz.discovery.network_interfaces import (
+    InterfaceWatcher,
+    Verdicts,
+    listen_hosts,
+    system_interfaces,
+)
+from bzzz.errors import BzzzError
+from bzzz.events import EventLog
+from bzzz.mesh import ollama
+from bzzz.mesh.availability import Availability
+from bzzz.mesh.commands import Commands
+from bzzz.mesh.detect import Detector
+from bzzz.mesh.inventory import Configured, Inventory
+from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
+from bzzz.net.background import in_background
+from bzzz.net.tcp import TCPNetwork
+from bzzz.state import OpenState
+from bzzz.web.api import ControlApi, ControlServer
+from bzzz.web.node_view import MeshView
+from bzzz.web.schema import Finding
+from bzzz.web.socket import ControlSocket
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["NodeService", "choose_port", "make_node"]
+
+# Ports for listening, as the guide of the running cluster has them.
+PORTS = range(32768, 65536)
+
+# Random ports that are tried before the node gives up for now.
+PORT_TRIES = 50
+
+# The kernel's own range for outgoing connections; a port in it may be taken when the node returns.
+EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
+
+
+def choose_port(rng: random.Random, ephemeral: range) -> int:
+    """A port for listening, outside the kernel's range for outgoing connections if that can be."""
+    outside = [port for port in PORTS if port not in ephemeral]
+    return rng.choice(outside or PORTS)
+
+
+def ephemeral_ports() -> range:
+    """The kernel's range for outgoing connections; empty where it cannot be read."""
+    try:
+        with open(EPHEMERAL, encoding="ascii") as file:
+            low, high = file.read().split()
+        return range(int(low), int(high) + 1)
+    except (OSError, ValueError):
+        # Not Linux, or hidden from this process: any port is as good as another.
+        return range(0)
+
+
+class NodeService(Service):
+    """One node on a real machine.
+
+    :param state: the open state directory.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, config: Config, state: OpenState, control: ControlSocket, reactor: Any
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._reactor = reactor
+        self._random = random.SystemRandom()
+        self._stopping = False
+        self._port: int | None = None
+        self._listening: set[str] = set()
+        self._starting: Deferred[None] | None = None
+        network = TCPNetwork(reactor)
+        world = Surroundings(reactor, network, time.time, self._random, os.urandom)
+        self.events = EventLog(time.time)
+        self.availability = Availability(config.max_tasks, time.time)
+        models = ollama.local_address(os.environ.get("OLLAMA_HOST", ""))
+        commands = Commands(reactor)
+        self.doctor = Doctor(self._in_thread, commands.run)
+        detector = Detector(
+            reactor,
+            str(state.path),
+            commands.run,
+            lambda: Deferred.fromCoroutine(ollama.models(network, models)),
+            thread=self._in_thread,
+        )
+        self.inventory = Inventory(
+            reactor,
+            Configured(
+                node_id=str(state.peer_id),
+                name=config.name,
+                version=__version__,
+                capabilities=config.capability,
+                labels=config.label,
+                specialization=config.specialization,
+            ),
+            detector.detect,
+            lambda: [str(address) for address in self.mesh.swarm.listen_addresses],
+        )
+        self.book = AddressBook(state.path / "addresses.json", reactor, time.time, self._in_thread)
+        self.bootstrap = Bootstrap(self._in_thread, text_lookup(reactor))
+        self.mdns = (
+            MdnsSource(
+                peer_id=state.peer_id,
+                name=config.name,
+                call_from_thread=reactor.callFromThread,
+                random=self._random,
+                version=__version__,
+                conflict=self._conflict,
+            )
+            if config.mdns
+            else None
+        )
+        sources: list[IPeerSource] = [self.mdns] if self.mdns is not None else []
+        self.mesh = MeshNode(
+            state.identity,
+            MeshSettings(
+                name=config.name,
+                agent=f"bzzz-py/{__version__}",
+                broadcast_interval=config.broadcast_interval,
+                max_links=config.max_links,
+                bootstrap=config.bootstrap,
+            ),
+            world,
+            self.book,
+            self.inventory.document,
+            self.availability,
+            self.events.emit,
+            sources,
+            self.bootstrap.resolve,
+        )
+        self.inventory.on_change(self.mesh.broadcasts.changed)
+        self.watcher = InterfaceWatcher(
+            reactor,
+            system_interfaces,
+            self._in_thread,
+            self._interfaces_changed,
+            wanted=config.interface,
+        )
+        self.view = MeshView(
+            self.mesh,
+            config,
+            self.events,
+            reactor,
+            time.time,
+            self.inventory.document,
+            self.availability,
+            control.path,
+            self._mdns_state,
+            self._doctor,
+        )
+
+    def startService(self) -> None:  # Twisted's name
+        """Join the mesh, as soon as the reactor runs."""
+        super().startService()
+        self._starting = in_background(self._start(), "starting the node", self._log)
+
+    def stopService(self) -> Deferred[None]:
+        """Leave the mesh in order."""
+        super().stopService()
+        self._stopping = True
+        return in_background(self._stop(), "stopping the node", self._log)
+
+    # -- inside
+
+    def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
+
+    async def _start(self) -> None:
+        config = self._config
+        self._log.info(
+            "Node {name} is {peer_id}, Bzzz {version}, state in {state}",
+            name=config.name,
+            peer_id=str(self._state.peer_id),
+            version=__version__,
+            state=str(self._state.path),
+        )
+        await self.book.load()
+        verdicts = await self.watcher.look()
+        if self._stopping:
+            return
+        if not self._listening:
+            await self._listen(verdicts)
+        for entry in self.book.entries():
+            self.mesh.membership.found(entry.peer_id, entry.addresses, "address book", entry.name)
+        # The first broadcast should already say what this node can do.
+        await self.inventory.start()
+        if self._stopping:
+            return
+        self.mesh.start()
+        self.watcher.start()
+        self.view.state = None
+
+    async def _stop(self) -> None:
+        self.view.state = "stopping"
+        self.watcher.stop()
+        self.inventory.stop()
+        await self.mesh.stop()
+        await self.book.close()
+        self._log.info("Node {name} has left the mesh", name=self._config.name)
+
+    def _interfaces_changed(self, verdicts: Verdicts) -> None:
+        if not self._stopping:
+            in_background(self._listen(verdicts), "following the network interfaces", self._log)
+
+    async def _listen(self, verdicts: Verdicts) -> None:
+        """Listen on every usable address, on one port, and announce what is listened on."""
+        wanted = set(listen_hosts(verdicts.interfaces))
+        gone = self._listening - wanted
+        self._listening -= gone
+        if self._port is not None:
+            for host in gone:
+                await self.mesh.swarm.stop_listening(host, self._port)
+        new = sorted(wanted - self._listening)
+        self._listening |= wanted
+        if new:
+            if self._port is None:
+                await self._first_port(new)
+            else:
+                for host in new:
+                    await self._listen_on(host, self._port)
+        if self._port is not None and self.mdns is not None:
+            self.mdns.update(verdicts.interfaces, self._port)
+        self.book.use_interfaces(verdicts.used)
+        self.inventory.look()
+
+    async def _first_port(self, hosts: Sequence[str]) -> None:
+        """Take the configured port, the remembered one, or a free one, and remember it."""
+        remembered = self._state.listen_port
+        candidates = [port for port in (self._config.listen_port, remembered) if port]
+        first = candidates[0] if candidates else None
+        ephemeral = ephemeral_ports()
+        candidates += [choose_port(self._random, ephemeral) for _ in range(PORT_TRIES)]
+        problem: CannotListenError | None = None
+        for port in dict.fromkeys(candidates):
+            try:
+                await self.mesh.listen(hosts, port)
+            except CannotListenError as error:
+                problem = error
+                continue
+            self._port = port
+            if first not in (None, port):
+                self._log.warn(
+                    "Port {wanted} is taken; listening on {port} from now on. Firewall rules that "
+                    "name {wanted} have to be changed",
+                    wanted=first,
+                    port=port,
+                )
+            if port != remembered:
+                await self._in_thread(partial(self._state.remember_port, port))
+            self._log.info(
+                "Listening on {addresses}",
+                addresses=", ".join(str(each) for each in self.mesh.swarm.listen_addresses),
+            )
+            return
+        self._listening.clear()
+        raise BzzzError(f"no port can be listened on: {problem}")
+
+    async def _listen_on(self, host: str, port: int) -> None:
+        try:
+            await self.mesh.swarm.listen(host, port)
+        except CannotListenError as error:
+            # Also an IPv6 address that the kernel is still checking for duplicates; looked at
+            # again.
+            self._listening.discard(host)
+            self._log.warn(
+                "Cannot listen on {host} port {port}: {error}", host=host, port=port, error=error
+            )
+        else:
+            self._log.info("Listening on {host} port {port} too", host=host, port=port)
+
+    def _conflict(self, addresses: Sequence[Multiaddr]) -> None:
+        self.mesh.membership.conflict(addresses)
+
+    def _mdns_state(self) -> str:
+        return self.mdns.state if self.mdns is not None else "off"
+
+    def _doctor(self) -> Deferred[Sequence[Finding]]:
+        health = NodeHealth(
+            verdicts=self.watcher.verdicts,
+            listening=self.mesh.swarm.listen_addresses,
+            mdns=None if self.mdns is None else self.mdns.states(),
+            links=len(self.mesh.swarm.links),
+        )
+        return self.doctor.examine(health).addCallback(
+            lambda findings: [
+                Finding(
+                    check=found.check,
+                    level="info" if found.status == "unknown" else found.status,
+                    message=found.what,
+                    mend=found.mend,
+                )
+                for found in findings
+            ]
+        )
+
+
+def make_node(config: Config, state: OpenState, control: ControlSocket) -> IService:
+    """The service tree of one node.
+
+    :raises ConfigError: the configuration cannot work on this machine.
+    """
+    from twisted.internet import reactor
+
+    node = NodeService(config, state, control, reactor)
+    tree = MultiService()
+    # Children stop in reverse order and all at once: the socket answers until the node has left.
+    node.setServiceParent(tree)
+    ControlServer(reactor, control, ControlApi(node.view)).setServiceParent(tree)
+    return tree
