@@ -1,19 +1,19 @@
 """Multiaddrs: addresses that say how they are to be used (libp2p specs, addressing/README.md).
 
 Text such as ``/ip4/192.0.2.1/tcp/4001/p2p/12D3KooW...`` and the binary form that goes over the
-wire: per component the protocol's code as a varint, then its value. The protocol table is a part of
-multiformats/multiaddr, ``protocols.csv``.
+wire: per component the protocol's code as a varint, then its value. Which protocols are known and
+how their values look is in :mod:`~bzzz.wire.multiaddr_protocols`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from bzzz.errors import BzzzError, IdentityError, RemoteProtocolError
+from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.wire import varint
+from bzzz.wire.multiaddr_protocols import BY_CODE, BY_NAME, P2P, AddressError
 
 __all__ = ["AddressError", "Multiaddr"]
 
@@ -25,122 +25,9 @@ MAX_TEXT = 2048
 # Components of one address; the longest in use have about 10.
 MAX_COMPONENTS = 20
 
-
-class AddressError(BzzzError):
-    """A text is not a multiaddr, or not of the kind needed; names the part that is wrong."""
-
-
-@dataclass(frozen=True)
-class _Protocol:
-    """How the value of one protocol looks.
-
-    :ivar size: bytes of the value; None for one with its length before it.
-    """
-
-    name: str
-    code: int
-    size: int | None
-    pack: Callable[[str], bytes]
-    unpack: Callable[[bytes], str]
-
-
-def _pack_ip4(text: str) -> bytes:
-    try:
-        return ipaddress.IPv4Address(text).packed
-    except ValueError as error:
-        raise AddressError(f"{text!r} is not an IPv4 address") from error
-
-
-def _pack_ip6(text: str) -> bytes:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError as error:
-        raise AddressError(f"{text!r} is not an IPv6 address") from error
-    if address.scope_id is not None:
-        raise AddressError(f"{text!r}: a zone is written /ip6zone/{address.scope_id} before /ip6")
-    return address.packed
-
-
-def _pack_port(text: str) -> bytes:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise AddressError(f"{text!r} is not a port of 0-65535")
-    return int(text).to_bytes(2, "big")
-
-
-def _unpack_port(value: bytes) -> str:
-    return str(int.from_bytes(value, "big"))
-
-
-def _pack_text(text: str) -> bytes:
-    if not text or len(text) > 255 or not text.isprintable() or any(c.isspace() for c in text):
-        raise AddressError(f"{text!r} is not a name")
-    return text.encode()
-
-
-def _unpack_text(value: bytes) -> str:
-    try:
-        text = value.decode()
-    except UnicodeDecodeError as error:
-        raise RemoteProtocolError("a name in a multiaddr is not UTF-8", "multiaddr_name") from error
-    if not text or not text.isprintable() or "/" in text or any(c.isspace() for c in text):
-        raise RemoteProtocolError("a name in a multiaddr is not printable", "multiaddr_name")
-    return text
-
-
-def _pack_peer(text: str) -> bytes:
-    try:
-        return PeerID.parse(text).bytes
-    except IdentityError as error:
-        raise AddressError(str(error)) from error
-
-
-def _unpack_peer(value: bytes) -> str:
-    try:
-        return str(PeerID(value))
-    except IdentityError as error:
-        raise RemoteProtocolError(f"a multiaddr: {error}", "multiaddr_peer_id") from error
-
-
-def _none(_: object) -> bytes:
-    return b""
-
-
-def _no_text(_: bytes) -> str:
-    return ""
-
-
-_PROTOCOLS = (
-    _Protocol("ip4", 4, 4, _pack_ip4, lambda value: str(ipaddress.IPv4Address(value))),
-    _Protocol("tcp", 6, 2, _pack_port, _unpack_port),
-    _Protocol("ip6", 41, 16, _pack_ip6, lambda value: str(ipaddress.IPv6Address(value))),
-    _Protocol("ip6zone", 42, None, _pack_text, _unpack_text),
-    _Protocol("dns", 53, None, _pack_text, _unpack_text),
-    _Protocol("dns4", 54, None, _pack_text, _unpack_text),
-    _Protocol("dns6", 55, None, _pack_text, _unpack_text),
-    _Protocol("dnsaddr", 56, None, _pack_text, _unpack_text),
-    _Protocol("udp", 273, 2, _pack_port, _unpack_port),
-    _Protocol("p2p-circuit", 290, 0, _none, _no_text),
-    _Protocol("p2p", 421, None, _pack_peer, _unpack_peer),
-    _Protocol("tls", 448, 0, _none, _no_text),
-    _Protocol("sni", 449, None, _pack_text, _unpack_text),
-    _Protocol("noise", 454, 0, _none, _no_text),
-    _Protocol("quic", 460, 0, _none, _no_text),
-    _Protocol("quic-v1", 461, 0, _none, _no_text),
-    _Protocol("webtransport", 465, 0, _none, _no_text),
-    _Protocol("http", 480, 0, _none, _no_text),
-    _Protocol("https", 443, 0, _none, _no_text),
-    _Protocol("ws", 477, 0, _none, _no_text),
-    _Protocol("wss", 478, 0, _none, _no_text),
-    _Protocol("webrtc-direct", 280, 0, _none, _no_text),
-    _Protocol("webrtc", 281, 0, _none, _no_text),
-)
-_BY_NAME = {protocol.name: protocol for protocol in _PROTOCOLS} | {
-    # The older name of /p2p; read, never written.
-    "ipfs": next(protocol for protocol in _PROTOCOLS if protocol.name == "p2p")
-}
-_BY_CODE = {protocol.code: protocol for protocol in _PROTOCOLS}
-
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr")
+
+Component = tuple[str, str | None]
 
 
 class Multiaddr:
@@ -149,14 +36,15 @@ class Multiaddr:
     :ivar components: pairs of a protocol's name and its value; None for one without a value.
     """
 
-    __slots__ = ("_encoded", "_hash", "_text", "components")
+    __slots__ = ("_encoded", "_hash", "_peer_id", "_text", "components")
 
-    components: tuple[tuple[str, str | None], ...]
+    components: tuple[Component, ...]
 
-    def __init__(self, components: tuple[tuple[str, str | None], ...], encoded: bytes) -> None:
+    def __init__(self, components: tuple[Component, ...], encoded: bytes) -> None:
         self.components = components
         self._encoded = encoded
         self._hash = hash(encoded)
+        self._peer_id: PeerID | None = None
         self._text: str | None = None
 
     @classmethod
@@ -170,7 +58,8 @@ class Multiaddr:
         try:
             return cls._build(_parsed(text))
         except AddressError as error:
-            raise AddressError(f"{text}: {error}") from error
+            shown = text if text.isprintable() else repr(text)
+            raise AddressError(f"{shown}: {error}") from error
 
     @classmethod
     def decode(cls, data: bytes) -> Multiaddr:
@@ -198,23 +87,25 @@ class Multiaddr:
         """
         if "%" in host:
             host, zone = host.split("%", 1)
-        if host.startswith("::ffff:") and "." in host:
-            host = host.removeprefix("::ffff:")
-        components: list[tuple[str, str | None]] = []
-        if ":" in host and zone:
-            components.append(("ip6zone", zone))
-        components.append(("ip6" if ":" in host else "ip4", host))
-        components.append(("tcp", str(port)))
+        components: list[Component] = [("tcp", str(port))]
+        if ":" not in host:
+            components.insert(0, ("ip4", host))
+        elif (mapped := _mapped(host)) is not None:
+            components.insert(0, ("ip4", mapped))
+        else:
+            components.insert(0, ("ip6", host))
+            if zone:
+                components.insert(0, ("ip6zone", zone))
         return cls._build(components)
 
     @classmethod
-    def _build(cls, parts: list[tuple[str, str | None]]) -> Multiaddr:
+    def _build(cls, parts: list[Component]) -> Multiaddr:
         encoded = b""
         components = []
         for name, text in parts:
-            protocol = _BY_NAME[name]
+            protocol = BY_NAME[name]
             value = protocol.pack(text or "")
-            encoded += varint.encode(protocol.code)
+            encoded += protocol.head
             if protocol.size is None:
                 encoded += varint.encode(len(value))
             encoded += value
@@ -246,24 +137,41 @@ class Multiaddr:
     @property
     def peer_id(self) -> PeerID | None:
         """The peer ID at the end, or None."""
-        name, value = self.components[-1]
-        return PeerID.parse(value) if name == "p2p" and value else None
+        if self._peer_id is None:
+            name, value = self.components[-1]
+            if name == P2P.name and value:
+                self._peer_id = PeerID.parse(value)
+        return self._peer_id
 
     def with_peer(self, peer_id: PeerID) -> Multiaddr:
-        """The address with ``/p2p/<peer_id>`` at its end."""
-        parts = list(self.without_peer().components)
-        return Multiaddr._build([*parts, ("p2p", str(peer_id))])
+        """The address with ``/p2p/<peer_id>`` at its end, in place of another that is there.
+
+        Never fails: an address of the greatest length may grow beyond it.
+        """
+        own = self.peer_id
+        if own == peer_id:
+            return self
+        components, encoded = self.components, self._encoded
+        if own is not None:
+            components, encoded = components[:-1], encoded[: -len(_peer_component(own))]
+        made = Multiaddr(
+            (*components, (P2P.name, str(peer_id))), encoded + _peer_component(peer_id)
+        )
+        made._peer_id = peer_id
+        return made
 
     def without_peer(self) -> Multiaddr:
-        """The address without a peer ID at its end."""
-        if self.components[-1][0] != "p2p" or len(self.components) == 1:
+        """The address without a peer ID at its end; as it is where there is nothing else."""
+        own = self.peer_id
+        if own is None or len(self.components) == 1:
             return self
-        return Multiaddr._build(list(self.components[:-1]))
+        return Multiaddr(self.components[:-1], self._encoded[: -len(_peer_component(own))])
 
     def __str__(self) -> str:
         if self._text is None:
             self._text = "".join(
-                f"/{name}" if value is None else f"/{name}/{value}"
+                # A path brings its own slash.
+                f"/{name}{'' if not value or value[0] == '/' else '/'}{value or ''}"
                 for name, value in self.components
             )
         return self._text
@@ -278,22 +186,38 @@ class Multiaddr:
         return isinstance(other, Multiaddr) and self._encoded == other._encoded
 
 
-def _parsed(text: str) -> list[tuple[str, str | None]]:
+def _peer_component(peer_id: PeerID) -> bytes:
+    return P2P.head + varint.encode(len(peer_id.bytes)) + peer_id.bytes
+
+
+def _mapped(host: str) -> str | None:
+    """The IPv4 address that an IPv6 address stands for, as a socket for both kinds tells it."""
+    try:
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    except ValueError:
+        return None
+    return None if mapped is None else str(mapped)
+
+
+def _parsed(text: str) -> list[Component]:
     if not text.startswith("/"):
         raise AddressError("a multiaddr starts with /, such as /ip4/192.0.2.1/tcp/4001")
     words = text.rstrip("/").split("/")[1:]
-    if not words or words == [""]:
+    if not words:
         raise AddressError("it is empty")
-    parts: list[tuple[str, str | None]] = []
+    parts: list[Component] = []
     position = 0
     while position < len(words):
         name = words[position]
-        protocol = _BY_NAME.get(name)
+        protocol = BY_NAME.get(name)
         if protocol is None:
             raise AddressError(f"{name!r} is not a protocol known here")
         position += 1
         value = None
-        if protocol.size != 0:
+        if protocol.path:
+            value = "".join(f"/{word}" for word in words[position:])
+            position = len(words)
+        elif protocol.size != 0:
             if position >= len(words):
                 raise AddressError(f"/{name} lacks its value")
             value = words[position]
@@ -304,12 +228,12 @@ def _parsed(text: str) -> list[tuple[str, str | None]]:
     return parts
 
 
-def _decoded(data: bytes) -> Iterator[tuple[str, str | None]]:
+def _decoded(data: bytes) -> Iterator[Component]:
     offset = 0
     count = 0
     while offset < len(data):
         code, offset = _whole(varint.decode(data, offset))
-        protocol = _BY_CODE.get(code)
+        protocol = BY_CODE.get(code)
         if protocol is None:
             raise RemoteProtocolError(
                 f"a multiaddr has the unknown protocol {code}", "multiaddr_protocol"
@@ -317,16 +241,19 @@ def _decoded(data: bytes) -> Iterator[tuple[str, str | None]]:
         size = protocol.size
         if size is None:
             size, offset = _whole(varint.decode(data, offset))
-        if offset + size > len(data):
+            if not size:
+                raise RemoteProtocolError("a multiaddr has an empty value", "multiaddr_empty_value")
+        end = offset + size
+        if end > len(data):
             raise RemoteProtocolError("a multiaddr ends within a value", "multiaddr_truncated")
-        value = data[offset : offset + size]
-        offset += size
-        if protocol.size is None and not value:
-            raise RemoteProtocolError("a multiaddr has an empty value", "multiaddr_empty_value")
+        if protocol.path and end < len(data):
+            # In text, what follows a path would be a part of it.
+            raise RemoteProtocolError("a multiaddr goes on after a path", "multiaddr_path")
         count += 1
         if count > MAX_COMPONENTS:
             raise RemoteProtocolError("a multiaddr has too many parts", "multiaddr_too_long")
-        yield protocol.name, protocol.unpack(value) if protocol.size != 0 else None
+        yield protocol.name, protocol.unpack(data[offset:end]) if size else None
+        offset = end
 
 
 def _whole(decoded: tuple[int, int] | None) -> tuple[int, int]:
