@@ -20,6 +20,10 @@ from bzzz.net.interfaces import Randomness
 
 __all__ = ["EPOCH", "NodeClock", "SimCall", "SimReactor", "SimulationStuck"]
 
+# The shortest wait of a node's clock but none at all, in seconds. A call that came early by the
+# rounding of a drifting clock would else be planned again and again for the same instant.
+GRANULARITY = 1e-6
+
 # The wall clock of every simulation starts here: 2026-01-01T00:00:00Z.
 EPOCH = 1767225600.0
 
@@ -309,6 +313,8 @@ class NodeClock:
         """Make a call after ``delay`` seconds of this clock, unless the node crashes before."""
         if delay < 0:
             raise ValueError(f"a call cannot be made {-delay} s ago")
+        if 0 < delay < GRANULARITY:
+            delay = GRANULARITY
         reactor = self._reactor
         return reactor.call_at(
             self, reactor.now + delay / self._drift, callable, args, kwargs or None
