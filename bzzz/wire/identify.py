@@ -1,7 +1,8 @@
 """What a peer says of itself (libp2p specs, identify/README.md).
 
-The message of ``/ipfs/id/1.0.0`` and ``/ipfs/id/push/1.0.0``, without its length prefix. An
-address that cannot be read is left out: it may be of a transport that is not known here.
+Enters and leaves: the message of ``/ipfs/id/1.0.0`` and ``/ipfs/id/push/1.0.0``, without its length
+prefix. An address that cannot be read is left out: it may be of a transport that is not known here.
+What comes out is safe to log and to print.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ __all__ = ["PROTOCOL", "PUSH", "Identify"]
 PROTOCOL = "/ipfs/id/1.0.0"
 PUSH = "/ipfs/id/push/1.0.0"
 
-# Addresses of one machine: several cards with IPv4 and IPv6 and several transports.
+# Addresses of one machine: several cards with IPv4 and IPv6 and several transports. Those beyond
+# are not read.
 MAX_ADDRESSES = 64
 
-# Protocols of one peer; go-libp2p with everything on has about 30.
+# Protocols of one peer; go-libp2p with everything on has about 30. Those beyond are not read.
 MAX_PROTOCOLS = 256
 
-# Characters of a version, a name or a protocol that are kept.
+# Characters of a version or a name, which are cut, and of a protocol, which is left out: half a
+# protocol's name would be that of another.
 MAX_TEXT = 256
 
 
@@ -81,12 +84,16 @@ class Identify:
         observed = _address(message.observedAddr) if message.HasField("observedAddr") else None
         addresses = [_address(encoded) for encoded in message.listenAddrs[:MAX_ADDRESSES]]
         return cls(
-            protocol_version=message.protocolVersion[:MAX_TEXT],
+            protocol_version=_printable(message.protocolVersion),
             agent_version=_printable(message.agentVersion),
             public_key=key,
             listen_addrs=tuple(address for address in addresses if address is not None),
             observed_addr=observed,
-            protocols=tuple(text[:MAX_TEXT] for text in message.protocols[:MAX_PROTOCOLS]),
+            protocols=tuple(
+                protocol
+                for protocol in message.protocols[:MAX_PROTOCOLS]
+                if 0 < len(protocol) <= MAX_TEXT and protocol.isprintable()
+            ),
             name=_printable(message.bzzzName),
         )
 

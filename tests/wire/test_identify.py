@@ -41,21 +41,29 @@ class IdentifyTests(SynchronousTestCase):
         """Lists and texts are cut, and control characters do not reach logs and terminals."""
         message = identify_pb2.Identify(
             listenAddrs=[ADDRESS.encode()] * 1000,
-            protocols=["/x" * 1000] * 1000,
+            protocols=["/y" * 1000, "", "/\x1b[2J"] + ["/x"] * 1000,
+            protocolVersion="v\r\n" * 1000,
             agentVersion="a\x1b[2J\n" * 1000,
             bzzzName="wal\nnut\x07",
         )
         heard = Identify.decode(message.SerializeToString())
         self.assertEqual(len(heard.listen_addrs), MAX_ADDRESSES)
-        self.assertEqual(len(heard.protocols), MAX_PROTOCOLS)
-        self.assertEqual(len(heard.protocols[0]), MAX_TEXT)
-        self.assertTrue(heard.agent_version.isprintable())
+        self.assertEqual(heard.protocols, ("/x",) * (MAX_PROTOCOLS - 3))
+        for text in (heard.agent_version, heard.protocol_version):
+            self.assertTrue(text.isprintable())
+            self.assertLessEqual(len(text), MAX_TEXT)
         self.assertEqual(heard.name, "walnut")
 
     def test_wrong(self) -> None:
         """A message that cannot be read, or has a key that cannot be, is the peer's error."""
         bad_key = identify_pb2.Identify(publicKey=b"\x08\x00\x12\x00").SerializeToString()
-        for data, code in ((b"\xff", "identify_unreadable"), (bad_key, "identify_bad_key")):
+        for data, code in (
+            (b"\xff", "identify_unreadable"),
+            # A protocol's and an agent's name that is not UTF-8.
+            (b"\x1a\x01\xff", "identify_unreadable"),
+            (b"\x32\x01\xff", "identify_unreadable"),
+            (bad_key, "identify_bad_key"),
+        ):
             error = self.assertRaises(RemoteProtocolError, Identify.decode, data)
             self.assertEqual(error.code, code)
 
@@ -63,6 +71,24 @@ class IdentifyTests(SynchronousTestCase):
     def test_anything(self, data: bytes) -> None:
         """Bytes of any kind are a message or a RemoteProtocolError."""
         try:
-            Identify.decode(data)
+            heard = Identify.decode(data)
         except RemoteProtocolError:
-            pass
+            return
+        self.assertEqual(Identify.decode(heard.encode()), heard)
+
+    @given(st.lists(st.tuples(st.sampled_from(range(1, 9)), st.binary(max_size=60)), max_size=8))
+    def test_any_fields(self, fields: list[tuple[int, bytes]]) -> None:
+        """Fields with content of any kind are a message or a RemoteProtocolError."""
+        data = b"".join(bytes((number << 3 | 2, len(value))) + value for number, value in fields)
+        try:
+            heard = Identify.decode(data)
+        except RemoteProtocolError:
+            return
+        self.assertEqual(Identify.decode(heard.encode()), heard)
+
+    def test_partial(self) -> None:
+        """A push says only what changed; what it does not say is empty."""
+        heard = Identify.decode(Identify(listen_addrs=(ADDRESS,)).encode())
+        self.assertEqual(heard, Identify(listen_addrs=(ADDRESS,)))
+        self.assertIsNone(heard.public_key)
+        self.assertIsNone(heard.observed_addr)
