@@ -1,6 +1,7 @@
 """Identity keys and their protobuf encoding (libp2p specs, peer-ids/peer-ids.md, "Keys").
 
-Ed25519 through libsodium. Keys of other types are told by their name and refused.
+Enters and leaves: keys in their protobuf encoding, what is signed, signatures. Ed25519 through
+libsodium. Keys of other types are told by their name and refused.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SIGNATURE_LENGTH = 64
 # The encoding of an Ed25519 key is always field 1 (type, varint) then field 2 (data, bytes).
 _PUBLIC_PREFIX = b"\x08\x01\x12\x20"
 _PRIVATE_PREFIX = b"\x08\x01\x12\x40"
+# Older libp2p wrote the public key twice ("Keys", "Ed25519").
+_OLD_PRIVATE_PREFIX = b"\x08\x01\x12\x60"
 
 
 class KeyType(enum.IntEnum):
@@ -127,14 +130,17 @@ class PrivateKey:
 
     @classmethod
     def decode(cls, encoded: bytes) -> PrivateKey:
-        """A key from its protobuf encoding.
+        """A key from its protobuf encoding, the present or the older one.
 
         :raises IdentityError: it is damaged or of another type.
         """
-        if len(encoded) != 68 or not encoded.startswith(_PRIVATE_PREFIX):
+        if not (
+            (encoded.startswith(_PRIVATE_PREFIX) and len(encoded) == 68)
+            or (encoded.startswith(_OLD_PRIVATE_PREFIX) and len(encoded) == 100)
+        ):
             raise IdentityError("it is not the encoding of an Ed25519 private key")
         key = cls(encoded[4:36])
-        if key.public.raw != encoded[36:]:
+        if encoded[36:] not in (key.public.raw, key.public.raw * 2):
             raise IdentityError("its private half does not belong to its public half")
         return key
 

@@ -40,6 +40,54 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(PublicKey.decode(ED25519_PUBLIC), key.public)
         self.assertEqual(key.public.key_type, KeyType.ED25519)
 
+    def test_older_encoding(self) -> None:
+        """A private key that names its public key twice is read; and written anew."""
+        public = ED25519_PUBLIC[4:]
+        older = b"\x08\x01\x12\x60" + ED25519_PRIVATE[4:] + public
+        self.assertEqual(PrivateKey.decode(older).encode(), ED25519_PRIVATE)
+        self.assertRaises(IdentityError, PrivateKey.decode, older[:-1] + b"\0")
+        # The lengths of one with the prefix of the other.
+        self.assertRaises(IdentityError, PrivateKey.decode, older[:-32])
+        self.assertRaises(IdentityError, PrivateKey.decode, ED25519_PRIVATE + public)
+
+    def test_rfc_8032(self) -> None:
+        """The first test of RFC 8032, section 7.1: key, and signature of nothing."""
+        key = PrivateKey.from_seed(
+            bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+        )
+        signature = bytes.fromhex(
+            "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e"
+            "39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+        )
+        self.assertEqual(
+            key.public.raw.hex(), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        )
+        self.assertEqual(key.sign(b""), signature)
+        self.assertTrue(key.public.verify(b"", signature))
+
+    def test_generated(self) -> None:
+        """A new key is what the randomness given made it."""
+        asked: list[int] = []
+
+        def random_bytes(size: int) -> bytes:
+            asked.append(size)
+            return b"r" * size
+
+        key = PrivateKey.generate(random_bytes)
+        self.assertEqual((asked, key.seed), ([32], b"r" * 32))
+        self.assertEqual(PeerID.from_public_key(key.public), key.peer_id)
+
+    def test_lengths(self) -> None:
+        """Seeds and keys of the wrong length are refused."""
+        for length in (0, 31, 33):
+            self.assertRaises(IdentityError, PrivateKey, b"s" * length)
+            self.assertRaises(IdentityError, PublicKey, b"p" * length)
+
+    def test_forged_for_a_weak_key(self) -> None:
+        """A public key of low order, for which anybody can make signatures, signs nothing."""
+        weak = PublicKey(b"\1" + b"\0" * 31)
+        self.assertFalse(weak.verify(b"anything", b"\1" + b"\0" * 63))
+
     def test_signature(self) -> None:
         """A signature is good for what was signed, by whom it was, and for nothing else."""
         key, other = PrivateKey(b"a" * 32), PrivateKey(b"b" * 32)
@@ -74,6 +122,15 @@ class KeyTests(SynchronousTestCase):
         for text in (repr(key), str(key), f"{key}"):
             self.assertNotIn("secret", text)
             self.assertNotIn(key.seed.hex(), text)
+            self.assertIn(str(key.peer_id), text)
+
+    def test_equal_keys(self) -> None:
+        """Equal public keys are one key of a dict, and nothing but a key is equal to one."""
+        one, again = PublicKey(b"k" * 32), PublicKey(b"k" * 32)
+        self.assertEqual({one: 1}[again], 1)
+        self.assertNotEqual(one, PublicKey(b"l" * 32))
+        self.assertNotEqual(one, b"k" * 32)
+        self.assertIn(str(one.peer_id), repr(one))
 
     @given(st.binary(max_size=80))
     def test_decode_anything(self, data: bytes) -> None:
@@ -119,9 +176,40 @@ class PeerIDTests(SynchronousTestCase):
         self.assertRaises(IdentityError, lambda: peer.public_key)
 
     def test_wrong_text(self) -> None:
-        """Text that is no peer ID is refused with the text in the error."""
-        for text in ("", "x", "1", "12D3KooW0", "Qm", "bafz", "b@", "12D3KooW" * 20, "1" * 40):
-            self.assertRaises(IdentityError, PeerID.parse, text)
+        """Text that is no peer ID is refused; the error has the text, cut, and why."""
+        identity = base58.encode(b"\0\x2b" + b"k" * 43)
+        unknown = base58.encode(b"\x11\x14" + b"h" * 20)
+        for text, why in (
+            ("", "neither"),
+            ("x", "neither"),
+            (unknown, "neither"),
+            ("1", "whole multihash"),
+            ("12D3KooW0", "'0'"),
+            ("Qm", "whole multihash"),
+            (identity, "42 bytes"),
+            ("11", "more than 42 bytes, or none"),
+            ("bafz", "not"),
+            ("b@", "not base32"),
+            ("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", "libp2p key"),
+            ("12D3KooW" * 20, "at most 128 characters"),
+            ("1" * 40, "whole multihash"),
+        ):
+            error = self.assertRaises(IdentityError, PeerID.parse, text)
+            self.assertIn(why, str(error))
+
+    def test_wrong_bytes(self) -> None:
+        """Only the whole multihash of a key is a peer ID: SHA-256, or the key itself if small."""
+        for data, why in (
+            (b"", "whole multihash"),
+            (b"\x12", "whole multihash"),
+            (b"\x12\x20" + b"h" * 31, "whole multihash"),
+            (b"\x12\x20" + b"h" * 33, "whole multihash"),
+            (b"\x12\x1f" + b"h" * 31, "SHA-256"),
+            (b"\x11\x14" + b"h" * 20, "0x11"),
+            (b"\0\0", "or none"),
+            (b"\0\x2b" + b"k" * 43, "42 bytes"),
+        ):
+            self.assertIn(why, str(self.assertRaises(IdentityError, PeerID, data)))
 
     def test_order_and_hash(self) -> None:
         """Peer IDs are ordered by their bytes, and equal ones are one key of a dict."""
