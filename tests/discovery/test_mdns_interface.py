@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zeroconf import (  # type: ignore[attr-defined]
-    DNSCache,
-    DNSIncoming,
-    DNSOutgoing,
     DNSPointer,
     DNSRecord,
     DNSText,
@@ -25,6 +22,7 @@ from bzzz.discovery.mdns_records import DNS_SD, SERVICE, Announced, Heard
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.wire.multiaddr import Multiaddr
+from tests.discovery.fakes import FakeAsyncZeroconf, FakeZeroconf
 
 OWN = PrivateKey.from_seed(b"\1" * 32).peer_id
 LABEL = "own" + "a" * 29
@@ -40,49 +38,6 @@ def announced(*addresses: str, loopback: bool = False) -> Announced:
 
 
 MINE = announced("/ip4/192.0.2.1/tcp/4001")
-
-
-class FakeRegistry:
-    def __init__(self) -> None:
-        self.services: list[Any] = []
-
-    def async_add(self, service: Any) -> None:
-        self.services.append(service)
-
-    def async_get_service_infos(self) -> list[Any]:
-        return list(self.services)
-
-    def async_remove(self, services: list[Any]) -> None:
-        for service in services:
-            self.services.remove(service)
-
-
-class FakeEngine:
-    senders = ("a socket",)
-
-
-class FakeZeroconf:
-    """What is used of a zeroconf instance, with its real cache."""
-
-    def __init__(self) -> None:
-        self.cache = DNSCache()
-        self.registry = FakeRegistry()
-        self.engine = FakeEngine()
-        self.listeners: list[Any] = []
-        self.sent: list[DNSIncoming] = []
-
-    def async_add_listener(self, listener: Any, question: None) -> None:
-        self.listeners.append(listener)
-
-    def async_remove_listener(self, listener: Any) -> None:
-        self.listeners.remove(listener)
-
-    def async_send(self, out: DNSOutgoing) -> None:
-        self.sent += [DNSIncoming(data) for data in out.packets()]
-
-    def take(self) -> list[DNSIncoming]:
-        sent, self.sent = self.sent, []
-        return sent
 
 
 class FakeEar:
@@ -265,14 +220,6 @@ class ScheduleTests(InterfaceCase):
         self.interface.refresh()
         self.clock.pump([1.0] * 60)
         self.assertEqual(len(self.ear.problems), 2)
-
-
-class FakeAsyncZeroconf:
-    def __init__(self, zc: object) -> None:
-        pass
-
-    async def async_close(self) -> None:
-        pass
 
 
 class HearingTests(InterfaceCase):
