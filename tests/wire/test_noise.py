@@ -82,7 +82,7 @@ class VectorTests(SynchronousTestCase):
             for number, said in enumerate(vector["messages"]):
                 payload = bytes.fromhex(said["payload"])
                 ciphertext = bytes.fromhex(said["ciphertext"])
-                writer = number % 2
+                writer = ("init", "resp").index(said.get("writer", ("init", "resp")[number % 2]))
                 if number < 3:
                     self.assertEqual(sides[writer].write(payload), ciphertext)
                     self.assertEqual(sides[1 - writer].read(ciphertext), payload)
