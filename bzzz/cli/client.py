@@ -1,0 +1,131 @@
+"""The control API from the outside: HTTP over a UNIX socket, without Twisted.
+
+Enters: the socket's path and what is asked. Leaves: JSON, or an error that says what to do.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["NoNode", "NodeClient", "NodeError"]
+
+# Seconds for an answer that needs no work. A node that is starved of CPU still gets to it.
+TIMEOUT = 10.0
+
+# Bytes of one line of events; the node's own limit is 64 KiB.
+MAX_LINE = 1 << 20
+
+
+class NoNode(Exception):
+    """No node can be asked; says why and how to start one."""
+
+
+class NodeError(Exception):
+    """The node answered with an error.
+
+    :ivar code: its stable name.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class NodeClient:
+    """Asks the node behind one control socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, what: str, timeout: float = TIMEOUT) -> Any:
+        """The answer to ``GET /v1/<what>``.
+
+        :raises NoNode: nobody answers.
+        :raises NodeError: the answer is an error.
+        """
+        connection = _Connection(self.path, timeout)
+        try:
+            response = self._ask(connection, what)
+            return json.loads(self._read(response))
+        except json.JSONDecodeError:
+            raise NoNode(f"Who answers at {self.path} is no Bzzz node") from None
+        finally:
+            connection.close()
+
+    def lines(self, what: str, follow: bool) -> Iterator[str]:
+        """The lines of ``GET /v1/<what>`` as they come; ends when the node does.
+
+        :raises NoNode: nobody answers.
+        :raises NodeError: the answer is an error.
+        """
+        connection = _Connection(self.path, TIMEOUT)
+        try:
+            response = self._ask(connection, what)
+            if follow and connection.sock is not None:
+                # The next event may be long in coming.
+                connection.sock.settimeout(None)
+            while True:
+                try:
+                    line = response.readline(MAX_LINE)
+                except (OSError, http.client.HTTPException):
+                    # The node was killed: the events end here.
+                    return
+                if not line:
+                    return
+                yield line.decode("utf-8", "replace").rstrip("\n")
+        finally:
+            connection.close()
+
+    def _ask(self, connection: _Connection, what: str) -> http.client.HTTPResponse:
+        try:
+            connection.request("GET", f"/v1/{what}", headers={"Connection": "close"})
+            response = connection.getresponse()
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise NoNode(
+                f"No node is running here ({self.path}). Start one with: twistd -n bzzz"
+            ) from None
+        except PermissionError:
+            raise NoNode(
+                f"The node at {self.path} belongs to another user; ask it as that user or as root"
+            ) from None
+        except TimeoutError:
+            raise self._silent() from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NoNode(f"The node at {self.path} broke off: {error or 'no answer'}") from None
+        if response.status != http.client.OK:
+            raise self._error(response)
+        return response
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except TimeoutError:
+            raise self._silent() from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NoNode(f"The node at {self.path} broke off: {error}") from None
+
+    def _silent(self) -> NoNode:
+        return NoNode(f"The node at {self.path} does not answer; its log may tell why")
+
+    def _error(self, response: http.client.HTTPResponse) -> NodeError:
+        try:
+            error = json.loads(self._read(response))["error"]
+            return NodeError(str(error["code"]), str(error["message"]))
+        except (ValueError, KeyError, TypeError):
+            return NodeError("unknown", f"the node answered {response.status} {response.reason}")

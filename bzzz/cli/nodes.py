@@ -1,0 +1,316 @@
+"""The commands that ask the node: status, id, peers, capabilities, events."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.session import NobodyAnswers, Refusal, Session, shared
+
+__all__ = ["capabilities", "events", "identity", "peers", "status"]
+
+# Seconds between two looks of `bzzz peers --watch`.
+WATCH_INTERVAL = 1.0
+
+# Seconds that the completion of a peer's name may hold up the shell.
+COMPLETION_TIMEOUT = 0.5
+
+PEER_HEADINGS = ("name", "id", "state", "address", "rtt", "since", "can do")
+
+# Fields of an event that its line begins with, and the one that --json is for: a whole document.
+EVENT_HEAD = ("time", "event", "name", "peer_id", "document")
+
+
+def _complete_peer(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[click.shell_completion.CompletionItem]:
+    session = ctx.find_object(Session) or Session()
+    try:
+        nodes = session.client().get("capabilities", COMPLETION_TIMEOUT)["nodes"]
+    except (NoNode, NodeError):
+        return []
+    words = [str(node[key]) for key in ("name", "short_id") for node in nodes if node[key]]
+    return [
+        click.shell_completion.CompletionItem(word)
+        for word in words
+        if word.startswith(incomplete) and word.isprintable()
+    ]
+
+
+@click.command()
+@shared
+@click.pass_obj
+def status(session: Session) -> None:
+    """How the node is: its name, ID, addresses and links."""
+    answer = session.ask("status")
+    if session.json:
+        session.print_json(answer)
+        return
+    from bzzz.cli.text import duration, milliseconds, show, table
+
+    links = f"{answer['peers_connected']} connected, {answer['peers_known']} known"
+    rows = [
+        ("node", f"{answer['name']} ({answer['short_id']})"),
+        ("peer id", answer["peer_id"]),
+        ("state", answer["state"]),
+        ("peers", f"{links}, at most {answer['max_links']} links"),
+        ("listening on", ", ".join(answer["listen_addresses"]) or "nothing"),
+        ("mdns", answer["mdns"]),
+        ("running for", f"{duration(answer['uptime_seconds'])}, pid {answer['pid']}"),
+        ("version", answer["version"]),
+        ("reactor lag", milliseconds(answer.get("reactor_lag_seconds"))),
+        ("unit", answer.get("unit")),
+        ("control socket", answer.get("control_socket")),
+        ("state directory", answer.get("state_dir")),
+    ]
+    show(table(("", ""), [row for row in rows if row[1]], head=False))
+
+
+@click.command("id")
+@shared
+@click.pass_obj
+def identity(session: Session) -> None:
+    """The node's peer ID, then the addresses that another node can be given by --bootstrap."""
+    answer = session.ask("id")
+    if session.json:
+        session.print_json(answer)
+        return
+    from bzzz.cli.text import safe
+
+    click.echo(safe(answer["peer_id"]))
+    for address in answer["addresses"]:
+        click.echo(safe(address))
+
+
+def _peer_row(peer: Mapping[str, Any]) -> tuple[object, ...]:
+    from bzzz.cli.text import ago, duration, milliseconds
+
+    address = peer.get("address") or next(iter(peer.get("addresses") or ()), "")
+    about = peer.get("summary") or ", ".join(peer.get("capabilities") or ())
+    if peer["state"] != "connected":
+        why = peer.get("reason") or ""
+        due = peer.get("next_dial_seconds")
+        again = f"next dial in {duration(due)}" if due is not None else ""
+        about = "; ".join(part for part in (why, again) if part)
+    return (
+        peer.get("name") or "?",
+        peer["short_id"],
+        peer["state"],
+        address,
+        milliseconds(peer.get("rtt_seconds")),
+        ago(peer.get("since")),
+        about,
+    )
+
+
+@click.command()
+@shared
+@click.option("--watch", "-w", is_flag=True, help="Look again each second, until Ctrl-C.")
+@click.pass_obj
+def peers(session: Session, watch: bool) -> None:
+    """Who is out there, in which state, and what each can do."""
+    answer = session.ask("peers")
+    if watch:
+        _watch(session, answer)
+    elif session.json:
+        session.print_json(answer)
+    else:
+        from bzzz.cli.text import show
+
+        if not answer["peers"]:
+            click.echo("No other node is known yet. To see what keeps them apart: bzzz doctor")
+            return
+        show(_peer_table(answer))
+
+
+def _peer_table(answer: Mapping[str, Any]) -> Any:
+    from bzzz.cli.text import table
+
+    return table(PEER_HEADINGS, map(_peer_row, answer["peers"]))
+
+
+def _watch(session: Session, answer: Any) -> None:
+    """Show the peers again and again. A node that is restarted meanwhile is waited for."""
+    from bzzz.cli.text import as_json, console, plain
+
+    out = console()
+
+    def look() -> tuple[Any, str]:
+        try:
+            return session.ask("peers"), ""
+        except Refusal as refusal:
+            return None, refusal.message
+
+    try:
+        if out.is_terminal and not session.json:
+            _watch_on_terminal(out, answer, look)
+        problem = ""
+        while True:
+            if answer is None:
+                click.echo(problem, err=True)
+            elif session.json:
+                click.echo(as_json(answer, line=True))
+            else:
+                moment = datetime.datetime.now().astimezone()
+                click.echo(f"{moment:%H:%M:%S}  {_count(answer)}")
+                click.echo("\n".join(plain(_peer_table(answer))) + "\n")
+            time.sleep(WATCH_INTERVAL)
+            answer, problem = look()
+    except KeyboardInterrupt:
+        pass  # this is how watching ends
+
+
+def _count(answer: Mapping[str, Any]) -> str:
+    linked = sum(peer["state"] == "connected" for peer in answer["peers"])
+    return f"{linked} of {len(answer['peers'])} known nodes connected"
+
+
+def _watch_on_terminal(out: Any, answer: Any, look: Any) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    problem = ""
+    with Live(console=out, auto_refresh=False, screen=True) as live:
+        while True:
+            moment = datetime.datetime.now().astimezone()
+            if answer is None:
+                shown: Any = Text(problem, style="red")
+            else:
+                shown = Group(Text(f"{moment:%H:%M:%S}  {_count(answer)}\n"), _peer_table(answer))
+            live.update(shown, refresh=True)
+            time.sleep(WATCH_INTERVAL)
+            answer, problem = look()
+
+
+@click.command()
+@click.argument("peer", required=False, shell_complete=_complete_peer)
+@shared
+@click.pass_obj
+def capabilities(session: Session, peer: str | None) -> None:
+    """What every node can do, or everything that one says of itself.
+
+    PEER is a name, a short ID, a peer ID, or the beginning of one of them.
+    """
+    if peer is not None:
+        answer = session.ask(f"capabilities/{quote(peer, safe='')}")
+        if session.json:
+            session.print_json(answer)
+        else:
+            _show_node(answer)
+        return
+    answer = session.ask("capabilities")
+    if session.json:
+        session.print_json(answer)
+        return
+    from bzzz.cli.text import ago, show, table
+
+    rows = [
+        (
+            (node.get("name") or "?") + (" (this node)" if node["self"] else ""),
+            node["short_id"],
+            _busy(node),
+            "" if node["self"] else ago(node.get("received")) or "never",
+            node.get("summary"),
+        )
+        for node in answer["nodes"]
+    ]
+    show(table(("name", "id", "work", "heard", "can do"), rows))
+
+
+def _busy(node: Mapping[str, Any]) -> str:
+    said = node.get("availability")
+    if not said:
+        return ""
+    return f"{said['status']}, {said['current_tasks']}/{said['max_tasks']}"
+
+
+def _show_node(node: Mapping[str, Any]) -> None:
+    """Everything that a node says of itself, a line for each thing."""
+    from bzzz.cli.text import ago, show, table
+
+    rows: list[tuple[str, object]] = [
+        ("name", node.get("name")),
+        ("peer id", node["peer_id"]),
+        ("can do", node.get("summary")),
+        ("work", _busy(node)),
+        ("heard", "this node" if node["self"] else ago(node.get("received")) or "never"),
+    ]
+    for key, value in (node.get("capabilities") or {}).items():
+        if key not in {"node_id", "name"}:
+            rows += _flat(key, value)
+    show(table(("", ""), [row for row in rows if row[1] not in (None, "")], head=False))
+
+
+def _flat(key: str, value: object) -> list[tuple[str, object]]:
+    """A nested value as lines ``resources.memory_bytes  33000000000``."""
+    if isinstance(value, dict):
+        return [row for name, inner in value.items() for row in _flat(f"{key}.{name}", inner)]
+    if isinstance(value, list):
+        if any(isinstance(item, dict) for item in value):
+            return [row for n, item in enumerate(value) for row in _flat(f"{key}.{n}", item)]
+        return [(key, ", ".join(str(item) for item in value))]
+    return [(key, value)]
+
+
+@click.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="How many of the events that the node remembers.",
+)
+@shared
+@click.pass_obj
+def events(session: Session, follow: bool, lines: int) -> None:
+    """What happened: links that came and went, and every message.
+
+    With --json an event is a line, and has what the message said as "document".
+    """
+    what = f"events?recent={lines}" + ("&follow=1" if follow else "")
+    from bzzz.cli.text import as_json
+
+    try:
+        for line in session.lines(what, follow=follow):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # the rest of a line, cut off by the end of the node
+            click.echo(as_json(event, line=True) if session.json else _event_line(event))
+    except KeyboardInterrupt:
+        return  # this is how following ends
+    if follow:
+        raise NobodyAnswers("The node has stopped.")
+
+
+def _event_line(event: Mapping[str, Any]) -> str:
+    """``01:02:03 connected walnut (aXgZfP) address=/ip4/192.0.2.1/tcp/4001``."""
+    from bzzz.cli.text import safe
+
+    try:
+        moment = datetime.datetime.fromisoformat(str(event.get("time"))).astimezone()
+        parts = [f"{moment:%H:%M:%S}"]
+    except ValueError:
+        parts = [str(event.get("time"))]
+    parts.append(str(event.get("event")))
+    peer = event.get("peer_id")
+    if peer:
+        parts.append(f"{event.get('name') or '?'} ({str(peer)[-6:]})")
+    elif event.get("name"):
+        parts.append(str(event["name"]))
+    for key, value in event.items():
+        if key in EVENT_HEAD or value in (None, "", []):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        parts.append(f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text else text}")
+    return safe(" ".join(parts))
