@@ -26,11 +26,13 @@ from typing import Any
 from klein import Klein
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException
+from zope.interface import implementer
 
 from bzzz.errors import BzzzError
 from bzzz.web.resolve import Ambiguous, NoSuchPeer, resolve
@@ -46,6 +48,10 @@ MAX_FOLLOWERS = 8
 
 # Seconds that a connection without a request is kept open.
 IDLE_TIMEOUT = 60
+
+
+# Seconds without accepting after the system refused to.
+ACCEPT_PAUSE = 1.0
 
 
 class _Refusal(Exception):
@@ -220,28 +226,80 @@ class _QuietSite(Site):
 class ControlServer(Service):
     """Answers on the control socket while it runs, and removes it in the end.
 
-    :param reactor: provides IReactorSocket and IReactorTime.
+    It accepts by itself because Twisted's port for UNIX sockets opens the file to everybody at
+    first, and never ends stopping where somebody has removed it, as a logout does.
+
+    :param reactor: provides IReactorFDSet, IReactorSocket and IReactorTime.
     """
+
+    _log = Logger()
 
     def __init__(self, reactor: Any, control: ControlSocket, api: ControlApi) -> None:
         self._reactor = reactor
         self._control = control
         self._api = api
-        self._port: Any = None
+        self._acceptor: _Acceptor | None = None
 
     def startService(self) -> None:
         super().startService()
-        self._port = self._reactor.adoptStreamPort(
-            self._control.socket.fileno(), socket.AF_UNIX, self._api.site(self._reactor)
+        self._acceptor = _Acceptor(
+            self._reactor, self._control.socket, self._api.site(self._reactor)
         )
+        self._acceptor.start()
 
     def stopService(self) -> None:
         super().stopService()
         self._api.close()
-        if self._port is not None:
-            # Not stopListening(): it removes the path, and never ends where that is gone already,
-            # as after a logout that took $XDG_RUNTIME_DIR with it.
-            self._port.stopReading()
-            self._port.socket.close()
-            self._port = None
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            self._acceptor = None
         self._control.close()
+
+
+@implementer(IReadDescriptor)
+class _Acceptor:
+    """Takes connections from a listening socket and gives them to a factory."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, listening: socket.socket, factory: Site) -> None:
+        self._reactor = reactor
+        self._socket = listening
+        self._factory = factory
+        self._pause: IDelayedCall | None = None
+
+    def start(self) -> None:
+        self._pause = None
+        self._reactor.addReader(self)
+
+    def stop(self) -> None:
+        self._reactor.removeReader(self)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def doRead(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it left again
+        except OSError as error:
+            # Mostly no file descriptor left. The connection stays in the kernel's queue, and asking
+            # for it again at once would keep the node busy with nothing else.
+            self._log.error("The control socket cannot accept: {error}", error=error)
+            self._reactor.removeReader(self)
+            self._pause = self._reactor.callLater(ACCEPT_PAUSE, self.start)
+            return
+        with connection:
+            # Twisted makes its own copy of the descriptor.
+            connection.setblocking(False)
+            self._reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, self._factory)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def connectionLost(self, reason: Failure) -> None:
+        pass  # the reactor ends
+
+    def logPrefix(self) -> str:
+        return "control socket"

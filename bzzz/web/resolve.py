@@ -1,4 +1,4 @@
-"""Which node somebody means by a name, a short ID, a peer ID or the beginning of one."""
+"""Which node somebody means by a name, a short ID, a peer ID, or the beginning of one of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ambiguous(Exception):
 
 
 def resolve(text: str, nodes: Sequence[N]) -> N:
-    """The one node that is meant. A name wins over a short ID, that over the beginning of an ID.
+    """The one node that is meant. A name wins over a short ID, that over a beginning.
 
     :raises NoSuchPeer: there is none.
     :raises Ambiguous: there are several.
@@ -46,6 +46,7 @@ def resolve(text: str, nodes: Sequence[N]) -> N:
         or [node for node in nodes if node.name == text]
         or [node for node in nodes if node.short_id == text]
         or [node for node in nodes if text and node.peer_id.startswith((text, COMMON + text))]
+        or [node for node in nodes if text and node.name and node.name.startswith(text)]
     )
     if not found:
         known = ", ".join(sorted(node.name or node.short_id for node in nodes)[:10])

@@ -105,8 +105,8 @@ class ControlApiTests(SynchronousTestCase):
         self.assertEqual([node["self"] for node in nodes], [True, False])
 
     def test_capabilities_of_one(self) -> None:
-        """A node is found by its name, its short ID, its ID or the beginning of it."""
-        for text in ("ironwood", IRONWOOD[-6:], IRONWOOD, IRONWOOD[:12], IRONWOOD[8:12]):
+        """A node is found by its name, its short ID, its ID or a beginning."""
+        for text in ("ironwood", IRONWOOD[-6:], IRONWOOD, IRONWOOD[:12], IRONWOOD[8:12], "iro"):
             answer = self.get(f"/v1/capabilities/{text}")
             self.assertEqual(answer.json()["peer_id"], IRONWOOD)
             self.assertEqual(answer.json()["capabilities"]["labels"], {"rack": "a3"})

@@ -13,10 +13,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from bzzz.errors import StateDirectoryError
+from bzzz.web import api
 from bzzz.web.api import ControlApi, ControlServer
 from bzzz.web.socket import ControlSocket, bind_control_socket, pid_behind
 from tests.web.fakes import FakeNode
@@ -134,6 +136,7 @@ class ControlServerTests(TestCase):
     async def test_answers(self) -> None:
         """It answers while it runs, and leaves nothing behind."""
         server = self.server()
+        self.assertEqual((self.path / "control.sock").stat().st_mode & 0o777, 0o600)
         self.assertIn(b'"name":"walnut"', await self.ask())
         server.stopService()
         self.assertEqual(os.listdir(self.path), [])
@@ -144,6 +147,34 @@ class ControlServerTests(TestCase):
         server = self.server()
         self.assertIn(b'"name":"walnut"', await self.ask())
         server.stopService()
+
+    def test_cannot_accept(self) -> None:
+        """A system without descriptors for the node is asked again later, not in a busy loop."""
+
+        class Full:
+            def accept(self) -> None:
+                raise OSError(24, "Too many open files")
+
+            def fileno(self) -> int:
+                return 99
+
+        class FakeReactor(Clock):
+            def __init__(self) -> None:
+                super().__init__()
+                self.readers: set[object] = set()
+                self.addReader = self.readers.add
+                self.removeReader = self.readers.discard
+
+        fake = FakeReactor()
+        acceptor = api._Acceptor(fake, Full(), None)  # type: ignore[arg-type]
+        acceptor.start()
+        acceptor.doRead()
+        self.assertEqual(fake.readers, set())
+        fake.advance(api.ACCEPT_PAUSE)
+        self.assertEqual(fake.readers, {acceptor})
+        acceptor.doRead()
+        acceptor.stop()
+        self.assertEqual((fake.readers, fake.getDelayedCalls()), (set(), []))
 
     def test_directory_removed(self) -> None:
         """It stops also when the directory was removed meanwhile, as at a logout."""
