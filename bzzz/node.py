@@ -49,7 +49,7 @@ from bzzz.web.schema import Finding
 from bzzz.web.socket import ControlSocket
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["NodeService", "choose_port", "make_node"]
+__all__ = ["NodeService", "choose_ports", "make_node"]
 
 # Ports for listening, as the guide of the running cluster has them.
 PORTS = range(32768, 65536)
@@ -61,10 +61,12 @@ PORT_TRIES = 50
 EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
-def choose_port(rng: random.Random, ephemeral: range) -> int:
-    """A port for listening, outside the kernel's range for outgoing connections if that can be."""
-    outside = [port for port in PORTS if port not in ephemeral]
-    return rng.choice(outside or PORTS)
+def choose_ports(rng: random.Random, ephemeral: range) -> list[int]:
+    """Ports to try, outside the kernel's range for outgoing connections if that can be."""
+    below = range(PORTS.start, max(PORTS.start, min(ephemeral.start, PORTS.stop)))
+    above = range(min(max(ephemeral.stop, PORTS.start), PORTS.stop), PORTS.stop)
+    outside = [*below, *above] if ephemeral else list(PORTS)
+    return rng.sample(outside or list(PORTS), min(PORT_TRIES, len(outside or PORTS)))
 
 
 def ephemeral_ports() -> range:
@@ -256,8 +258,7 @@ class NodeService(Service):
         remembered = self._state.listen_port
         candidates = [port for port in (self._config.listen_port, remembered) if port]
         first = candidates[0] if candidates else None
-        ephemeral = ephemeral_ports()
-        candidates += [choose_port(self._random, ephemeral) for _ in range(PORT_TRIES)]
+        candidates += choose_ports(self._random, ephemeral_ports())
         problem: CannotListenError | None = None
         for port in dict.fromkeys(candidates):
             try:
