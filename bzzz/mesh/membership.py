@@ -182,7 +182,6 @@ class Membership:
     def stop(self) -> None:
         """Dial no more."""
         self._stopped = True
-        self._queue.clear()
         self._cancel(self._alone_timer)
         for member in self.members.values():
             self._unplan(member)

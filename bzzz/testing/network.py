@@ -1,281 +1,85 @@
-"""An in-memory network: hosts, byte streams between them as TCP has it, and multicast.
+"""An in-memory network: hosts, byte streams between them as TCP has it, and what goes wrong.
 
 Enters: listens, connects and writes of the nodes, and faults. Leaves: the same bytes in the same
 order at the other end, later. What is modelled, and how:
 
 ============== =====================================================================================
-latency        a base and a jitter, drawn for each batch; a connection never reorders
-loss           a lost batch comes one retransmission timeout later (:data:`RETRANSMISSION`), doubled
-               while it is lost again
-partition      batches wait where they are, and go on after a retransmission timeout when it heals
-kill           a process dies and its kernel closes the sockets: the others see resets
-vanish         a machine dies: nothing is heard of it, what is sent to it is lost; once it is up
+latency        a base and a jitter, drawn for each batch, and more for a slow host; a connection
+               never reorders
+bandwidth      of each host's uplink, if set
+loss           a lost batch comes one retransmission timeout later, doubled while it is lost again;
+               a lost reset never comes
+partition      what is under way waits, and goes on when TCP next sends again after it has healed,
+               which is the later the longer it lasted; after 15 minutes the connection ends
+kill           a process dies and its kernel closes the sockets
+vanish         a machine dies: nothing is heard of it, and what is sent to it waits; once it is up
                again its kernel resets connections that it does not know
-backpressure   a sender with more than :data:`BUFFER` under way has its producer paused
-multicast      an announcement reaches each host that is up, connected and not excluded, once, or is
-               lost
+move           a host has another address: connections of the old one hear nothing any more
+stall          a process that gets no CPU: its kernel goes on for it (see :class:`NodeClock`)
+backpressure   a receiver that does not read stops its sender (see :mod:`bzzz.testing.transport`)
 ============== =====================================================================================
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import (
     CannotListenError,
-    ConnectionDone,
-    ConnectionLost,
+    ConnectBindError,
+    ConnectingCancelledError,
     ConnectionRefusedError,
+    NoProtocol,
     TimeoutError,
 )
 from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bzzz.net.interfaces import INetwork, Randomness
 from bzzz.testing.clock import NodeClock, SimCall, SimReactor
+from bzzz.testing.pipe import RETRANSMISSION, Pipe
+from bzzz.testing.transport import SimTransport
 
 __all__ = ["Host", "SimNetwork"]
 
-# TCP's first retransmission timeout on a LAN, in seconds (Linux: TCP_RTO_MIN).
-RETRANSMISSION = 0.2
-
-# Bytes under way in one direction before its sender is paused: Twisted's buffer and a socket's.
-BUFFER = 65536 + 262144
-
 # The range that the kernel gives to outgoing connections.
-FIRST_EPHEMERAL = 32768
+EPHEMERAL = range(32768, 61000)
 
-_FIN, _RST = object(), object()
+# A connection attempt that is not answered is repeated after so many seconds, doubled each time
+# (RFC 6298, section 2).
+SYN_RETRANSMISSION = 1.0
 
-
-class _Pipe:
-    """One direction of a connection: what is under way, in order."""
-
-    __slots__ = ("_call", "_network", "_source", "_target", "size", "under_way")
-
-    def __init__(self, network: SimNetwork, source: SimTransport, target: SimTransport) -> None:
-        self._network = network
-        self._source = source
-        self._target = target
-        self._call: SimCall | None = None
-        self.under_way: deque[tuple[float, Any]] = deque()
-        self.size = 0
-
-    def send(self, what: Any) -> None:
-        network = self._network
-        source, target = self._source.host, self._target.host
-        now = network.reactor.now
-        due = now + network.delay(source, target)
-        if self.under_way and self.under_way[-1][0] > due:
-            due = self.under_way[-1][0]
-        self.under_way.append((due, what))
-        if isinstance(what, bytes):
-            self.size += len(what)
-        if self._call is None:
-            self._call = network.reactor.call_at(None, due, self._arrive)
-
-    def _arrive(self) -> None:
-        self._call = None
-        network = self._network
-        source, target = self._source.host, self._target.host
-        if source.down or target.down:
-            # A machine that is off neither sends again nor acknowledges.
-            if source.down:
-                self.under_way.clear()
-                return
-            self._again(RETRANSMISSION * 4)
-            return
-        if network.is_cut(source, target):
-            self._again(RETRANSMISSION)
-            return
-        now = network.reactor.now
-        while self.under_way and self.under_way[0][0] <= now:
-            _, what = self.under_way.popleft()
-            if isinstance(what, bytes):
-                self.size -= len(what)
-            self._target.arrived(what)
-        if self.under_way:
-            self._call = network.reactor.call_at(None, self.under_way[0][0], self._arrive)
-        self._source.sent()
-
-    def _again(self, delay: float) -> None:
-        reactor = self._network.reactor
-        jitter = 0.5 + self._network.random.random()
-        self._call = reactor.call_at(None, reactor.now + delay * jitter, self._arrive)
-
-
-class SimTransport:
-    """One end of a connection. What :class:`~twisted.internet.interfaces.ITCPTransport` has."""
-
-    def __init__(
-        self, network: SimNetwork, host: Host, address: tuple[str, int], peer: tuple[str, int]
-    ) -> None:
-        self.host = host
-        self.clock = host.clock
-        self.protocol: Any = None
-        self.disconnecting = False
-        self._network = network
-        self._address = address
-        self._peer = peer
-        self._out: _Pipe | None = None
-        self._other: SimTransport | None = None
-        self._batch: list[bytes] = []
-        self._flush_call: SimCall | None = None
-        self._producer: Any = None
-        self._producer_paused = False
-        self._closed = False
-        self._fin_sent = False
-        self._reading = True
-        self._held: list[Any] = []
-        host.transports[self] = None
-
-    def connect_to(self, other: SimTransport) -> None:
-        """``other`` is the far end."""
-        self._other = other
-        self._out = _Pipe(self._network, self, other)
-
-    # -- ITransport and friends
-
-    def write(self, data: bytes) -> None:
-        """Send ``data``."""
-        if data and not self._closed and not self._fin_sent:
-            self._batch.append(bytes(data))
-            if self._flush_call is None:
-                # What is written in one turn of the reactor goes out together.
-                reactor = self._network.reactor
-                self._flush_call = reactor.call_at(self.clock, reactor.now, self._flush)
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Send the pieces."""
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:
-        """Close once everything written is sent."""
-        if not self.disconnecting and not self._closed:
-            self.disconnecting = True
-            reactor = self._network.reactor
-            reactor.call_at(self.clock, reactor.now, self._close)
-
-    def abortConnection(self) -> None:
-        """Close at once."""
-        if not self._closed and self._out is not None:
-            self._batch.clear()
-            self._out.send(_RST)
-            reactor = self._network.reactor
-            reactor.call_at(self.clock, reactor.now, self._lost, (ConnectionLost(),))
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Pause and resume ``producer``."""
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        """Pause nobody any more."""
-        self._producer = None
-
-    def pauseProducing(self) -> None:
-        """Deliver nothing."""
-        self._reading = False
-
-    def resumeProducing(self) -> None:
-        """Deliver what has waited."""
-        self._reading = True
-        held, self._held = self._held, []
-        for what in held:
-            self.arrived(what)
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """Nothing is delayed here."""
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """There is no keep-alive here."""
-
-    def getHost(self) -> IPv4Address:
-        """This end."""
-        return IPv4Address("TCP", *self._address)
-
-    def getPeer(self) -> IPv4Address:
-        """The other end."""
-        return IPv4Address("TCP", *self._peer)
-
-    # -- the network
-
-    def arrived(self, what: Any) -> None:
-        """The pipe brings data, the end, or a reset."""
-        if self._closed or self.clock.crashed:
-            # Closed, or of a process that is no more: the kernel answers with a reset.
-            if what is not _RST and self._other is not None and self._out is not None:
-                self._out.send(_RST)
-            return
-        if not self._reading:
-            self._held.append(what)
-        elif what is _FIN:
-            self._flush()
-            if self._out is not None and not self._fin_sent:
-                self._fin_sent = True
-                self._out.send(_FIN)
-            self._lost(ConnectionDone())
-        elif what is _RST:
-            self._lost(ConnectionLost())
-        else:
-            self.protocol.dataReceived(what)
-
-    def sent(self) -> None:
-        """Something has arrived at the far end, so there is room again."""
-        if self._producer_paused and self._out is not None and self._out.size < BUFFER // 2:
-            self._producer_paused = False
-            if self._producer is not None and not self._closed and not self.clock.crashed:
-                self._producer.resumeProducing()
-
-    def killed(self) -> None:
-        """The process is gone and its kernel closes the connection."""
-        self._closed = True
-        if self._out is not None:
-            self._out.send(_RST)
-
-    def _flush(self) -> None:
-        self._flush_call = None
-        if self._batch and self._out is not None and not self._closed:
-            data = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
-            self._batch.clear()
-            self._out.send(data)
-            if self._out.size > BUFFER and self._producer is not None and not self._producer_paused:
-                self._producer_paused = True
-                self._producer.pauseProducing()
-
-    def _close(self) -> None:
-        self._flush()
-        if self._out is not None and not self._fin_sent and not self._closed:
-            self._fin_sent = True
-            self._out.send(_FIN)
-
-    def _lost(self, reason: Exception) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self.host.transports.pop(self, None)
-        self.protocol.connectionLost(Failure(reason))
+# Addresses that mean every address of the host.
+ANY = ("", "0.0.0.0")
 
 
 class Host:
     """A machine of the simulation.
 
+    :ivar address: its IP address.
     :ivar clock: of the process that runs on it; another one after a restart.
     :ivar down: whether the machine itself is off.
+    :ivar slowness: seconds that are added to the latency of whatever it sends or receives.
+    :ivar listeners: the port of each listening socket.
     """
 
     def __init__(self, network: SimNetwork, address: str, clock: NodeClock) -> None:
         self.address = address
         self.clock = clock
         self.down = False
+        self.slowness = 0.0
         self.network = network
-        self.listeners: dict[int, IProtocolFactory] = {}
+        self.listeners: dict[int, _Listening] = {}
         self.transports: dict[SimTransport, None] = {}
-        self.next_port = FIRST_EPHEMERAL
+        self.uplink_free = 0.0
+        self._outgoing: set[int] = set()
+        self._next_port = EPHEMERAL.start
+
+    def __repr__(self) -> str:
+        return f"<Host {self.address}{' down' if self.down else ''}>"
 
     def kill(self) -> None:
         """The process dies; the kernel closes its sockets."""
@@ -283,68 +87,240 @@ class Host:
         self.listeners.clear()
         for transport in list(self.transports):
             transport.killed()
-        self.transports.clear()
+        self._outgoing.clear()
 
     def vanish(self) -> None:
         """The machine dies, and nobody is told."""
         self.clock.crashed = True
         self.down = True
         self.listeners.clear()
+        for transport in self.transports:
+            transport.vanished()
         self.transports.clear()
+        self._outgoing.clear()
 
     def restart(self, clock: NodeClock) -> None:
         """The machine is up, and a new process with this clock runs on it."""
         self.down = False
         self.clock = clock
+        self.network.changed()
+
+    def move(self) -> str:
+        """The machine has another address from now on; what listens on the old one is lost."""
+        network = self.network
+        for transport in self.transports:
+            transport.out.severed = transport.incoming.severed = True
+        self.listeners = {
+            port: listening for port, listening in self.listeners.items() if listening.host in ANY
+        }
+        del network.hosts[self.address]
+        self.address = network.free_address()
+        network.hosts[self.address] = self
+        return self.address
+
+    def free_port(self) -> int | None:
+        """A port for an outgoing connection or a listening socket; None if all are taken."""
+        for _ in EPHEMERAL:
+            port = self._next_port
+            self._next_port = port + 1 if port + 1 in EPHEMERAL else EPHEMERAL.start
+            if port not in self._outgoing and port not in self.listeners:
+                return port
+        return None
+
+    def take_port(self, port: int) -> None:
+        """An outgoing connection has this port."""
+        self._outgoing.add(port)
+
+    def forget_port(self, port: int) -> None:
+        """An outgoing connection has it no more."""
+        self._outgoing.discard(port)
+
+    def forget(self, transport: SimTransport) -> None:
+        """This end of a connection is closed."""
+        self.transports.pop(transport, None)
+        if transport.outgoing:
+            self._outgoing.discard(transport.address[1])
+
+    def listening_on(self, address: str, port: int) -> _Listening | None:
+        """Who takes connections there."""
+        listening = self.listeners.get(port)
+        if listening is None or (listening.host not in ANY and listening.host != address):
+            return None
+        return listening
 
 
 @implementer(IListeningPort)
 class _Listening:
-    def __init__(self, host: Host, port: int) -> None:
-        self._host = host
+    """A listening socket."""
+
+    def __init__(self, at: Host, host: str, port: int, factory: IProtocolFactory) -> None:
+        self.host = host
+        self.factory = factory
+        self._at = at
         self._port = port
 
     def startListening(self) -> None:
         """It listens already."""
 
     def stopListening(self) -> Deferred[None]:
-        self._host.listeners.pop(self._port, None)
+        """Listen no more."""
+        if self._at.listeners.get(self._port) is self:
+            del self._at.listeners[self._port]
+            self.factory.doStop()
         return succeed(None)
 
     def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", self._host.address, self._port)
+        """Where it listens."""
+        return IPv4Address("TCP", self.host, self._port)
 
 
 @implementer(INetwork)
 class _HostNetwork:
-    """The network as one host sees it."""
+    """The network as one process sees it."""
 
     def __init__(self, network: SimNetwork, host: Host) -> None:
         self._network = network
         self._host = host
 
     def listen(self, host: str, port: int, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        if host not in (self._host.address, "0.0.0.0"):
+        """See :meth:`INetwork.listen`."""
+        here = self._host
+        if host not in ANY and host != here.address:
             return fail(CannotListenError(host, port, OSError("not an address of this host")))
-        actual = port or self._host.next_port
-        self._host.next_port += 1
-        if actual in self._host.listeners:
-            return fail(CannotListenError(host, port, OSError("address in use")))
-        self._host.listeners[actual] = factory
-        return succeed(_Listening(self._host, actual))
+        actual = port or here.free_port()
+        if actual is None or actual in here.listeners:
+            return fail(CannotListenError(host, port, OSError("address already in use")))
+        listening = here.listeners[actual] = _Listening(here, host, actual, factory)
+        factory.doStart()
+        return succeed(listening)
 
     def connect(
         self, host: str, port: int, factory: IProtocolFactory, timeout: float, bind_host: str | None
     ) -> Deferred[IProtocol]:
-        return self._network.connect(self._host, host, port, factory, timeout)
+        """See :meth:`INetwork.connect`."""
+        here = self._host
+        own = here.free_port()
+        if own is None or (bind_host is not None and bind_host not in (*ANY, here.address)):
+            return fail(ConnectBindError(None, "cannot assign requested address"))
+        return _Connecting(self._network, here, own, (host, port), factory, timeout).result
+
+
+class _Connecting:
+    """A connection attempt, as TCP makes it: one round trip, refused, or no answer."""
+
+    def __init__(
+        self,
+        network: SimNetwork,
+        source: Host,
+        own_port: int,
+        address: tuple[str, int],
+        factory: IProtocolFactory,
+        timeout: float,
+    ) -> None:
+        self.result: Deferred[IProtocol] = Deferred(self._cancelled)
+        self._network = network
+        self._source = source
+        self._clock = source.clock
+        self._here = (source.address, own_port)
+        self._address = address
+        self._factory = factory
+        self._again_after = SYN_RETRANSMISSION
+        self._step: SimCall | None = None
+        source.take_port(own_port)
+        self._timer = source.clock.callLater(timeout, self._failed, TimeoutError())
+        self._send()
+
+    def _send(self) -> None:
+        """Send the SYN; it is on its way when nothing stops it."""
+        target = self._network.hosts.get(self._address[0])
+        if target is None or self._lost(self._source, target):
+            self._later(self._again_after, self._send)
+            self._again_after *= 2
+        else:
+            self._later(self._network.travel(self._source, target), self._arrives, target)
+
+    def _arrives(self, target: Host) -> None:
+        network = self._network
+        if self._lost(target, self._source):
+            # Its answer is lost, so that the attempt is repeated.
+            self._later(self._again_after, self._send)
+            self._again_after *= 2
+            return
+        back = network.travel(target, self._source)
+        if target.listening_on(*self._address) is None:
+            self._later(back, self._failed, ConnectionRefusedError())
+        else:
+            self._later(back, self._established, target)
+
+    def _established(self, target: Host) -> None:
+        self._end()
+        peer = IPv4Address("TCP", *self._address)
+        try:
+            protocol = self._factory.buildProtocol(peer)
+        except Exception:  # noqa: BLE001 - whatever it is, it is the caller's
+            self._source.forget_port(self._here[1])
+            self.result.errback()
+            return
+        if protocol is None:
+            self._source.forget_port(self._here[1])
+            self.result.errback(NoProtocol())
+            return
+        near = SimTransport(self._network, self._source, self._here, self._address)
+        far = SimTransport(self._network, target, self._address, self._here, _accept)
+        near.join(far)
+        if target.down:
+            far.vanished()
+        near.connect(protocol)
+        self.result.callback(protocol)
+
+    def _failed(self, error: Exception) -> None:
+        self._end()
+        self._source.forget_port(self._here[1])
+        self.result.errback(error)
+
+    def _cancelled(self, result: Deferred[IProtocol]) -> None:
+        self._end()
+        self._source.forget_port(self._here[1])
+        result.errback(ConnectingCancelledError(IPv4Address("TCP", *self._address)))
+
+    def _end(self) -> None:
+        for call in (self._timer, self._step):
+            if call is not None and call.active():
+                call.cancel()
+
+    def _later(self, delay: float, call: Any, *arguments: object) -> None:
+        reactor = self._network.reactor
+        self._step = reactor.call_at(self._clock, reactor.now + delay, call, arguments)
+
+    def _lost(self, source: Host, target: Host) -> bool:
+        network = self._network
+        return network.is_blocked(source, target) or (
+            network.loss > 0 and network.random.random() < network.loss
+        )
+
+
+def _accept(end: SimTransport) -> None:
+    """A connection is there whose far end dialled: the kernel hands it to whoever listens."""
+    listening = end.host.listening_on(*end.address)
+    if listening is None:
+        end.refuse()
+        return
+    end.clock = end.host.clock
+    protocol = listening.factory.buildProtocol(IPv4Address("TCP", *end.peer))
+    if protocol is None:
+        end.refuse()
+    else:
+        end.connect(protocol)
 
 
 class SimNetwork:
-    """All hosts.
+    """All hosts, and the state of the paths between them.
 
     :param latency: least seconds from one host to another.
     :param jitter: seconds that may be added to it.
     :param loss: probability that a batch, a connection attempt or an announcement is lost.
+    :param bandwidth: of each host's uplink, in bytes per second; None for no limit.
+    :ivar stalled: the directions of connections that wait for their path to be free again.
     """
 
     def __init__(
@@ -354,119 +330,95 @@ class SimNetwork:
         latency: float = 0.0002,
         jitter: float = 0.0003,
         loss: float = 0.0,
+        bandwidth: float | None = None,
     ) -> None:
         self.reactor = reactor
         self.random = random
         self.latency = latency
         self.jitter = jitter
         self.loss = loss
+        self.bandwidth = bandwidth
         self.hosts: dict[str, Host] = {}
-        self._groups: dict[str, int] = {}
+        self.stalled: dict[Pipe, None] = {}
+        self._groups: dict[Host, int] = {}
+        self._cuts: set[tuple[Host, Host]] = set()
+        self._addresses = 0
 
     def add_host(self, clock: NodeClock) -> Host:
         """A host with an address of its own."""
-        number = len(self.hosts) + 1
-        address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        address = self.free_address()
         host = self.hosts[address] = Host(self, address, clock)
         return host
 
+    def free_address(self) -> str:
+        """An address that no host has or had."""
+        self._addresses += 1
+        number = self._addresses
+        return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+
     def of(self, host: Host) -> INetwork:
-        """The network as ``host`` sees it."""
+        """The network as the process on ``host`` sees it."""
         return _HostNetwork(self, host)
 
+    # -- faults
+
     def partition(self, groups: Iterable[Iterable[Host]]) -> None:
-        """Hosts of different groups cannot reach each other; hosts in none are in a group."""
-        self._groups = {
-            host.address: number for number, group in enumerate(groups, 1) for host in group
-        }
+        """Hosts of different groups cannot reach each other; hosts in none are in one together."""
+        self._groups = {host: number for number, group in enumerate(groups, 1) for host in group}
+        self.changed()
+
+    def cut(self, source: Host, target: Host) -> None:
+        """Nothing that ``source`` sends gets to ``target``; the other way is another cut."""
+        self._cuts.add((source, target))
+
+    def mend(self, source: Host, target: Host) -> None:
+        """Take back one cut."""
+        self._cuts.discard((source, target))
+        self.changed()
 
     def heal(self) -> None:
         """Everybody can reach everybody."""
         self._groups = {}
+        self._cuts.clear()
+        self.changed()
 
-    def is_cut(self, one: Host, other: Host) -> bool:
-        """Whether a partition is between the two."""
+    def changed(self) -> None:
+        """Paths may be free that were not."""
+        for pipe in list(self.stalled):
+            if not self.is_blocked(pipe.source.host, pipe.target.host) and not pipe.severed:
+                pipe.unstall()
+
+    # -- paths
+
+    def is_cut(self, source: Host, target: Host) -> bool:
+        """Whether the network lets nothing through from one to the other."""
         groups = self._groups
-        return bool(groups) and groups.get(one.address, 0) != groups.get(other.address, 0)
+        if groups and groups.get(source, 0) != groups.get(target, 0):
+            return True
+        return bool(self._cuts) and (source, target) in self._cuts
 
-    def delay(self, source: Host, target: Host) -> float:
-        """Seconds that a batch takes, with what its losses cost."""
+    def is_blocked(self, source: Host, target: Host) -> bool:
+        """Whether nothing gets from one to the other, be it the path or one of them."""
+        if source.down or target.down:
+            return True
+        if not self._groups and not self._cuts:
+            return False
+        return self.is_cut(source, target)
+
+    def travel(self, source: Host, target: Host) -> float:
+        """Seconds that a packet takes that is not lost."""
+        return self.latency + self.jitter * self.random.random() + source.slowness + target.slowness
+
+    def arrival(self, source: Host, target: Host, size: int) -> float:
+        """When so many bytes arrive that are sent now, with what losses cost."""
         random = self.random.random
-        delay = self.latency + self.jitter * random()
-        again = RETRANSMISSION
-        while self.loss and random() < self.loss:
-            delay += again
-            again *= 2
-        return delay
-
-    def connect(
-        self, source: Host, address: str, port: int, factory: IProtocolFactory, timeout: float
-    ) -> Deferred[IProtocol]:
-        """A connection attempt, as TCP makes it: one round trip, refused, or no answer."""
-        clock = source.clock
-        reactor = self.reactor
-        timer: list[SimCall] = []
-
-        def cancelled(_: object) -> None:
-            for call in timer:
-                if call.active():
-                    call.cancel()
-
-        result: Deferred[IProtocol] = Deferred(cancelled)
-
-        def settle(what: Callable[[], None]) -> None:
-            if not result.called:
-                cancelled(None)
-                what()
-
-        def syn_arrives() -> None:
-            if result.called or clock.crashed or source.down:
-                return
-            target = self.hosts.get(address)
-            if target is None or target.down or self.is_cut(source, target):
-                timer.append(reactor.call_at(clock, reactor.now + 1.0, syn_arrives))
-                return
-            back = reactor.now + self.delay(target, source)
-            listening = target.listeners.get(port)
-            if listening is None:
-                timer.append(
-                    reactor.call_at(
-                        clock, back, settle, (lambda: result.errback(ConnectionRefusedError()),)
-                    )
-                )
-                return
-            timer.append(reactor.call_at(clock, back, settle, (lambda: established(target),)))
-
-        def established(target: Host) -> None:
-            listening = target.listeners.get(port)
-            if listening is None or target.down:
-                result.errback(ConnectionRefusedError())
-                return
-            source.next_port += 1
-            here = (source.address, source.next_port)
-            near = SimTransport(self, source, here, (address, port))
-            far = SimTransport(self, target, (address, port), here)
-            near.connect_to(far)
-            far.connect_to(near)
-            protocol = factory.buildProtocol(near.getPeer())
-            accepted = listening.buildProtocol(far.getPeer())
-            if protocol is None or accepted is None:
-                result.errback(ConnectionRefusedError())
-                return
-            near.protocol, far.protocol = protocol, accepted
-            accepted.makeConnection(far)  # type: ignore[arg-type]  # has what is used of it
-            protocol.makeConnection(near)  # type: ignore[arg-type]  # has what is used of it
-            result.callback(protocol)
-
-        timer.append(
-            reactor.call_at(
-                clock,
-                reactor.now + timeout,
-                settle,
-                (lambda: result.errback(TimeoutError()),),
-            )
-        )
-        there = self.hosts.get(address)
-        first = self.delay(source, there) if there is not None else self.latency
-        timer.append(reactor.call_at(clock, reactor.now + first, syn_arrives))
-        return result
+        due = self.reactor.now
+        if self.bandwidth is not None:
+            due = source.uplink_free = max(due, source.uplink_free) + size / self.bandwidth
+        due += self.latency + self.jitter * random() + source.slowness + target.slowness
+        if self.loss:
+            again = RETRANSMISSION
+            while random() < self.loss:
+                due += again
+                again *= 2
+        return due
