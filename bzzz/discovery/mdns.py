@@ -6,8 +6,8 @@ interface, in a thread with an asyncio loop of its own, which zeroconf needs; so
 reactor. What comes from there reaches the reactor only through ``call_from_thread``.
 
 mDNS often fails in real networks: another program holds the port, the access point drops multicast,
-an interface is not ready. Each is said once with its mend, tried again every 30 s, and nothing else
-of the node waits for it.
+an interface is not ready. Each is said once with its mend, tried again at most 30 s apart, and
+nothing else of the node waits for it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from bzzz.discovery.mdns_interface import MdnsInterface
 from bzzz.discovery.mdns_records import SERVICE, Announced, Heard
 from bzzz.discovery.network_interfaces import NetworkInterface
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.backoff import Backoff
 from bzzz.net.interfaces import Randomness
 from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["MdnsSource", "MdnsState"]
 
-# Seconds until an interface that did not work is tried again.
+# Seconds until an interface that did not work is tried again: at first soon, for an IPv6 address
+# takes 2 s to become usable.
+FIRST_RETRY = 3.0
 RETRY = 30.0
 
 # Seconds for goodbyes and for closing the sockets at the end.
@@ -201,18 +204,23 @@ class MdnsSource:
             return
         self._problems[interface] = what
         self._log.warn(
-            "mDNS does not work on {interface}: {what}. Mend: {mend}. Trying again every"
-            " {seconds:.0f} s",
+            "mDNS does not work on {interface}: {what}. Mend: {mend}. Trying again, at"
+            " most {seconds:.0f} s apart",
             interface=interface,
             what=what,
             mend=mend,
             seconds=RETRY,
         )
 
+    def worker_failed(self, what: str) -> None:
+        """A callback in the thread failed."""
+        self._log.error("Something in zeroconf failed: {what}", what=what)
+
     def worker_ended(self, failure: Failure | None) -> None:
         """The thread is about to end."""
         if failure is not None:
-            self._log.failure("The mDNS thread failed", failure)
+            self._log.failure("The mDNS thread failed; mDNS is off from now on", failure)
+            self._problems = dict.fromkeys(self._announced, "its thread failed")
         stopped, self._stopped = self._stopped, None
         if stopped is not None:
             stopped.callback(None)
@@ -249,6 +257,7 @@ class _Worker:
         self._were_running: frozenset[str] = frozenset()
         # When to try again those that do not work, and what they were last tried with.
         self._retry: dict[str, float] = {}
+        self._backoff: dict[str, Backoff] = {}
         self._tried: dict[str, Announced] = {}
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -293,6 +302,7 @@ class _Worker:
     async def _main(self) -> None:
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._failed)
         while not self._stopping:
             self._changed.clear()
             await self._reconcile()
@@ -313,8 +323,10 @@ class _Worker:
             [name for name, each in self.open.items() if wanted.get(name) != each.announced]
         )
         now = asyncio.get_running_loop().time()
-        for name in set(self._retry) - set(wanted):
-            del self._retry[name]
+        for name in set(self._tried) - set(wanted):
+            del self._tried[name]
+            self._retry.pop(name, None)
+            self._backoff.pop(name, None)
         for name, announced in wanted.items():
             interface = self.open.get(name)
             # Multicast may get through now: a cable that was pulled out is in again.
@@ -328,6 +340,7 @@ class _Worker:
             if interface is None:
                 await self._open_interface(announced)
             elif again:
+                await interface.repair()
                 interface.refresh()
 
     async def _open_interface(self, announced: Announced) -> None:
@@ -335,6 +348,8 @@ class _Worker:
         try:
             zeroconf = self._open_zeroconf(announced)
             await zeroconf.async_wait_for_start()
+            if not zeroconf.engine.senders:
+                raise OSError("it takes no multicast")
             mdns_interface.only_this_interface(zeroconf, announced)
         except Exception as error:  # noqa: BLE001 - told to people, tried again
             if zeroconf is not None:
@@ -360,6 +375,8 @@ class _Worker:
         )
         self.open[announced.interface] = interface
         interface.start()
+        if interface.incomplete:
+            self._try_again(announced.interface)
 
     async def _close(self, names: Iterable[str]) -> None:
         closing = [self.open.pop(name).close() for name in names]
@@ -372,6 +389,24 @@ class _Worker:
 
     def _own_addresses(self) -> Container[Multiaddr]:
         return {address for each in self._wanted.values() for address in each.addresses}
+
+    def _try_again(self, interface: str) -> None:
+        """Have :meth:`_reconcile` look at the interface again later."""
+        if self._loop is None or self._changed is None:
+            return
+        backoff = self._backoff.get(interface)
+        if backoff is None:
+            backoff = Backoff(FIRST_RETRY, cap=RETRY, random=self._random)
+            self._backoff[interface] = backoff
+        self._retry[interface] = self._loop.time() + backoff.next_delay()
+        # For the wait to get its limit.
+        self._changed.set()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something in a callback of zeroconf's failed; the loop goes on."""
+        self._call_from_thread(
+            self._source.worker_failed, str(context.get("exception") or context.get("message"))
+        )
 
     # -- as an Ear
 
@@ -389,12 +424,11 @@ class _Worker:
 
     def problem(self, interface: str, what: str, mend: str) -> None:
         """See :class:`~bzzz.discovery.mdns_interface.Ear`."""
-        if what and self._loop is not None and self._changed is not None:
-            self._retry[interface] = self._loop.time() + RETRY
-            # For the wait to get its limit.
-            self._changed.set()
-        elif not what:
+        if what:
+            self._try_again(interface)
+        elif interface not in self.open or not self.open[interface].incomplete:
             self._retry.pop(interface, None)
+            self._backoff.pop(interface, None)
         self._call_from_thread(self._source.worker_problem, interface, what, mend)
 
 

@@ -224,6 +224,12 @@ class MdnsInterface(RecordUpdateListener):
         """How many others are announced here now."""
         return len({heard.peer_id for heard, _ in self._peers.values()})
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether it sends over only one of IPv4 and IPv6 where it should over both."""
+        wanted = (self.announced.ipv4 is not None) + self.announced.ipv6
+        return len(self._zeroconf.engine.senders) < wanted
+
     # -- life
 
     def start(self) -> None:
@@ -242,6 +248,14 @@ class MdnsInterface(RecordUpdateListener):
         self._question_times = question_times(self._random)
         self._plan_question()
         self._after("comes back", COMES_BACK, self._check_came_back)
+
+    async def repair(self) -> None:
+        """Make the sockets that could not be made: an IPv6 address takes a while to be usable."""
+        if self._closed or not self.incomplete:
+            return
+        # What fails is for zeroconf to log; the interface stays as it is.
+        await self._zeroconf.async_update_interfaces()
+        only_this_interface(self._zeroconf, self.announced)
 
     async def close(self) -> None:
         """Say goodbye and give the sockets back."""
@@ -296,13 +310,9 @@ class MdnsInterface(RecordUpdateListener):
     def _check_came_back(self) -> None:
         if self._came_back:
             return
-        if not self._zeroconf.engine.senders:
-            what = "the interface takes no multicast"
-        else:
-            what = "our own announcement does not come back: something filters multicast"
         self._ear.problem(
             self.announced.interface,
-            what,
+            "our own announcement does not come back: something filters multicast",
             "allow UDP port 5353 to and from 224.0.0.251 (and ff02::fb) in the firewall,"
             " or name another node by --bootstrap",
         )

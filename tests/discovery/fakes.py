@@ -6,7 +6,7 @@ from typing import Any
 
 from zeroconf import DNSCache, DNSIncoming, DNSOutgoing  # type: ignore[attr-defined]
 
-__all__ = ["FakeAsyncZeroconf", "FakeZeroconf"]
+__all__ = ["FakeAsyncZeroconf", "FakeEngine", "FakeZeroconf"]
 
 
 class FakeRegistry:
@@ -25,8 +25,13 @@ class FakeRegistry:
 
 
 class FakeEngine:
-    senders = ("a socket",)
-    readers = ()
+    """The sockets."""
+
+    nothing = False
+
+    def __init__(self) -> None:
+        self.senders: tuple[str, ...] = () if self.nothing else ("IPv4",)
+        self.readers: tuple[Any, ...] = ()
 
 
 class FakeZeroconf:
@@ -39,9 +44,17 @@ class FakeZeroconf:
         self.registry = FakeRegistry()
         self.engine = FakeEngine()
         self.listeners: list[Any] = []
+        self.repairs = 0
         self.sent: list[DNSIncoming] = []
 
     async def async_wait_for_start(self) -> None:
+        pass
+
+    async def async_update_interfaces(self) -> None:
+        self.repairs += 1
+        self.engine.senders = ("IPv4", "IPv6")
+
+    def close(self) -> None:
         pass
 
     def async_add_listener(self, listener: Any, question: None) -> None:

@@ -22,7 +22,7 @@ from bzzz.discovery.mdns_records import Announced, Heard
 from bzzz.discovery.network_interfaces import InterfaceAddress, NetworkInterface
 from bzzz.identity.keys import PrivateKey
 from bzzz.wire.multiaddr import Multiaddr
-from tests.discovery.fakes import FakeAsyncZeroconf, FakeZeroconf
+from tests.discovery.fakes import FakeAsyncZeroconf, FakeEngine, FakeZeroconf
 
 OWN = PrivateKey.from_seed(b"\1" * 32).peer_id
 OTHER = PrivateKey.from_seed(b"\2" * 32).peer_id
@@ -43,6 +43,7 @@ class SourceTests(TestCase):
 
     def setUp(self) -> None:
         self.patch(mdns_interface, "AsyncZeroconf", FakeAsyncZeroconf)
+        self.patch(mdns, "FIRST_RETRY", 0.05)
         self.patch(mdns, "RETRY", 0.1)
         self.opened: list[tuple[Announced, FakeZeroconf]] = []
         self.refusals: list[Exception] = []
@@ -90,6 +91,29 @@ class SourceTests(TestCase):
         (warning,) = self.warnings
         self.assertEqual(warning["what"], "UDP port 5353 is in use")
         self.assertIn("avahi", warning["mend"])
+
+    async def test_ipv6_later(self) -> None:
+        """Where IPv6 cannot be sent over yet, it is tried again, while IPv4 works."""
+        both = (InterfaceAddress("192.0.2.1", 24), InterfaceAddress("2001:db8::1", 64))
+        self.source.update([NetworkInterface("eth0", 2, both, used=True)], 4001)
+        await self.source.start(self.found.append)
+        await self.until(lambda: len(self.opened) == 1)
+        zeroconf = self.opened[0][1]
+        await self.until(lambda: zeroconf.repairs == 1)
+        await deferLater(reactor, 0.3)
+        self.assertEqual(zeroconf.repairs, 1)
+        self.assertEqual(self.warnings, [])
+
+    async def test_no_multicast(self) -> None:
+        """Where nothing can be sent over, it is said, and tried again."""
+        self.patch(FakeEngine, "nothing", True)
+        self.source.update([ETH0], 4001)
+        await self.source.start(self.found.append)
+        await self.until(lambda: len(self.opened) >= 3)
+        self.patch(FakeEngine, "nothing", False)
+        await self.until(lambda: bool(self.opened[-1][1].listeners))
+        (warning,) = self.warnings
+        self.assertEqual(warning["what"], "it takes no multicast")
 
     async def test_others_go_on(self) -> None:
         """An interface that does not work keeps none of the others from it."""
