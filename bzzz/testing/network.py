@@ -36,6 +36,7 @@ from twisted.internet.error import (
     TimeoutError,
 )
 from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from bzzz.net.interfaces import INetwork, Randomness
@@ -44,6 +45,8 @@ from bzzz.testing.pipe import RETRANSMISSION, Pipe
 from bzzz.testing.transport import SimTransport
 
 __all__ = ["Host", "SimNetwork"]
+
+_log = Logger()
 
 # The range that the kernel gives to outgoing connections.
 EPHEMERAL = range(32768, 61000)
@@ -306,7 +309,11 @@ def _accept(end: SimTransport) -> None:
         end.refuse()
         return
     end.clock = end.host.clock
-    protocol = listening.factory.buildProtocol(IPv4Address("TCP", *end.peer))
+    try:
+        protocol = listening.factory.buildProtocol(IPv4Address("TCP", *end.peer))
+    except Exception:  # noqa: BLE001 - as a port does; the simulation counts it
+        _log.failure("Unhandled error in accepting a connection")
+        protocol = None
     if protocol is None:
         end.refuse()
     else:

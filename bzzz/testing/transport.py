@@ -275,6 +275,7 @@ class SimTransport:
         self.gone = True
         self.connected = False
         self.incoming.unread_is_lost()
+        self.out.drop()
 
     # -- inside
 
