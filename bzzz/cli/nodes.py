@@ -90,7 +90,7 @@ def identity(session: Session) -> None:
 
 
 def _peer_row(peer: Mapping[str, Any]) -> tuple[object, ...]:
-    from bzzz.cli.text import ago, duration, milliseconds
+    from bzzz.cli.text import ago, duration, milliseconds, place
 
     address = peer.get("address") or next(iter(peer.get("addresses") or ()), "")
     about = peer.get("summary") or ", ".join(peer.get("capabilities") or ())
@@ -103,7 +103,7 @@ def _peer_row(peer: Mapping[str, Any]) -> tuple[object, ...]:
         peer.get("name") or "?",
         peer["short_id"],
         peer["state"],
-        address,
+        place(address),
         milliseconds(peer.get("rtt_seconds")),
         ago(peer.get("since")),
         about,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["ago", "as_json", "console", "duration", "milliseconds", "safe", "table"]
+__all__ = [
+    "ago",
+    "as_json",
+    "console",
+    "duration",
+    "milliseconds",
+    "place",
+    "plain",
+    "safe",
+    "show",
+    "table",
+]
 
 # C0 and C1 controls, which terminals obey, and the characters that turn the order of a line.
 _OBEYED = (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -68,6 +80,14 @@ def ago(moment: str | None, now: datetime.datetime | None = None) -> str:
     return "just now" if passed < 1 else f"{duration(passed)} ago"
 
 
+def place(address: str | None) -> str:
+    """``192.0.2.1:4001`` or ``[fe80::1]:4001`` for a multiaddr over TCP, anything else as it is."""
+    found = re.fullmatch(r"/(ip4|ip6|dns[46]?)/([^/]+)/tcp/(\d+)", address or "")
+    if found is None:
+        return address or ""
+    return f"[{found[2]}]:{found[3]}" if found[1] == "ip6" else f"{found[2]}:{found[3]}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """``0.23 ms``."""
     return "" if seconds is None else f"{seconds * 1000:.2f} ms"
@@ -87,7 +107,9 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, head: bool 
     """Columns with headings in capitals."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=head)
     for heading in headings:
-        made.add_column(heading.upper(), overflow="fold")
+        last = heading is headings[-1]
+        # What does not fit goes on below in the last column, which has the sentences.
+        made.add_column(heading.upper(), overflow="fold", no_wrap=not last)
     for row in rows:
         made.add_row(*map(_cell, row))
     return made

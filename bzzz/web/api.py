@@ -126,7 +126,7 @@ class ControlApi:
         )
         return _answer(request, {"nodes": nodes})
 
-    @app.route("/v1/capabilities/<string:peer>", methods=["GET"])
+    @app.route("/v1/capabilities/<path:peer>", methods=["GET"])
     def capabilities_of(self, request: IRequest, peer: str) -> bytes:
         try:
             node = resolve(peer, self._view.capabilities())

@@ -1,0 +1,199 @@
+"""The commands that ask the node."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bzzz.cli.main import bzzz
+from bzzz.cli.nodes import _complete_peer
+from bzzz.errors import BzzzError
+from bzzz.web.schema import PeerInfo
+from tests.cli.node import CommandTests
+from tests.web.fakes import ACACIA, IRONWOOD, WALNUT
+
+
+class NodeCommandTests(CommandTests):
+    """status, id, peers, capabilities, events."""
+
+    def test_no_node(self) -> None:
+        """Without a node each command says where it looked and how to start one; exit code 3."""
+        self.node = None
+        for command in ("status", "id", "peers", "peers --watch", "capabilities", "events -f"):
+            result = self.run_command(*command.split())
+            self.assertEqual(result.exit_code, 3)
+            self.assertEqual(result.stdout, "")
+            self.assertEqual(
+                result.stderr,
+                "No node is running here (/run/user/1000/bzzz/control.sock). "
+                "Start one with: twistd -n bzzz\n",
+            )
+
+    def test_which_node(self) -> None:
+        """--runtime-dir says which node, before or after the command; so does the environment."""
+        self.output("--runtime-dir", "/a", "status")
+        self.output("status", "--runtime-dir", "/b")
+        self.run_command("status", BZZZ_RUNTIME_DIR="/c")
+        self.assertEqual(
+            [asked.split()[0] for asked in self.asked],
+            ["/a/control.sock", "/b/control.sock", "/c/control.sock"],
+        )
+
+    def test_wrong_configuration(self) -> None:
+        """A configuration that is wrong elsewhere does not keep anybody from asking."""
+        self.assertEqual(self.run_command("status", BZZZ_LISTEN_PORT="x").exit_code, 0)
+
+    def test_status(self) -> None:
+        """The node in a few lines; what is not known has none."""
+        lines = self.output("status").splitlines()
+        self.assertIn("node            walnut (aXHoUh)", lines)
+        self.assertIn("peers           1 connected, 2 known, at most 256 links", lines)
+        self.assertIn("running for     2 min, pid 4242", lines)
+        self.assertFalse([line for line in lines if line.startswith("unit")])
+
+    def test_id(self) -> None:
+        """The peer ID alone on the first line, then what --bootstrap takes."""
+        self.assertEqual(
+            self.output("id").splitlines(), [WALNUT, f"/ip4/192.0.2.1/tcp/40001/p2p/{WALNUT}"]
+        )
+
+    def test_peers(self) -> None:
+        """A line for each, in whole where a program reads it; why a lost one is lost."""
+        head, acacia, ironwood = self.output("peers").splitlines()
+        self.assertEqual(
+            head.split(), ["NAME", "ID", "STATE", "ADDRESS", "RTT", "SINCE", "CAN", "DO"]
+        )
+        self.assertIn("lost", acacia)
+        self.assertTrue(acacia.endswith("no answer to pings for 6 s; next dial in 4 s"), acacia)
+        for part in (
+            *("ironwood", IRONWOOD[-6:], "connected"),
+            *("192.0.2.2:40002", "0.23 ms", "8 cores, 31 GiB"),
+        ):
+            self.assertIn(part, ironwood)
+
+    def test_no_peers(self) -> None:
+        """Alone, one is told what to do."""
+        assert self.node is not None
+        self.node.peers = list  # type: ignore[method-assign]
+        self.assertIn("bzzz doctor", self.output("peers"))
+
+    def test_hostile_names(self) -> None:
+        """A peer's name cannot drive the terminal, neither in tables nor in JSON."""
+        evil = "\x1b[2J\x9b0m\u202e[bold]"
+
+        def peers() -> Sequence[PeerInfo]:
+            return [PeerInfo(peer_id=ACACIA, short_id="x", name=evil, state="lost", reason=evil)]
+
+        assert self.node is not None
+        self.node.peers = peers  # type: ignore[method-assign]
+        self.node.log.emit(evil, name=evil, text=evil)
+        for command in ("peers", "peers --json", "events", "events --json"):
+            shown = self.output(*command.split())
+            self.assertNotRegex(shown, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+            self.assertIn("\\u001b[2J\\u009b0m\\u202e[bold]", shown)
+        self.assertEqual(json.loads(self.output("peers", "--json"))["peers"][0]["name"], evil)
+
+    def test_json(self) -> None:
+        """--json prints what the control API answers, given before or after the command."""
+        for command, key in (
+            ("status", "reactor_lag_seconds"),
+            ("id", "addresses"),
+            ("peers", "peers"),
+            ("capabilities", "nodes"),
+            ("capabilities ironwood", "availability"),
+            ("config show", "config"),
+            ("doctor", "findings"),
+        ):
+            after = self.output(*command.split(), "--json")
+            self.assertIn(key, json.loads(after))
+            self.assertEqual(self.output("--json", *command.split()), after)
+
+    def test_capabilities(self) -> None:
+        """All nodes, this one first; or all that one says, by any of its names."""
+        lines = self.output("capabilities").splitlines()
+        self.assertTrue(lines[1].startswith("walnut (this node)"))
+        self.assertIn("ready, 0/8", lines[2])
+        for peer in ("ironwood", IRONWOOD, IRONWOOD[-6:]):
+            shown = self.output("capabilities", peer)
+            self.assertRegex(shown, r"(?m)^labels\.rack +a3$")
+            self.assertRegex(shown, r"(?m)^resources\.memory_bytes +33000000000$")
+
+    def test_node_refuses(self) -> None:
+        """What the node answers with an error is told, and the exit code is 4."""
+        result = self.run_command("capabilities", "oak/../x y")
+        self.assertEqual(result.exit_code, 4)
+        self.assertIn("no node is called 'oak", result.stderr)
+
+        def fail() -> Any:
+            raise BzzzError("the mesh is stopping")
+
+        assert self.node is not None
+        self.node.status = fail  # type: ignore[method-assign]
+        result = self.run_command("status")
+        self.assertEqual(
+            (result.exit_code, result.stderr), (4, "The node answered: the mesh is stopping\n")
+        )
+
+    def test_usage(self) -> None:
+        """A wrong command line is 2."""
+        for arguments in (["nothing"], ["peers", "--zzz"], ["events", "-n", "x"], ["config"]):
+            self.assertEqual(self.run_command(*arguments).exit_code, 2)
+
+    def test_events(self) -> None:
+        """An event is a line: when, what, who, and the rest; documents are for --json."""
+        assert self.node is not None
+        self.node.log.emit("connected", peer_id=IRONWOOD, name="ironwood", address="/ip4/192.0.2.2")
+        self.node.log.emit("capability_broadcast", direction="sent", summary="8 cores", document={})
+        self.node.log.emit("alone", seconds=10.0)
+        lines = self.output("events").splitlines()
+        self.assertRegex(
+            lines[0], rf"^\d\d:\d\d:\d\d connected ironwood \({IRONWOOD[-6:]}\) address=/ip4/192"
+        )
+        self.assertTrue(
+            lines[1].endswith('capability_broadcast direction=sent summary="8 cores"'), lines[1]
+        )
+        self.assertTrue(lines[2].endswith("alone seconds=10.0"))
+        self.assertEqual(len(self.output("events", "-n", "1").splitlines()), 1)
+        as_json = [json.loads(line) for line in self.output("events", "--json").splitlines()]
+        self.assertEqual(as_json[1]["document"], {})
+
+    def test_events_until_the_node_stops(self) -> None:
+        """Following ends with the node, and says so."""
+        result = self.run_command("events", "-f")
+        self.assertEqual((result.exit_code, result.stderr), (3, "The node has stopped.\n"))
+        self.assertTrue(self.asked[0].endswith("/v1/events?recent=20&follow=1"))
+
+    def test_watch(self) -> None:
+        """Without a terminal the peers are printed each second, also after the node was away."""
+        node = self.node
+        ticks = iter(["stay", "go", "return", "end"])
+
+        def sleep(seconds: float) -> None:
+            what = next(ticks)
+            if what == "end":
+                raise KeyboardInterrupt
+            self.node = None if what == "go" else node
+
+        self.patch(time, "sleep", sleep)
+        result = self.run_command("peers", "--watch")
+        self.assertEqual(result.exit_code, 0)
+        self.assertEqual(result.stdout.count("1 of 2 known nodes connected"), 3)
+        self.assertEqual(result.stderr.count("No node is running"), 1)
+        ticks = iter(["stay", "end"])
+        lines = self.output("peers", "--watch", "--json").splitlines()
+        self.assertEqual([len(json.loads(line)["peers"]) for line in lines], [2, 2])
+
+    def test_completion_of_peers(self) -> None:
+        """Pressing Tab offers names and short IDs, and nothing without a node."""
+        ctx = bzzz.make_context("bzzz", ["id"])
+        param = bzzz.commands["capabilities"].params[0]
+
+        def offered(begin: str) -> list[str]:
+            return [item.value for item in _complete_peer(ctx, param, begin)]
+
+        self.assertEqual(offered("i"), ["ironwood"])
+        self.assertEqual(offered(IRONWOOD[-6:][:3]), [IRONWOOD[-6:]])
+        self.node = None
+        self.assertEqual(offered("i"), [])
