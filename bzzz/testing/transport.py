@@ -73,7 +73,7 @@ class SimTransport:
         self.outgoing = accept is None
         self._network = network
         self._accept = accept
-        self._batch: list[bytes] = []
+        self._batch: list[bytes | memoryview] = []
         self._batch_size = 0
         self._waking = False
         self._producer: Any = None
@@ -103,7 +103,7 @@ class SimTransport:
         if data:
             self.writeSequence((data,))
 
-    def writeSequence(self, data: Iterable[bytes]) -> None:
+    def writeSequence(self, data: Iterable[bytes | memoryview]) -> None:
         """Send the pieces."""
         if not self.connected or self._half_closing or self._aborting:
             return
@@ -325,10 +325,11 @@ class SimTransport:
         if self.gone:
             return
         failure = Failure(reason) if reason is not None else Failure()
-        if isinstance(reason, ConnectionLost):
+        # ConnectionAborted is a kind of ConnectionLost.
+        aborted = isinstance(reason, ConnectionAborted)
+        if isinstance(reason, ConnectionLost) and not aborted:
             self._close(None)
         else:
-            aborted = isinstance(reason, ConnectionAborted)
             self._close(RST if aborted or self.incoming.unread() else FIN)
         producer, self._producer = self._producer, None
         if producer is not None:
