@@ -221,8 +221,9 @@ class MdnsInterface(RecordUpdateListener):
 
     @property
     def peers(self) -> int:
-        """How many others are announced here now."""
-        return len({heard.peer_id for heard, _ in self._peers.values()})
+        """How many others are announced here now. May be asked from another thread."""
+        # Copied first, which is atomic, for this thread may change it meanwhile.
+        return len({heard.peer_id for heard, _ in tuple(self._peers.values())})
 
     @property
     def incomplete(self) -> bool:

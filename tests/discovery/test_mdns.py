@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from zeroconf import Zeroconf
 
-from bzzz.discovery import mdns, mdns_interface
+from bzzz.discovery import mdns_interface, mdns_worker
 from bzzz.discovery.interfaces import FoundPeer, IPeerSource
 from bzzz.discovery.mdns import MdnsSource
 from bzzz.discovery.mdns_records import Announced, Heard
@@ -43,8 +43,8 @@ class SourceTests(TestCase):
 
     def setUp(self) -> None:
         self.patch(mdns_interface, "AsyncZeroconf", FakeAsyncZeroconf)
-        self.patch(mdns, "FIRST_RETRY", 0.05)
-        self.patch(mdns, "RETRY", 0.1)
+        self.patch(mdns_worker, "FIRST_RETRY", 0.05)
+        self.patch(mdns_worker, "RETRY", 0.1)
         self.opened: list[tuple[Announced, FakeZeroconf]] = []
         self.refusals: list[Exception] = []
         self.found: list[FoundPeer] = []
