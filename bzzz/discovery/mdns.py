@@ -139,7 +139,7 @@ class MdnsSource:
                     name,
                     self._problems.get(name, ""),
                     interface.peers if interface is not None else 0,
-                    tuple(sorted(tuple(interface.counts.items()))) if interface is not None else (),
+                    tuple(sorted(interface.counts.items())) if interface is not None else (),
                 )
             )
         return states
