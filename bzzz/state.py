@@ -107,7 +107,7 @@ class StateDirectory:
         :raises IdentityError: the key is damaged or others can read it.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_directory(self.path)
             _refuse_writable_by_others(self.path)
             lock = _lock(self.path / "lock", self.path)
         except OSError as error:
@@ -215,6 +215,14 @@ def _opened(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        # "File exists" would be true of what is wrong, and tell nobody what that is.
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(path)) from None
+
+
 def _refuse_writable_by_others(path: Path) -> None:
     """Whoever may write to the directory may replace the key in it."""
     status = path.stat()
@@ -269,7 +277,7 @@ def open_runtime_directory(path: Path) -> Path:
             f"system allows {MAX_SOCKET_PATH_BYTES}); choose a shorter --runtime-dir"
         )
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(path)
         # Not followed: in /tmp somebody else may have put a link in our place.
         status = path.lstat()
     except OSError as error:

@@ -1,7 +1,7 @@
 """``twistd bzzz``: the options, what is checked before anything starts, and the log's lines.
 
 Enters: the command line and the environment. Leaves: the service tree of one node; or one line on
-stderr that says what is wrong and exit code 1, before anything has been written.
+stderr that says what is wrong, and exit code 1. Nothing that exists is overwritten by then.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class StateDirectoryTests(SynchronousTestCase):
         """A directory that cannot be made or written is named with the reason."""
         self.path.write_text("in the way")
         self.assertIn(
-            f"{self.path} cannot be written: File exists", self.error(StateDirectoryError)
+            f"{self.path} cannot be written: Not a directory", self.error(StateDirectoryError)
         )
         self.path = Path("/proc/bzzz/state")
         self.assertIn("/proc/bzzz", self.error(StateDirectoryError))

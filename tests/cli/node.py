@@ -57,7 +57,7 @@ class CommandTests(SynchronousTestCase):
                 self.answer = exchange.transport.value()
 
             def getresponse(self) -> http.client.HTTPResponse:
-                response = http.client.HTTPResponse(_Answer(self.answer))
+                response = http.client.HTTPResponse(_Answer(self.answer))  # type: ignore[arg-type]
                 response.begin()
                 return response
 
