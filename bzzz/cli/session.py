@@ -124,7 +124,8 @@ def shared(command: C) -> C:
     """The options that every command takes."""
     command = click.option(
         "--runtime-dir",
-        type=click.Path(path_type=Path),
+        # Another user's may not be readable, which the answer will tell better.
+        type=click.Path(path_type=Path, readable=False),
         metavar="DIR",
         expose_value=False,
         callback=_set_runtime_dir,

@@ -242,6 +242,7 @@ class ControlServer(Service):
 
     def startService(self) -> None:
         super().startService()
+        self._control.listen()
         self._acceptor = _Acceptor(
             self._reactor, self._control.socket, self._api.site(self._reactor)
         )

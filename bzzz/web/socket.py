@@ -37,6 +37,10 @@ class ControlSocket:
         self._lock = lock
         self._inode = path.stat().st_ino
 
+    def listen(self) -> None:
+        """Listen; again after a fork, so that the kernel names the process that now answers."""
+        self.socket.listen(BACKLOG)
+
     def close(self) -> None:
         """Remove the socket, if it is still this one, and let another node have the directory."""
         if self._lock < 0:
@@ -71,10 +75,11 @@ def bind_control_socket(runtime_dir: Path) -> ControlSocket:
         listening.bind(str(path))
         # Nobody can connect before listen(), so that the mode is in force from the beginning.
         path.chmod(0o600)
-        # Twisted accepts until there is nobody left, and does not set this on a socket it adopts.
+        # Who connected may be gone again by the time it is accepted.
         listening.setblocking(False)
-        listening.listen(BACKLOG)
-        return ControlSocket(path, listening, lock)
+        control = ControlSocket(path, listening, lock)
+        control.listen()
+        return control
     except OSError as error:
         listening.close()
         os.close(lock)
