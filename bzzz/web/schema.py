@@ -33,9 +33,22 @@ Level = Literal["ok", "info", "warning", "error"]
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """This node.
 
+    :ivar name: by which people know it.
+    :ivar peer_id: in base58.
+    :ivar short_id: the last six characters of the peer ID, as in the log.
+    :ivar version: of Bzzz.
     :ivar state: ``alone`` without a link, ``connected`` with at least one.
+    :ivar pid: of its process.
+    :ivar started: when it did.
+    :ivar uptime_seconds: since then.
     :ivar listen_addresses: multiaddrs without the peer ID.
+    :ivar peers_connected: links.
+    :ivar peers_known: nodes known of, linked or not.
+    :ivar max_links: the limit configured.
     :ivar mdns: ``on``, ``off``, or ``failed: `` and why.
+    :ivar available_for_work: whether it takes tasks at this moment.
+    :ivar control_socket: the path of the socket that answers.
+    :ivar state_dir: the path of its state directory.
     :ivar reactor_lag_seconds: the longest that the node was late of late; starved, it is seconds.
     :ivar unit: the systemd unit that it runs in.
     """
@@ -63,6 +76,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who this node is.
 
+    :ivar name: by which people know it.
+    :ivar peer_id: in base58.
+    :ivar short_id: the last six characters of the peer ID.
     :ivar addresses: multiaddrs with the peer ID, fit for another node's ``--bootstrap``.
     """
 
@@ -75,17 +91,23 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Another node.
 
+    :ivar peer_id: in base58.
+    :ivar short_id: the last six characters of the peer ID.
+    :ivar name: which it gives itself; two nodes may have one name.
     :ivar state: ``discovered`` was never linked, ``lost`` was.
     :ivar since: when that state began.
     :ivar address: of the other end of the link.
     :ivar addresses: where it is said to be.
-    :ivar sources: who says so: ``mdns``, ``bootstrap``, ``book``, ``peer``, and others.
+    :ivar sources: who says so: ``mdns``, ``bootstrap``, ``address book``, ``member`` and others.
     :ivar direction: who dialled.
+    :ivar agent: its program and version.
+    :ivar rtt_seconds: the round trip of the last ping.
     :ivar reason: why it was lost, or why the last dial failed.
     :ivar attempts: dials that failed since the last link.
     :ivar next_dial_seconds: from now.
     :ivar capabilities: names of what it can do.
     :ivar summary: the same for people: ``8 cores, 31 GiB, RTX 4090 24 GiB``.
+    :ivar available_for_work: whether it takes tasks, by its last broadcast.
     """
 
     peer_id: str
@@ -110,8 +132,12 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
 class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What a node says that it can do, and how busy it is.
 
-    :ivar self: whether it is the node that answers.
+    :ivar peer_id: in base58.
+    :ivar short_id: the last six characters of the peer ID.
+    :ivar name: which it gives itself.
+    :ivar is_self: whether it is the node that answers.
     :ivar received: when its last broadcast came.
+    :ivar summary: what it can do, in a line for people.
     :ivar capabilities: the data of its ``capability_broadcast``; null until one was heard.
     :ivar availability: the data of its ``availability_broadcast``; null until one was heard.
     """
@@ -127,7 +153,12 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An effective value and where it came from."""
+    """An effective value and where it came from.
+
+    :ivar key: as in the file.
+    :ivar value: a string, number, boolean, list or object, as the key has it.
+    :ivar source: ``default``, ``flag --name``, ``environment BZZZ_NAME`` or ``FILE:LINE``.
+    """
 
     key: str
     value: Any
@@ -138,6 +169,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What a check of ``bzzz doctor`` found.
 
     :ivar check: what was looked at, in one word: ``interfaces``, ``multicast``, ``clock``.
+    :ivar level: how bad it is; ``info`` also where it cannot be told.
+    :ivar message: what was found.
     :ivar mend: what to do about it.
     """
 
