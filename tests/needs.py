@@ -1,7 +1,7 @@
 """What a test needs of the machine, and what becomes of it where that is missing.
 
 A developer's machine may lack Node or root; there the tests that need it are skipped and say why.
-Where everything has to be run (CI sets ``BZZZ_TEST_STRICT``) a missing tool fails the test.
+Where everything has to be run (CI sets ``STRICT_TESTS``) a missing tool fails the test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 __all__ = ["STRICT", "find_tool", "needs", "without_files", "without_root", "without_tools"]
 
-STRICT = bool(os.environ.get("BZZZ_TEST_STRICT"))
+STRICT = bool(os.environ.get("STRICT_TESTS"))
 
 Case = TypeVar("Case", bound=type[SynchronousTestCase])
 

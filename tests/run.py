@@ -115,6 +115,12 @@ def sections() -> dict[str, Section]:
     }
 
 
+def environment() -> dict[str, str]:
+    """This process's own, without what configures a node of the user's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BZZZ_")}
+    return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
+
 def run(section: Section) -> tuple[int, str]:
     """Run a command, showing its output; returns its exit code and output."""
     process = subprocess.Popen(
@@ -126,7 +132,7 @@ def run(section: Section) -> tuple[int, str]:
         text=True,
         errors="replace",
         start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"},
+        env=environment(),
     )
     assert process.stdout is not None
     late = threading.Event()
