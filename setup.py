@@ -36,7 +36,6 @@ setup(
     entry_points={"console_scripts": ["bzzz = bzzz.cli.main:main"]},
     classifiers=[
         "Framework :: Twisted",
-        "License :: OSI Approved :: MIT License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Typing :: Typed",
