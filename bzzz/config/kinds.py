@@ -7,6 +7,7 @@ Enters: text (a flag, an environment variable) or a TOML value. Leaves: a checke
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -159,12 +160,7 @@ class Seconds(Kind[float]):
     def from_toml(self, value: object) -> float:
         if isinstance(value, str):
             return self.from_text(value)
-        # Only NaN differs from itself.
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or value != value  # noqa: PLR0124
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             raise BadValue(f"{_show(value)} is not a time (write for example 30 or '500ms')")
         return float(self._in_range(value))
 
