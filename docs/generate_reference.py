@@ -2,6 +2,8 @@
 
 ``.. bzzz-options::``
     a section for each option of the configuration, from its table
+``.. bzzz-commands::``
+    a section for each command of ``bzzz``, from the command itself
 ``.. bzzz-fields:: MODULE.CLASS``
     the fields of a msgspec Struct, with their types and caps
 ``.. bzzz-limits:: MODULE.CLASS``
@@ -28,7 +30,8 @@ from msgspec import inspect as types
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from bzzz.config import reference
+from bzzz import config
+from bzzz.cli import reference as commands
 
 KIB = 1024
 
@@ -69,7 +72,7 @@ def type_text(kind: types.Type) -> str:
         return " or ".join(type_text(each) for each in kind.types)
     if isinstance(kind, types.LiteralType):
         return ", ".join(f"``{value}``" for value in kind.values)
-    if isinstance(kind, types.VarTupleType):
+    if isinstance(kind, types.VarTupleType | types.ListType):
         return f"list{_at_most(kind)} of {type_text(kind.item_type)}"
     if isinstance(kind, types.DictType):
         return f"object{_at_most(kind)} of {type_text(kind.value_type)}"
@@ -81,13 +84,14 @@ def type_text(kind: types.Type) -> str:
         types.BoolType: "boolean",
         types.NoneType: "null",
         types.DateTimeType: "time",
+        types.AnyType: "any value",
     }
     if isinstance(kind, types.StructType):
         return f":ref:`{kind.cls.__name__} <fields-{kind.cls.__name__}>`"
     return names[type(kind)]
 
 
-def _at_most(kind: types.VarTupleType | types.DictType | types.StrType) -> str:
+def _at_most(kind: types.VarTupleType | types.ListType | types.DictType | types.StrType) -> str:
     return f" (≤ {kind.max_length})" if kind.max_length is not None else ""
 
 
@@ -152,7 +156,15 @@ class Options(_Generated):
 
     def lines(self) -> Iterator[str]:
         """From the table in :mod:`bzzz.config.options`."""
-        yield from reference().splitlines()
+        yield from config.reference().splitlines()
+
+
+class Commands(_Generated):
+    """``bzzz-commands``."""
+
+    def lines(self) -> Iterator[str]:
+        """From the group in :mod:`bzzz.cli.main`."""
+        yield from commands.reference().splitlines()
 
 
 class Fields(_Generated):
@@ -186,6 +198,7 @@ class Value(SphinxRole):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("bzzz-options", Options)
+    app.add_directive("bzzz-commands", Commands)
     app.add_directive("bzzz-fields", Fields)
     app.add_directive("bzzz-limits", Limits)
     app.add_role("value", Value())

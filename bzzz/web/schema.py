@@ -45,7 +45,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar peers_connected: links.
     :ivar peers_known: nodes known of, linked or not.
     :ivar max_links: the limit configured.
-    :ivar mdns: ``on``, ``off``, or ``failed: `` and why.
+    :ivar mdns: ``on``, ``off``, or ``failed:`` and why.
     :ivar available_for_work: whether it takes tasks at this moment.
     :ivar control_socket: the path of the socket that answers.
     :ivar state_dir: the path of its state directory.
