@@ -14,8 +14,7 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -32,13 +31,13 @@ from bzzz.discovery.network_interfaces import (
     listen_hosts,
     system_interfaces,
 )
-from bzzz.errors import BzzzError
 from bzzz.events import EventLog
 from bzzz.mesh import ollama
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.commands import Commands
 from bzzz.mesh.detect import Detector
 from bzzz.mesh.inventory import Configured, Inventory
+from bzzz.mesh.listening import Listening
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
 from bzzz.net.background import in_background
 from bzzz.net.tcp import TCPNetwork
@@ -54,7 +53,7 @@ __all__ = ["NodeService", "choose_ports", "make_node"]
 # Ports for listening, as the guide of the running cluster has them.
 PORTS = range(32768, 65536)
 
-# Random ports that are tried before the node gives up for now.
+# Random ports that are tried at a time.
 PORT_TRIES = 50
 
 # The kernel's own range for outgoing connections; a port in it may be taken when the node returns.
@@ -96,8 +95,7 @@ class NodeService(Service):
         self._reactor = reactor
         self._random = random.SystemRandom()
         self._stopping = False
-        self._port: int | None = None
-        self._listening: set[str] = set()
+        self._following = False
         self._starting: Deferred[None] | None = None
         network = TCPNetwork(reactor)
         world = Surroundings(reactor, network, time.time, self._random, os.urandom)
@@ -158,6 +156,14 @@ class NodeService(Service):
             sources,
             self.bootstrap.resolve,
         )
+        remembered = state.listen_port
+        self.listening = Listening(
+            reactor,
+            self.mesh.swarm,
+            [port for port in (config.listen_port, remembered) if port],
+            lambda: choose_ports(self._random, ephemeral_ports()),
+            self._remember_port,
+        )
         self.inventory.on_change(self.mesh.broadcasts.changed)
         self.watcher = InterfaceWatcher(
             reactor,
@@ -208,8 +214,8 @@ class NodeService(Service):
         verdicts = await self.watcher.look()
         if self._stopping:
             return
-        if not self._listening:
-            await self._listen(verdicts)
+        await self._listen(verdicts)
+        self._following = True
         for entry in self.book.entries():
             self.mesh.membership.found(entry.peer_id, entry.addresses, "address book", entry.name)
         # The first broadcast should already say what this node can do.
@@ -222,6 +228,7 @@ class NodeService(Service):
 
     async def _stop(self) -> None:
         self.view.state = "stopping"
+        self.listening.stop()
         self.watcher.stop()
         self.inventory.stop()
         await self.mesh.stop()
@@ -229,73 +236,21 @@ class NodeService(Service):
         self._log.info("Node {name} has left the mesh", name=self._config.name)
 
     def _interfaces_changed(self, verdicts: Verdicts) -> None:
-        if not self._stopping:
+        if self._following and not self._stopping:
             in_background(self._listen(verdicts), "following the network interfaces", self._log)
 
     async def _listen(self, verdicts: Verdicts) -> None:
         """Listen on every usable address, on one port, and announce what is listened on."""
-        wanted = set(listen_hosts(verdicts.interfaces))
-        gone = self._listening - wanted
-        self._listening -= gone
-        if self._port is not None:
-            for host in gone:
-                await self.mesh.swarm.stop_listening(host, self._port)
-        new = sorted(wanted - self._listening)
-        self._listening |= wanted
-        if new:
-            if self._port is None:
-                await self._first_port(new)
-            else:
-                for host in new:
-                    await self._listen_on(host, self._port)
-        if self._port is not None and self.mdns is not None:
-            self.mdns.update(verdicts.interfaces, self._port)
+        await self.listening.use(listen_hosts(verdicts.interfaces))
+        if self.listening.port is not None and self.mdns is not None:
+            self.mdns.update(verdicts.interfaces, self.listening.port)
         self.book.use_interfaces(verdicts.used)
         self.inventory.look()
 
-    async def _first_port(self, hosts: Sequence[str]) -> None:
-        """Take the configured port, the remembered one, or a free one, and remember it."""
-        remembered = self._state.listen_port
-        candidates = [port for port in (self._config.listen_port, remembered) if port]
-        first = candidates[0] if candidates else None
-        candidates += choose_ports(self._random, ephemeral_ports())
-        problem: CannotListenError | None = None
-        for port in dict.fromkeys(candidates):
-            try:
-                await self.mesh.listen(hosts, port)
-            except CannotListenError as error:
-                problem = error
-                continue
-            self._port = port
-            if first not in (None, port):
-                self._log.warn(
-                    "Port {wanted} is taken; listening on {port} from now on. Firewall rules that "
-                    "name {wanted} have to be changed",
-                    wanted=first,
-                    port=port,
-                )
-            if port != remembered:
-                await self._in_thread(partial(self._state.remember_port, port))
-            self._log.info(
-                "Listening on {addresses}",
-                addresses=", ".join(str(each) for each in self.mesh.swarm.listen_addresses),
-            )
-            return
-        self._listening.clear()
-        raise BzzzError(f"no port can be listened on: {problem}")
-
-    async def _listen_on(self, host: str, port: int) -> None:
-        try:
-            await self.mesh.swarm.listen(host, port)
-        except CannotListenError as error:
-            # Also an IPv6 address that the kernel is still checking for duplicates; looked at
-            # again.
-            self._listening.discard(host)
-            self._log.warn(
-                "Cannot listen on {host} port {port}: {error}", host=host, port=port, error=error
-            )
-        else:
-            self._log.info("Listening on {host} port {port} too", host=host, port=port)
+    def _remember_port(self, port: int) -> Deferred[None]:
+        if port == self._state.listen_port:
+            return succeed(None)
+        return self._in_thread(partial(self._state.remember_port, port))
 
     def _conflict(self, addresses: Sequence[Multiaddr]) -> None:
         self.mesh.membership.conflict(addresses)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from bzzz.discovery.interfaces import FoundPeer, IPeerSource
@@ -151,24 +150,8 @@ class MeshNode:
         for observer in (self.membership, self.liveness, self):
             self.swarm.add_observer(observer)
 
-    async def listen(self, hosts: Sequence[str], port: int) -> None:
-        """Listen on ``port`` of each of ``hosts``.
-
-        :raises CannotListenError: on none of them it can be had.
-        """
-        listened = False
-        problem: CannotListenError | None = None
-        for host in hosts:
-            try:
-                await self.swarm.listen(host, port)
-                listened = True
-            except CannotListenError as error:
-                problem = error
-        if problem is not None and not listened:
-            raise problem
-
     def start(self) -> None:
-        """Join the mesh: everything that listens has to listen by now."""
+        """Join the mesh. Listening is begun before, at addresses that the swarm is given."""
         self.lag.start()
         self.liveness.start()
         self.pubsub.start()

@@ -113,7 +113,8 @@ class SimNode:
             simulation.gossip,
         )
         self.mesh = mesh
-        Deferred.fromCoroutine(mesh.listen([self.host.address], PORT)).addErrback(simulation.failed)
+        listening = mesh.swarm.listen(self.host.address, PORT)
+        Deferred.fromCoroutine(listening).addErrback(simulation.failed)
         for peer, addresses in self.book.addresses.items():
             mesh.membership.found(peer, tuple(addresses), "address book")
         mesh.start()
