@@ -1,0 +1,217 @@
+"""Writes ``corpus/``: a few well-formed inputs for each target, for the fuzzer to begin with.
+
+python -m tests.fuzz.seeds
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+from bzzz.discovery.mdns_records import Announced, announcement, peer_service
+from bzzz.mesh.messages import AVAILABILITY, CAPABILITY
+from bzzz.wire import varint
+from bzzz.wire.framing import frame
+from bzzz.wire.identify import Identify
+from bzzz.wire.multiaddr import Multiaddr
+from bzzz.wire.multistream import encode_line
+from bzzz.wire.noise import HandshakeXX, NoiseXX
+from bzzz.wire.pb import rpc_pb2
+from bzzz.wire.plaintext import PlaintextChannel
+from bzzz.wire.yamux_frame import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
+from tests.fuzz.targets import (
+    EPHEMERAL,
+    STATIC,
+    STREAM_PROTOCOL,
+    THEIRS,
+    TOPIC,
+    fixed_bytes,
+    signed,
+)
+
+CORPUS = Path(__file__).parent / "corpus"
+
+ADDRESS = f"/ip4/192.0.2.7/tcp/40123/p2p/{THEIRS.peer_id}"
+ADDRESSES = (
+    ADDRESS,
+    "/ip6/fe80::1/tcp/40123",
+    "/ip6zone/eth0/ip6/fe80::1/tcp/4001",
+    "/dns4/walnut.example/tcp/4001",
+    "/ip4/192.0.2.7/udp/4001/quic-v1",
+    f"/ip4/192.0.2.1/tcp/4001/p2p/{THEIRS.peer_id}/p2p-circuit",
+)
+
+# Nothing is cut.
+WHOLE = b"\0"
+
+Seeds = dict[str, list[bytes]]
+
+
+def rpc_seeds() -> list[bytes]:
+    """RPCs of all kinds."""
+    rpc = rpc_pb2.RPC()
+    rpc.subscriptions.add(subscribe=True, topicid=TOPIC)
+    rpc.subscriptions.add(subscribe=False, topicid="other")
+    ids = [THEIRS.peer_id.bytes + number.to_bytes(8, "big") for number in range(3)]
+    rpc.control.ihave.add(topicID=TOPIC, messageIDs=ids)
+    rpc.control.iwant.add(messageIDs=ids)
+    rpc.control.graft.add(topicID=TOPIC)
+    rpc.control.prune.add(topicID=TOPIC, backoff=60)
+    rpc.control.idontwant.add(messageIDs=ids)
+    control = frame(rpc.SerializeToString())
+    said = b"".join(frame(signed(b"%cmessage" % first, first)) for first in b"ripa")
+    return [control, control + said, said]
+
+
+def yamux_seeds() -> list[bytes]:
+    """Frames in the life of a few streams, for a session that accepts odd or even ones."""
+    lives = []
+    for stream in (1, 2):
+        lives.append(
+            HEADER.pack(WINDOW_UPDATE, SYN, stream, 0)
+            + HEADER.pack(DATA, 0, stream, 5)
+            + b"hello"
+            + HEADER.pack(WINDOW_UPDATE, ACK, stream, 4096)
+            + HEADER.pack(DATA, FIN, stream, 0)
+            + HEADER.pack(PING, SYN, 0, 7)
+            + HEADER.pack(PING, ACK, 0, 0)
+            + HEADER.pack(DATA, SYN, stream + 2, 2)
+            + b"hi"
+            + HEADER.pack(WINDOW_UPDATE, RST, stream + 2, 0)
+        )
+    return [*lives, HEADER.pack(GO_AWAY, 0, 0, 0), HEADER.pack(DATA, SYN, 1, 0xFFFFFFFF)]
+
+
+def stream_seeds() -> list[bytes]:
+    """The same with a negotiation on the stream."""
+    proposal = encode_line("/multistream/1.0.0") + encode_line(STREAM_PROTOCOL)
+    return [
+        HEADER.pack(DATA, SYN, stream, len(proposal) + 4)
+        + proposal
+        + b"data"
+        + HEADER.pack(WINDOW_UPDATE, FIN, stream, 0)
+        for stream in (1, 2)
+    ]
+
+
+def noise_seeds() -> list[bytes]:
+    """The messages of a handshake with the keys of the targets, as far as they can be foretold."""
+    ours = NoiseXX(False, THEIRS, None, ("/yamux/1.0.0",), fixed_bytes)
+    first = HandshakeXX(True, STATIC, EPHEMERAL).write(b"")
+    ours.receive_message(first)
+    second = ours.take_message()
+    assert second is not None
+    return [WHOLE + first, WHOLE + second]
+
+
+def topic_seeds() -> list[bytes]:
+    """Messages as nodes publish them."""
+    peer = str(THEIRS.peer_id)
+    now = "2026-01-02T03:04:05Z"
+    capability = {
+        "node_id": peer,
+        "name": "walnut",
+        "version": "0.1.0",
+        "capabilities": ["general"],
+        "models": ["llama3"],
+        "specialization": "general",
+        "resources": {"cpu_cores": 8, "memory_mb": 64000, "gpus": [], "disk_mb": 1000},
+        "labels": {"rack": "1"},
+        "os": "linux",
+        "arch": "x86_64",
+    }
+    availability = {
+        "node_id": peer,
+        "available_for_work": True,
+        "current_tasks": 0,
+        "max_tasks": 3,
+        "status": "ready",
+        "last_activity": now,
+        "timestamp": now,
+    }
+    documents = ((CAPABILITY, capability), (AVAILABILITY, availability), ("x", {"message": "hi"}))
+    return [
+        json.dumps({"type": kind, "from": peer, "timestamp": now, "data": data}).encode()
+        for kind, data in documents
+    ]
+
+
+def mdns_seeds() -> list[bytes]:
+    """Announcements of a peer."""
+    announced = Announced("eth0", 2, False, (Multiaddr.tcp("192.0.2.7", 40123),), "192.0.2.7", True)
+    service = peer_service("a" * 32, announced, THEIRS.peer_id, "walnut")
+    return announcement(service).packets()
+
+
+def seeds() -> Seeds:
+    """All of them."""
+    text = f"dnsaddr={ADDRESS}".encode()
+    name = b"name=walnut"
+    texts = bytes([len(text)]) + text + bytes([len(name)]) + name
+    negotiation = encode_line("/multistream/1.0.0") + encode_line(STREAM_PROTOCOL)
+    exchange = b"".join(PlaintextChannel(THEIRS, None).take_output())
+    noise_start = encode_line("/multistream/1.0.0") + encode_line("/noise")
+    plain_start = encode_line("/multistream/1.0.0") + encode_line("/plaintext/2.0.0")
+    muxer = encode_line("/multistream/1.0.0") + encode_line("/yamux/1.0.0")
+    handshake = [piece[1:] for piece in noise_seeds()]
+    prefixed = [len(message).to_bytes(2, "big") + message for message in handshake]
+    who = Identify(
+        protocol_version="ipfs/0.1.0",
+        agent_version="bzzz-py/0.1.0",
+        public_key=THEIRS.public,
+        listen_addrs=tuple(Multiaddr.parse(address) for address in ADDRESSES[:2]),
+        observed_addr=Multiaddr.parse(ADDRESSES[0]),
+        protocols=("/ipfs/ping/1.0.0", STREAM_PROTOCOL),
+        name="walnut",
+    ).encode()
+    payload = NoiseXX(True, THEIRS, None, ("/yamux/1.0.0",), lambda size: STATIC[:size])._payload
+    answer = {"peers": [{"id": str(THEIRS.peer_id), "name": "walnut", "addresses": [ADDRESS]}]}
+    tails = base64.b64encode(THEIRS.peer_id.bytes[-6:]).decode()
+    message = rpc_pb2.Message(data=b"data", seqno=(1).to_bytes(8, "big"))
+    return {
+        "varints": [varint.encode(value) for value in (0, 127, 128, 2**63 - 1)],
+        "framing": [WHOLE + frame(b"one") + frame(b"two"), b"\3" + frame(b"in pieces")],
+        "identities": [
+            THEIRS.public.encode(),
+            THEIRS.peer_id.bytes,
+            str(THEIRS.peer_id).encode(),
+        ],
+        "multiaddrs": [Multiaddr.parse(text).encode() for text in ADDRESSES]
+        + [text.encode() for text in ADDRESSES],
+        "multistream": [WHOLE + negotiation, b"\5" + negotiation + b"rest"],
+        "identify": [who],
+        "noise_handshake": noise_seeds(),
+        "noise_payload": [payload],
+        "noise_channel": [WHOLE + piece for piece in prefixed],
+        "plaintext": [WHOLE + exchange + b"rest", b"\7" + exchange],
+        "yamux": [cut + frames for frames in yamux_seeds() for cut in (WHOLE, b"\5")],
+        "connection_raw": [
+            WHOLE + plain_start + exchange + muxer + frames for frames in stream_seeds()
+        ]
+        + [WHOLE + noise_start + piece for piece in prefixed],
+        "connection_noise": [WHOLE + frames for frames in stream_seeds()],
+        "connection_plaintext": [
+            cut + frames for frames in stream_seeds() + yamux_seeds() for cut in (WHOLE, b"\7")
+        ],
+        "gossip_rpcs": rpc_seeds(),
+        "gossip_messages": [message.SerializeToString()],
+        "peers_question": [json.dumps({"have": tails}).encode()],
+        "peers_answer": [json.dumps(answer).encode()],
+        "topic_messages": topic_seeds(),
+        "mdns_texts": [texts],
+        "mdns_packets": mdns_seeds(),
+    }
+
+
+def write() -> None:
+    """Write them to their files."""
+    for name, inputs in seeds().items():
+        directory = CORPUS / name
+        directory.mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(inputs):
+            (directory / f"seed-{number}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    write()
