@@ -21,12 +21,25 @@ export function onlyInterface (name) {
   os.networkInterfaces = () => ({ [name]: all()[name] ?? [] })
 }
 
-// options: listen (multiaddrs), serviceTag (mDNS is off without it), gossip (options; null for none)
-export async function createNode ({ listen = [], serviceTag, gossip = {} } = {}) {
+// Noise that offers no muxers in its handshake, so that one is negotiated after it.
+function noiseWithoutMuxers () {
+  return components => {
+    const made = noise()(components)
+    const bare = options => ({ ...options, skipStreamMuxerNegotiation: true })
+    const { secureInbound, secureOutbound } = made
+    made.secureInbound = (connection, options) => secureInbound.call(made, connection, bare(options))
+    made.secureOutbound = (connection, options) => secureOutbound.call(made, connection, bare(options))
+    return made
+  }
+}
+
+// options: listen (multiaddrs), serviceTag (mDNS is off without it), gossip (options; null for none),
+// earlyMuxer (whether muxers are offered in the Noise handshake)
+export async function createNode ({ listen = [], serviceTag, gossip = {}, earlyMuxer = true } = {}) {
   return createLibp2p({
     addresses: { listen },
     transports: [tcp()],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [earlyMuxer ? noise() : noiseWithoutMuxers()],
     streamMuxers: [yamux()],
     peerDiscovery: serviceTag == null ? [] : [mdns({ serviceTag, interval: 1000 })],
     connectionManager: {

@@ -107,12 +107,27 @@ function linked (peer) {
   return connection
 }
 
+// js-libp2p opens one stream at a time for identify and for ping. On a new connection it asks by
+// itself who the peer is, and a ping's stream is there until its end was heard of.
+async function alone (ask) {
+  for (;;) {
+    try {
+      return await ask()
+    } catch (error) {
+      if (error.name !== 'TooManyOutboundProtocolStreamsError') {
+        throw error
+      }
+      await sleep(20)
+    }
+  }
+}
+
 const commands = {
-  async start ({ listen = ['/ip4/127.0.0.1/tcp/0'], networkInterface, serviceTag }) {
+  async start ({ listen = ['/ip4/127.0.0.1/tcp/0'], networkInterface, serviceTag, earlyMuxer }) {
     if (networkInterface != null) {
       onlyInterface(networkInterface)
     }
-    node = await createNode({ listen, serviceTag })
+    node = await createNode({ listen, serviceTag, earlyMuxer })
     node.addEventListener('peer:discovery', ({ detail }) => {
       const addrs = detail.multiaddrs.map(String)
       say({ event: 'discovered', peer: detail.id.toString(), addrs })
@@ -134,7 +149,7 @@ const commands = {
     return told(await node.dial(multiaddr(addr)))
   },
   async identify ({ peer }) {
-    const got = await node.services.identify.identify(linked(peer))
+    const got = await alone(() => node.services.identify.identify(linked(peer)))
     return {
       agent: got.agentVersion,
       version: got.protocolVersion,
@@ -144,7 +159,7 @@ const commands = {
     }
   },
   async ping ({ peer }) {
-    return { ms: await node.services.ping.ping(peerIdFromString(peer)) }
+    return { ms: await alone(() => node.services.ping.ping(peerIdFromString(peer))) }
   },
   async links () {
     return node.getConnections().map(told)

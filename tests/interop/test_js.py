@@ -27,6 +27,7 @@ from tests.needs import needs
 
 TAG = "bzzz-peer-discovery.local"
 TOPIC = "bzzz/coordination/v1"
+YAMUX = "/yamux/1.0.0"
 TEN_MB = 10_000_000
 
 # js-libp2p resets each ping stream that it answers, this many seconds after its first ping.
@@ -63,18 +64,29 @@ class Both(TestCase):
 class Conversations(Both):
     """What has to work on a link, whoever dialled it."""
 
-    async def linked(self) -> tuple[Link, dict[str, Any]]:
+    async def linked(self, **options: Any) -> tuple[Link, dict[str, Any]]:
         """The link at Bzzz's side, and what js-libp2p says of its own."""
         raise NotImplementedError
 
-    async def test_negotiated(self) -> None:
-        """Both prove their identity with Noise and agree on yamux."""
-        link, told = await self.linked()
+    async def check_negotiated(self, offered: tuple[str, ...], **options: Any) -> None:
+        link, told = await self.linked(**options)
         self.assertEqual(told["encryption"], "/noise")
-        self.assertEqual(told["muxer"], "/yamux/1.0.0")
+        self.assertEqual(told["muxer"], YAMUX)
         self.assertEqual(told["peer"], self.bzzz_id)
         self.assertEqual(link.remote_peer, self.js_id)
         self.assertEqual(link.remote_key.peer_id, self.js_id)
+        channel = link.connection._channel
+        assert channel is not None
+        self.assertEqual(channel.remote_muxers, offered)
+        self.assertEqual(await self.bzzz.echo(link, b"buzz"), b"buzz")
+
+    async def test_negotiated(self) -> None:
+        """Both prove their identity with Noise, and agree on yamux in its handshake."""
+        await self.check_negotiated((YAMUX,))
+
+    async def test_negotiated_after_the_handshake(self) -> None:
+        """With a js-libp2p that offers no muxer in the handshake, yamux is negotiated after it."""
+        await self.check_negotiated((), earlyMuxer=False)
 
     async def test_identify(self) -> None:
         """Each reads the other's agent, protocols and addresses."""
@@ -157,8 +169,8 @@ class Conversations(Both):
 class DiallerTests(Conversations):
     """Bzzz dials js-libp2p."""
 
-    async def linked(self) -> tuple[Link, dict[str, Any]]:
-        await self.begin()
+    async def linked(self, **options: Any) -> tuple[Link, dict[str, Any]]:
+        await self.begin(**options)
         link = await self.bzzz.swarm.dial([Multiaddr.parse(self.js.addrs[0])], self.js_id)
         return link, await self.js.event("open", peer=self.bzzz_id)
 
@@ -183,8 +195,8 @@ class DiallerTests(Conversations):
 class ListenerTests(Conversations):
     """js-libp2p dials Bzzz."""
 
-    async def linked(self) -> tuple[Link, dict[str, Any]]:
-        await self.begin()
+    async def linked(self, **options: Any) -> tuple[Link, dict[str, Any]]:
+        await self.begin(**options)
         told = await self.js.ask("dial", addr=str(self.address))
         link: Link = await self.bzzz.until(lambda: self.bzzz.swarm.links.get(self.js_id))
         return link, told

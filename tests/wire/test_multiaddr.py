@@ -40,6 +40,15 @@ GOOD = (
     "/dns6/example.com/tcp/1/noise",
     "/unix/run/bzzz/api.sock",
     f"/onion3/{'a2' * 28}:1234",
+    # Of libp2p's addressing/README.md, whose "198.51.100" is no whole IPv4 address.
+    "/ip4/198.51.100.0/tcp/80/ws",
+    "/ip6/fe80::883:a581:fff1:833",
+    "/dns4/example.com/tcp/42",
+    "/dnsaddr/libp2p.io",
+    "/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
+    "/ip4/198.51.100.0/tcp/1234/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
+    "/ip4/192.0.2.0/tcp/5002/p2p/QmdPU7PfRyKehdrP5A3WqmjyD6bhVpU1mLGKppa2FjGDjZ/p2p-circuit"
+    "/p2p/QmVT6GYwjeeAF5TR485Yc58S3xRF5EFsZ5YAF4VcP3URHt",
 )
 
 
