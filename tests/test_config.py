@@ -223,6 +223,21 @@ class ConfigTests(SynchronousTestCase):
         odd.write_bytes(b'name = "\xff"')
         self.assertIn("not UTF-8", self.error(str(odd)))
 
+    def test_control_characters_are_not_echoed(self) -> None:
+        """What is wrong is told in printable characters, whatever the file holds."""
+        escape = '"\\u001b[2J"'
+        for line in (
+            f"{escape} = 1",
+            f"label = {{{escape} = 1}}",
+            f"interface = [{escape}]",
+            f"bootstrap = [{escape}]",
+            f"state_dir = {escape}",
+            f"name = {escape}",
+            "name = \x1b",
+        ):
+            (problem,) = problems_of_file(Path(self.file(line)))
+            self.assertTrue(problem.isprintable(), problem)
+
     def test_all_problems_of_a_file(self) -> None:
         """A check tells everything that is wrong, in the order of the file."""
         path = self.file('zzz = 1\nlisten_port = "a"\nname = "ok"\nmdns = 1\n')

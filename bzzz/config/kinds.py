@@ -199,7 +199,7 @@ class Directory(Kind[Path]):
         path = value if isinstance(value, Path) else self._expanded(_text(value))
         if not path.is_absolute():
             # It would mean another directory each time the node is started from elsewhere.
-            raise BadValue(f"'{path}' is not an absolute path (start it with / or ~)")
+            raise BadValue(f"{_show(str(path))} is not an absolute path (start it with / or ~)")
         return path
 
     def _expanded(self, text: str) -> Path:
@@ -268,12 +268,12 @@ class Labels(Kind[Mapping[str, str]]):
         if len(value) > MAX_ENTRIES:
             raise BadValue(f"{len(value)} labels are more than {MAX_ENTRIES}")
         for key, text in value.items():
-            if not isinstance(text, str):
-                raise BadValue(f"{key} = {_show(text)} is not a string (write it in quotes)")
             if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", key) is None:
                 raise BadValue(
                     f"{_show(key)} is not a label's name (letters, digits and . _ / -, at most 63)"
                 )
+            if not isinstance(text, str):
+                raise BadValue(f"{key} = {_show(text)} is not a string (write it in quotes)")
             if len(text) > 255 or not text.isprintable():
                 raise BadValue(f"the value of {key} is longer than 255 or not printable")
         return MappingProxyType(dict(value))
@@ -301,7 +301,8 @@ def interface(text: str) -> str:
         pass  # then it is a name, or nothing
     # 15 is the kernel's IFNAMSIZ without the closing zero. Names made of digits and dots or with
     # colons are allowed by the kernel too, but are addresses with a slip of the finger.
-    if re.fullmatch(r"(?![0-9.]+$)[^\s/:,]{1,15}", text) is None:
+    named = re.fullmatch(r"(?![0-9.]+$)[^\s/:,]{1,15}", text)
+    if named is None or not text.isprintable():
         raise BadValue(f"{_show(text)} is neither the name of an interface nor an IP address")
     return text
 
@@ -312,7 +313,8 @@ def multiaddr(text: str) -> Multiaddr:
         address = Multiaddr.parse(text)
     except AddressError as error:
         reason = str(error)
-        raise BadValue(reason if text in reason else f"{text}: {reason}") from None
+        shown = text in reason or not text.isprintable()
+        raise BadValue(reason if shown else f"{text}: {reason}") from None
     if address.host_port() is None:
         raise BadValue(
             f"{text} is not an address over TCP (write for example /ip4/192.0.2.7/tcp/4001)"

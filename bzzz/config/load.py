@@ -121,7 +121,7 @@ def _from_file(path: Path, problems: list[str]) -> Said:
     for line, key in sorted((_line_of(lines, key), key) for key in table):
         option = BY_KEY.get(key)
         if option is None:
-            problems.append(f"{path}:{line}: unknown key '{key}'{_meant(key, BY_KEY)}")
+            problems.append(f"{path}:{line}: unknown key {key!r}{_meant(key, BY_KEY)}")
             continue
         try:
             said[key] = (option.kind.from_toml(table[key]), f"{path}:{line}")

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from bzzz.discovery.mdns_records import Announced, announcement, peer_service
+from bzzz.identity.keys import PrivateKey
 from bzzz.mesh.messages import AVAILABILITY, CAPABILITY
 from bzzz.wire import varint
 from bzzz.wire.framing import frame
@@ -20,15 +21,18 @@ from bzzz.wire.noise import HandshakeXX, NoiseXX
 from bzzz.wire.pb import rpc_pb2
 from bzzz.wire.plaintext import PlaintextChannel
 from bzzz.wire.yamux_frame import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
-from tests.fuzz.targets import (
+from tests.fuzz.mesh_targets import signed
+from tests.fuzz.node_target import AGAIN, ANSWER, ENDING, RAW, RESET, SPOKEN, WAIT, encode_step
+from tests.fuzz.registry import (
     EPHEMERAL,
     STATIC,
     STREAM_PROTOCOL,
     THEIRS,
     TOPIC,
     fixed_bytes,
-    signed,
 )
+
+OTHER = PrivateKey.from_seed(b"v" * 32).peer_id
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -41,6 +45,14 @@ ADDRESSES = (
     "/ip4/192.0.2.7/udp/4001/quic-v1",
     f"/ip4/192.0.2.1/tcp/4001/p2p/{THEIRS.peer_id}/p2p-circuit",
 )
+
+# A configuration file with a value of each kind, and with mistakes.
+CONFIGS = [
+    b'name = "walnut"\nlisten_port = 4001\nmdns = false\nbroadcast_interval = "30s"\n'
+    b'state_dir = "/s"\ncapability = ["a"]\nlog_level = "debug"\ninterface = ["lo"]\n'
+    b'bootstrap = ["/dns/walnut.lan/tcp/40001"]\n[label]\nrack = "a3"\n',
+    b'nmae = "walnut"\nlisten_port = 70000\ninterface = [1]\n"\\u001b[2J" = 1979-05-27\n',
+]
 
 # Nothing is cut.
 WHOLE = b"\0"
@@ -144,6 +156,32 @@ def mdns_seeds() -> list[bytes]:
     return announcement(service).packets()
 
 
+def node_seeds() -> list[bytes]:
+    """A peer that does what peers do; one that waits long between it; one that ends early."""
+    who = Identify(
+        public_key=THEIRS.public,
+        listen_addrs=(Multiaddr.parse(ADDRESSES[0]),),
+        protocols=SPOKEN,
+        name="ironwood",
+    )
+    said = frame(who.encode())
+    answer = json.dumps({"peers": [{"id": str(OTHER), "name": "acacia", "addresses": ADDRESSES}]})
+    told = frame(answer.encode())
+    question = frame(b'{"have": ""}')
+    topics = [frame(signed(message, seqno)) for seqno, message in enumerate(topic_seeds(), 1)]
+    gossip = [encode_step(3, rpc_seeds()[0]), *(encode_step(AGAIN, rpc) for rpc in topics)]
+    # It is asked who it is, for pubsub, for a ping, and for the peers that it knows.
+    answers = [encode_step(ANSWER | ENDING, text) for text in (said, b"", bytes(32), told)]
+    opened = [(0, b""), (1, said), (2, bytes(32)), (4, question)]
+    return [
+        b"".join([*answers, *gossip, *(encode_step(kind | ENDING, text) for kind, text in opened)]),
+        b"".join(piece + encode_step(WAIT | 128, b"") for piece in (*gossip, *answers)),
+        b"".join(encode_step(kind | RESET, text) for kind, text in opened),
+        encode_step(RAW, yamux_seeds()[0]) + encode_step(WAIT, b"") + encode_step(RAW, b"\0" * 12),
+        b"".join(encode_step(WAIT | wait << 6, b"") for wait in (0, 1, 2, 3, 3)),
+    ]
+
+
 def seeds() -> Seeds:
     """All of them."""
     text = f"dnsaddr={ADDRESS}".encode()
@@ -201,6 +239,8 @@ def seeds() -> Seeds:
         "topic_messages": topic_seeds(),
         "mdns_texts": [texts],
         "mdns_packets": mdns_seeds(),
+        "config_files": CONFIGS,
+        "node": node_seeds(),
     }
 
 

@@ -1,0 +1,316 @@
+"""A whole node: the daemon's own code above the network, with one peer that says anything.
+
+The peer speaks the protocols of the link as they are, so that the fuzzer's bytes come to what
+stands behind them. An input is a list of steps, each a byte that says what is done (:func:`step`),
+the length of its payload in two bytes, big-endian, and the payload.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from bzzz.errors import LocalProtocolError, RemoteProtocolError
+from bzzz.identity.peer_id import PeerID
+from bzzz.mesh import peer_exchange
+from bzzz.mesh.availability import Availability
+from bzzz.mesh.capability import CapabilityDocument
+from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
+from bzzz.wire import identify, ping
+from bzzz.wire.connection import Connection, State, StreamNegotiated
+from bzzz.wire.gossip_params import PROTOCOLS
+from bzzz.wire.multiaddr import Multiaddr
+from tests.fuzz.registry import OURS, THEIRS, fixed_bytes, target
+
+__all__ = ["SPOKEN", "encode_step"]
+
+HERE = IPv4Address("TCP", "127.0.0.1", 4001)
+THERE = IPv4Address("TCP", "127.0.0.1", 54321)
+WALL = 1_767_000_000.0
+
+# What the peer may open streams for.
+SPOKEN = (identify.PROTOCOL, identify.PUSH, ping.PROTOCOL, PROTOCOLS[0], peer_exchange.PROTOCOL)
+
+# The kinds of steps; see :func:`step`. Below them, the index of what a stream is opened for.
+ANSWER, AGAIN, RAW, WAIT = 8, 9, 10, 11
+ENDING = 16
+RESET = 32
+
+# Steps that are taken; more make runs slow and find nothing else.
+MOST_STEPS = 32
+
+# Turns of handing bytes to and fro. Nothing honest takes ten.
+MOST_TURNS = 1000
+
+# Seconds that a step may wait.
+WAITS = (0.1, 1.0, 15.0, 120.0)
+
+
+def encode_step(kind: int, payload: bytes) -> bytes:
+    """A step of an input."""
+    return bytes([kind]) + len(payload).to_bytes(2, "big") + payload
+
+
+def steps(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The steps of an input; the last one may be cut."""
+    position = 0
+    for _ in range(MOST_STEPS):
+        if len(data) - position < 3:
+            return
+        size = int.from_bytes(data[position + 1 : position + 3], "big")
+        yield data[position], data[position + 3 : position + 3 + size]
+        position += 3 + size
+
+
+class Wire:
+    """A TCP connection, seen from the node."""
+
+    def __init__(self) -> None:
+        self.sent: deque[bytes] = deque()
+        self.lost: type[Exception] | None = None
+
+    def write(self, data: bytes) -> None:
+        """To the peer."""
+        self.sent.append(bytes(data))
+
+    def writeSequence(self, chunks: Sequence[bytes]) -> None:
+        """To the peer."""
+        self.sent.extend(map(bytes, chunks))
+
+    def loseConnection(self) -> None:
+        """Close it, soon."""
+        self.lost = self.lost or ConnectionDone
+
+    def abortConnection(self) -> None:
+        """Close it, soon."""
+        self.lost = self.lost or ConnectionAborted
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """It is never full."""
+
+    def unregisterProducer(self) -> None:
+        """Likewise."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """There are no packets."""
+
+    def getHost(self) -> IPv4Address:
+        """This end."""
+        return HERE
+
+    def getPeer(self) -> IPv4Address:
+        """The other."""
+        return THERE
+
+
+class Listening:
+    """A port."""
+
+    def getHost(self) -> IPv4Address:
+        """Where it is."""
+        return HERE
+
+    def stopListening(self) -> None:
+        """Nothing came anyway."""
+
+
+class Network:
+    """Who dials finds nobody; who listens is remembered."""
+
+    factory: Any
+
+    def listen(self, host: str, port: int, factory: Any) -> Deferred[Any]:
+        """Keep the factory."""
+        self.factory = factory
+        return succeed(Listening())
+
+    def connect(self, *_: Any) -> Deferred[Any]:
+        """Nobody is there."""
+        return fail(ConnectionRefusedError())
+
+
+class NoBook:
+    """An address book that keeps nothing."""
+
+    def seen(
+        self, peer: PeerID, addresses: Sequence[Multiaddr], source: str, name: str = ""
+    ) -> None:
+        """Forgotten."""
+
+    def succeeded(self, peer: PeerID, address: Multiaddr) -> None:
+        """Forgotten."""
+
+    def ordered(self, peer: PeerID, addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+        """As they come."""
+        return list(addresses)
+
+
+def made_node(clock: Clock, network: Network) -> MeshNode:
+    """A node as the simulator makes them."""
+
+    def wall_time() -> float:
+        return WALL + float(clock.seconds())
+
+    return MeshNode(
+        OURS,
+        MeshSettings(name="walnut", agent="bzzz-py/fuzzed", security="plaintext"),
+        Surroundings(clock, network, wall_time, random.Random(1), fixed_bytes),  # type: ignore[arg-type]
+        NoBook(),
+        lambda: CapabilityDocument(node_id=str(OURS.peer_id), name="walnut"),
+        Availability(2, wall_time),
+        lambda event, **fields: None,
+        [],
+        lambda address: succeed(()),
+    )
+
+
+class Peer:
+    """The other end of a link to the node."""
+
+    def __init__(self, node: MeshNode, network: Network, clock: Clock) -> None:
+        self.clock = clock
+        self.wire = Wire()
+        self.link = network.factory.buildProtocol(THERE)
+        self.gone = False
+        self.connection = Connection(
+            True,
+            THEIRS,
+            random_bytes=fixed_bytes,
+            protocols=lambda protocol: True,
+            security="plaintext",
+        )
+        self.asked: list[int] = []
+        self.opened: list[int] = []
+        self.connection.start()
+        self.link.makeConnection(self.wire)
+        self.pump()
+
+    def pump(self) -> None:
+        """Hand bytes to and fro until nobody has any."""
+        for _ in range(MOST_TURNS):
+            output = self.connection.data_to_send()
+            if output and not self.gone:
+                self.link.dataReceived(output)
+            moved = bool(output)
+            while self.wire.sent:
+                moved = True
+                self._hear(self.wire.sent.popleft())
+            if self.wire.lost is not None and not self.gone:
+                self.gone = True
+                self.link.connectionLost(Failure(self.wire.lost()))
+            if not moved:
+                return
+        raise AssertionError("node and peer never fall silent")
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            events = self.connection.receive_data(data)
+        except RemoteProtocolError:
+            return  # an answer to what this peer said past its own core
+        for event in events:
+            if isinstance(event, StreamNegotiated) and event.inbound:
+                self.asked.append(event.stream_id)
+
+    def say(self, stream_id: int, kind: int, payload: bytes) -> None:
+        """Send on a stream, as far as its window goes; then perhaps end or reset it."""
+        try:
+            self.connection.send_data(stream_id, payload)
+            if kind & RESET:
+                self.connection.reset_stream(stream_id)
+            elif kind & ENDING:
+                self.connection.end_stream(stream_id)
+        except LocalProtocolError:
+            pass  # it was ended before, or has no protocol yet
+
+    def raw(self, frames: bytes) -> None:
+        """Send what may be no yamux at all."""
+        channel = self.connection._channel
+        assert channel is not None
+        sealed: list[Any] = []
+        channel.seal([frames], sealed)
+        if not self.gone:
+            self.link.dataReceived(b"".join(sealed))
+
+
+def step(peer: Peer, kind: int, payload: bytes) -> None:
+    """Open a stream, answer on one that the node opened, go on with one, or wait."""
+    what = kind & 15
+    connection = peer.connection
+    if what == WAIT:
+        peer.clock.advance(WAITS[kind >> 6])
+    elif connection.state is not State.OPEN or peer.gone:
+        return
+    elif what == ANSWER:
+        if peer.asked:
+            peer.say(peer.asked.pop(0), kind, payload)
+    elif what == AGAIN:
+        if peer.opened:
+            peer.say(peer.opened[-1], kind, payload)
+    elif what == RAW:
+        peer.raw(payload)
+    elif what < len(SPOKEN):
+        try:
+            peer.opened.append(connection.open_stream((SPOKEN[what],)))
+        except LocalProtocolError:
+            return  # too many of them
+        peer.say(peer.opened[-1], kind, payload)
+
+
+@implementer(ILogObserver)
+class Findings:
+    """An observer of the log: a failure that is only logged is a failure."""
+
+    def __init__(self) -> None:
+        self.found: list[Failure] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """One entry."""
+        if event.get("log_failure") is not None:
+            self.add(event["log_failure"])
+
+    def add(self, failure: Failure) -> None:
+        """Keep it, as an errback."""
+        self.found.append(failure)
+
+    def check(self) -> None:
+        """Raise the first."""
+        if self.found:
+            self.found[0].raiseException()
+
+
+@target
+def node(data: bytes) -> None:
+    """A node and its peer, with minutes between their steps if need be."""
+    clock, network, findings = Clock(), Network(), Findings()
+    globalLogPublisher.addObserver(findings)
+    try:
+        whole = made_node(clock, network)
+        listening = Deferred.fromCoroutine(whole.swarm.listen("127.0.0.1", 4001))
+        listening.addErrback(findings.add)
+        whole.start()
+        peer = Peer(whole, network, clock)
+        assert THEIRS.peer_id in whole.swarm.links
+        for kind, payload in steps(data):
+            step(peer, kind, payload)
+            peer.pump()
+        for member in whole.membership.members.values():
+            assert member.name.isprintable()
+            assert member.reason.isprintable()
+        stopping = Deferred.fromCoroutine(whole.stop())
+        stopping.addErrback(findings.add)
+        peer.pump()
+        assert stopping.called
+        assert not whole.swarm.links
+        findings.check()
+    finally:
+        globalLogPublisher.removeObserver(findings)
