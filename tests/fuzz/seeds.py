@@ -170,8 +170,15 @@ def node_seeds() -> list[bytes]:
     question = frame(b'{"have": ""}')
     topics = [frame(signed(message, seqno)) for seqno, message in enumerate(topic_seeds(), 1)]
     gossip = [encode_step(3, rpc_seeds()[0]), *(encode_step(AGAIN, rpc) for rpc in topics)]
-    # It is asked who it is, for pubsub, for a ping, and for the peers that it knows.
-    answers = [encode_step(ANSWER | ENDING, text) for text in (said, b"", bytes(32), told)]
+    # In the order in which the node opens streams: to send RPCs, for a ping, to ask who it is
+    # talking to, and a moment later for the peers that this one knows.
+    answers = [
+        encode_step(ANSWER, b""),
+        encode_step(ANSWER, fixed_bytes(32)),
+        encode_step(ANSWER | ENDING, said),
+        encode_step(WAIT | 64, b""),
+        encode_step(ANSWER | ENDING, told),
+    ]
     opened = [(0, b""), (1, said), (2, bytes(32)), (4, question)]
     return [
         b"".join([*answers, *gossip, *(encode_step(kind | ENDING, text) for kind, text in opened)]),
