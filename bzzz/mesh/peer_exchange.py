@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, IdentityError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.capability import printable
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream
 from bzzz.net.swarm import Swarm
@@ -44,6 +45,10 @@ MAX_PEERS = 512
 
 # Addresses of one peer: a machine with several cards, IPv4 and IPv6 on each.
 MAX_ADDRESSES = 16
+
+# Characters kept of a peer's name, which goes into tables, files, logs and onto terminals. A node
+# lets its owner give it fewer.
+MAX_NAME = 80
 
 # Bytes of one message: 512 peers with a few addresses each.
 MAX_MESSAGE = 262144
@@ -132,7 +137,7 @@ class PeerExchange:
             peers = [
                 (
                     PeerID.parse(peer.id),
-                    peer.name,
+                    printable(peer.name, MAX_NAME),
                     tuple(Multiaddr.parse(text) for text in peer.addresses[:MAX_ADDRESSES]),
                 )
                 for peer in answer.peers[:MAX_PEERS]

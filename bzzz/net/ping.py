@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from bzzz.errors import BzzzError, StreamReset
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream, StreamAddress
 from bzzz.net.swarm import Swarm
@@ -109,6 +110,9 @@ class _Pinger(Protocol):
             answer.callback(self._seconds() - sent)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(BzzzError) is None:
+            # In good order, but for one that still waits for an answer none comes any more.
+            reason = Failure(StreamReset("the peer ended the stream without an answer"))
         self.failed(reason)
 
 

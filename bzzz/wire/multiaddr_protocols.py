@@ -70,7 +70,7 @@ def _pack_ip6(text: str) -> bytes:
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IPv6 address") from error
     if address.scope_id is not None:
-        raise AddressError(f"{text!r}: a zone is written /ip6zone/{address.scope_id} before /ip6")
+        raise AddressError(f"{text!r}: a zone is written before /ip6, as in /ip6zone/eth0/ip6/...")
     return address.packed
 
 

@@ -21,7 +21,7 @@ from bzzz.wire.gossip_message import sign
 from bzzz.wire.gossip_params import PROTOCOLS, GossipParams
 from bzzz.wire.gossipsub import Gossipsub, MessageReceived
 from bzzz.wire.pb import rpc_pb2
-from tests.fuzz.registry import OURS, THEIRS, TOPIC, pieces, target
+from tests.fuzz.registry import OURS, THEIRS, TOPIC, pieces, target, told
 
 # Small, so that a short input reaches them.
 GOSSIP_LIMITS = GossipParams(
@@ -92,8 +92,8 @@ def gossip_rpcs(data: bytes) -> None:
             core.heartbeat(now)
             core.take_rpcs()
             core.peers_to_drop()
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
 
 
 @target
@@ -111,8 +111,8 @@ def gossip_messages(data: bytes) -> None:
     wire.signature = THEIRS.sign(b"libp2p-pubsub:" + wire.SerializeToString(deterministic=True))
     try:
         feed_gossip(core, rpc_pb2.RPC(publish=[wire]).SerializeToString(), 0.0)
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
     core.heartbeat(1.0)
     core.take_rpcs()
 
@@ -144,8 +144,8 @@ def peers_question(data: bytes) -> None:
     """A question for peers."""
     try:
         peer_exchange().answer(data, THEIRS.peer_id)
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
 
 
 @target
@@ -154,8 +154,8 @@ def peers_answer(data: bytes) -> None:
     link: Any = Nowhere()
     try:
         peer_exchange().answered(data, link)
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
 
 
 @target
@@ -163,8 +163,8 @@ def topic_messages(data: bytes) -> None:
     """What is published on the topics."""
     try:
         received = messages.decode(data, THEIRS.peer_id)
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
     else:
         if received.document is not None:
             assert received.document.describe().isprintable()
@@ -182,7 +182,8 @@ def hear(texts: list[bytes]) -> None:
     """TXT records of a peer."""
     try:
         heard = parse_texts(texts)
-    except RemoteProtocolError:
+    except RemoteProtocolError as error:
+        told(error)
         return
     reachable(heard.addresses, on_loopback=False)
     assert heard.name.isprintable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bzzz.errors import BzzzError
 from bzzz.identity.keys import PrivateKey
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "fixed_bytes",
     "pieces",
     "target",
+    "told",
 ]
 
 Target = Callable[[bytes], None]
@@ -29,6 +31,9 @@ OURS = PrivateKey.from_seed(b"o" * 32)
 THEIRS = PrivateKey.from_seed(b"t" * 32)
 STATIC = b"s" * 32
 EPHEMERAL = b"e" * 32
+
+# Characters of an error's text: what is wrong, and as much of the peer's words as shows where.
+LONGEST_ERROR = 1000
 
 
 def target(function: Target) -> Target:
@@ -47,6 +52,13 @@ def pieces(data: bytes) -> Iterator[bytes]:
         return
     for start in range(0, len(rest), size):
         yield rest[start : start + size]
+
+
+def told(error: BzzzError) -> None:
+    """An error that a peer has caused is logged: it is one line, and not a long one."""
+    text = str(error)
+    assert text.isprintable(), text
+    assert len(text) <= LONGEST_ERROR, text
 
 
 def fixed_bytes(size: int) -> bytes:

@@ -28,6 +28,7 @@ from tests.fuzz.registry import (
     fixed_bytes,
     pieces,
     target,
+    told,
 )
 
 # Small, so that a short input reaches them.
@@ -59,7 +60,8 @@ def varints(data: bytes) -> None:
     for offset in range(min(len(data), 4)):
         try:
             found = varint.decode(data, offset)
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
+            told(error)
             continue
         if found is not None:
             value, end = found
@@ -75,8 +77,8 @@ def framing(data: bytes) -> None:
             for message in reader.receive(piece):
                 assert len(message) <= FRAME_LIMIT
             assert reader.buffered <= FRAME_LIMIT + 9
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
 
 
 @target
@@ -84,18 +86,18 @@ def identities(data: bytes) -> None:
     """Public keys and peer IDs, as bytes and as text."""
     try:
         assert PublicKey.decode(data).encode()
-    except IdentityError:
-        pass
+    except IdentityError as error:
+        told(error)
     try:
         peer = PeerID(data)
         assert PeerID.parse(str(peer)) == peer
         assert peer.public_key is None or peer.public_key.peer_id == peer
-    except IdentityError:
-        pass
+    except IdentityError as error:
+        told(error)
     try:
         PeerID.parse(data.decode("utf-8", "surrogateescape"))
-    except IdentityError:
-        pass
+    except IdentityError as error:
+        told(error)
 
 
 @target
@@ -104,12 +106,12 @@ def multiaddrs(data: bytes) -> None:
     found = []
     try:
         found.append(Multiaddr.decode(data))
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
     try:
         found.append(Multiaddr.parse(data.decode("utf-8", "surrogateescape")))
-    except AddressError:
-        pass
+    except AddressError as error:
+        told(error)
     for address in found:
         assert Multiaddr.decode(address.encode()) == address
         assert Multiaddr.parse(str(address)) == address
@@ -134,8 +136,8 @@ def multistream(data: bytes) -> None:
                 side.receive(piece)
                 assert len(side.take_output()) <= 4 * 64
                 assert side.done or len(side.rest) <= 1026
-        except RemoteProtocolError:
-            pass
+        except RemoteProtocolError as error:
+            told(error)
 
 
 @target
@@ -143,7 +145,8 @@ def identify(data: bytes) -> None:
     """Who a peer says it is; what was read can be said again."""
     try:
         read = Identify.decode(data)
-    except RemoteProtocolError:
+    except RemoteProtocolError as error:
+        told(error)
         return
     assert Identify.decode(read.encode()) == read
 
@@ -168,8 +171,8 @@ def noise_handshake(data: bytes) -> None:
             for piece in pieces(data):
                 side.receive_message(piece)
                 side.take_message()
-        except RemoteProtocolError:
-            pass
+        except RemoteProtocolError as error:
+            told(error)
 
 
 @target
@@ -190,8 +193,8 @@ def noise_payload(data: bytes) -> None:
                     ours.receive_message(theirs.write(b"" if first else data))
                 elif message is None:
                     break
-        except RemoteProtocolError:
-            pass
+        except RemoteProtocolError as error:
+            told(error)
 
 
 @target
@@ -203,8 +206,8 @@ def noise_channel(data: bytes) -> None:
             for piece in pieces(data):
                 channel.receive(piece)
                 channel.take_output()
-        except RemoteProtocolError:
-            pass
+        except RemoteProtocolError as error:
+            told(error)
 
 
 @target
@@ -214,8 +217,8 @@ def plaintext(data: bytes) -> None:
     try:
         for piece in pieces(data):
             channel.receive(piece)
-    except RemoteProtocolError:
-        pass
+    except RemoteProtocolError as error:
+        told(error)
 
 
 # -- muxer, and all of it together
@@ -281,8 +284,8 @@ def yamux(data: bytes) -> None:
                 assert session.stream_count <= LIMITS.inbound_streams + 1
                 for chunk in session.take_output():
                     assert len(chunk) <= MAX_DATA
-        except RemoteProtocolError:
-            pass
+        except RemoteProtocolError as error:
+            told(error)
 
 
 def take(side: Connection, events: list[Any], written: set[int]) -> None:
@@ -323,8 +326,8 @@ def connection_raw(data: bytes) -> None:
                 for piece in pieces(data):
                     take(side, side.receive_data(piece), set())
                     side.take_output()
-            except RemoteProtocolError:
-                pass
+            except RemoteProtocolError as error:
+                told(error)
 
 
 def connection_inside(data: bytes, security: str) -> None:
@@ -358,7 +361,8 @@ def connection_inside(data: bytes, security: str) -> None:
                 ours.take_output()
                 assert ours.stream_count <= LIMITS.inbound_streams + 1
                 assert len(ours.streams_negotiating) <= LIMITS.negotiating_streams
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
+            told(error)
             ours.take_output()
 
 
