@@ -120,7 +120,8 @@ class PeerExchange:
             tails = base64.b64decode(question.have, validate=True)
         except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
             raise RemoteProtocolError(
-                f"{asker} asked for peers unreadably: {error}", "peers_bad_question"
+                f"{asker} asked for peers unreadably: {printable(str(error), 200)}",
+                "peers_bad_question",
             ) from error
         have = {tails[start : start + TAIL] for start in range(0, len(tails), TAIL)}
         have.add(asker.bytes[-TAIL:])
@@ -144,7 +145,8 @@ class PeerExchange:
             ]
         except (msgspec.MsgspecError, IdentityError, AddressError, UnicodeError) as error:
             raise RemoteProtocolError(
-                f"{link.remote_peer} told of peers unreadably: {error}", "peers_bad_answer"
+                f"{link.remote_peer} told of peers unreadably: {printable(str(error), 200)}",
+                "peers_bad_answer",
             ) from error
         for peer, name, addresses in peers:
             self._learnt(peer, name, addresses)

@@ -39,7 +39,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import atheris
+    from twisted.logger import globalLogBeginner
 
+    # Until logging has begun, Twisted keeps what is logged, and all that it speaks of.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     with atheris.instrument_imports(include=["bzzz"], enable_loader_override=False):
         from tests.fuzz.targets import TARGETS
     if arguments.target not in TARGETS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from bzzz.errors import BzzzError
+from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.keys import PrivateKey
 
 __all__ = [
@@ -33,7 +33,7 @@ STATIC = b"s" * 32
 EPHEMERAL = b"e" * 32
 
 # Characters of an error's text: what is wrong, and as much of the peer's words as shows where.
-LONGEST_ERROR = 1000
+LONGEST_ERROR = 500
 
 
 def target(function: Target) -> Target:
@@ -55,10 +55,10 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 
 def told(error: BzzzError) -> None:
-    """An error that a peer has caused is logged: it is one line, and not a long one."""
+    """An error is shown: it is one line, and no long one where a peer may choose its words."""
     text = str(error)
     assert text.isprintable(), text
-    assert len(text) <= LONGEST_ERROR, text
+    assert len(text) <= LONGEST_ERROR or not isinstance(error, RemoteProtocolError), text
 
 
 def fixed_bytes(size: int) -> bytes:

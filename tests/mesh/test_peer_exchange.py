@@ -66,10 +66,12 @@ class ExchangeTests(SynchronousTestCase):
             {"id": 1},
             {"id": str(ACACIA), "addresses": ["/ip4/\x1b[2J/tcp/1"]},
             {"id": "1\x1b[2J"},
+            {"id": str(ACACIA), "addresses": ["/ip4/" + "\x7f" * 1000]},
         ):
             with self.assertRaises(RemoteProtocolError) as raised:
                 self.answer(peer)
             self.assertTrue(str(raised.exception).isprintable())
+            self.assertLess(len(str(raised.exception)), 400)
 
     @given(st.binary() | st.binary().map(lambda have: json.dumps({"have": have.hex()}).encode()))
     def test_any_bytes(self, message: bytes) -> None:
