@@ -1,108 +1,217 @@
-"""Links: dialling, pings, streams and throughput, Bzzz beside js-libp2p and py-libp2p in the same
-run.
+"""Links: dialling, pings, streams and throughput, Bzzz beside js-libp2p and py-libp2p.
 
-    python -m benchmarks.links [--rounds 3] [--peers bzzz,js,py]
+    python -m benchmarks.links [--rounds 3] [--quick] [--peers bzzz,js,py] [--json FILE]
 
-Each measurement runs against a server in a process of its own on loopback; printed are medians of
-the rounds. The foreign peers are set up by ``benchmarks/peers/setup``; one that is not there is
-left out, and the table says so.
+Each measurement runs against a server in a process of its own on loopback, the peers taking turns
+in each round, so that whatever else the machine does meets all of them. Printed are medians of the
+rounds, Bzzz's target with its verdict, and how much better Bzzz is than the better of the others.
+The foreign peers come from ``python -m benchmarks.setup``; one that is not there is left out, and
+said to be.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
-import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-PEERS = {
-    "bzzz": [sys.executable, "-m", "benchmarks.peers.bzzz_peer"],
-    "js": ["node", str(HERE / "peers" / "js" / "bench.mjs")],
-    "py": [
-        str(HERE / "peers" / "py" / ".venv" / "bin" / "python"),
-        str(HERE / "peers" / "py" / "bench.py"),
-    ],
-}
-
-# Mode, argument, the figure to show, its unit, and what Bzzz has to reach.
-ROWS = (
-    ("dial", "300", "per_second", "dials/s, one after the other", ">= 300"),
-    ("dial", "300", "cpu_ms", "CPU ms a dial, both sides", "<= 3"),
-    ("dial-together", "50", "per_second", "dials/s, 50 at once", ">= 500"),
-    ("ping", "2000", "p50_ms", "ping p50 ms", "<= 0.25"),
-    ("ping", "2000", "p99_ms", "ping p99 ms", "<= 0.6"),
-    ("streams", "1000", "p50_ms", "stream to first answer p50 ms", "<= 0.6"),
-    ("throughput", "200000000", "mb_per_second", "one stream MB/s", ">= 250"),
+from benchmarks.common import (
+    PEERS,
+    Children,
+    Target,
+    arguments,
+    cpu_seconds,
+    number,
+    progress,
+    rss_mb,
+    table,
+    write_json,
 )
-TIMEOUT = 120.0
+from benchmarks.control import ask, node_command
+
+__all__ = ["main"]
 
 
-def measure(command: list[str], mode: str, amount: str) -> dict[str, float]:
-    """One measurement in two fresh processes; raises CalledProcessError when one fails."""
-    server = subprocess.Popen(
-        [*command, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert server.stdin is not None and server.stdout is not None
-    try:
-        address = json.loads(server.stdout.readline())["address"]
-        client = subprocess.run(
-            [*command, mode, address, amount],
+@dataclass(frozen=True)
+class Row:
+    """A figure: the mode that measures it, how much of it, and what Bzzz has to reach."""
+
+    mode: str
+    amount: int
+    quick: int
+    figure: str
+    label: str
+    target: Target
+
+
+ROWS = (
+    Row("dial", 300, 60, "per_second", "dials/s, one after the other", Target(300, False)),
+    Row("dial", 300, 60, "cpu_ms", "CPU ms a dial, both sides", Target(3, True)),
+    Row("dial-together", 50, 50, "per_second", "dials/s, 50 at once", Target(500, False)),
+    Row("ping", 2000, 500, "p50_ms", "ping p50 ms", Target(0.25, True)),
+    Row("ping", 2000, 500, "p99_ms", "ping p99 ms", Target(0.6, True)),
+    Row("streams", 1000, 200, "p50_ms", "stream to first answer p50 ms", Target(0.6, True)),
+    Row(
+        "throughput",
+        200_000_000,
+        50_000_000,
+        "mb_per_second",
+        "one stream MB/s",
+        Target(250, False),
+    ),
+    Row("hold", 2, 2, "rss_mb", "idle with 2 links, MB (Bzzz: the daemon)", Target(64, True)),
+)
+
+# Seconds for one measurement.
+TIMEOUT = 90.0
+
+# Seconds after which an idle node's memory is what it stays at.
+SETTLE = 3.0
+
+
+def first_line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a peer says first; raises ValueError when it ends instead."""
+    assert process.stdout is not None
+    answer: dict[str, Any] = json.loads(process.stdout.readline())
+    return answer
+
+
+def measure(command: list[str], mode: str, amount: int) -> dict[str, float]:
+    """One measurement in two fresh processes.
+
+    :raises CalledProcessError: one of them failed.
+    """
+    with Children() as children:
+        server = children.start(
+            [*command, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        address = first_line(server)["address"]
+        start_cpu = cpu_seconds(server.pid)
+        client = children.start(
+            [*command, mode, address, str(amount)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
-            timeout=TIMEOUT,
         )
-        result: dict[str, float] = json.loads(client.stdout.splitlines()[-1])
-        server.stdin.close()
-        told = server.stdout.readline()
-        if "client_cpu_ms" in result and told:
-            served = json.loads(told)["cpu"] - json.loads(told).get("start_cpu", 0.0)
-            result["cpu_ms"] = result["client_cpu_ms"] + served * 1000 / (int(amount) + 20)
+        if mode == "hold":
+            first_line(client)
+            time.sleep(SETTLE)
+            return {"rss_mb": rss_mb(server.pid)}
+        said, _ = client.communicate(timeout=TIMEOUT)
+        if client.returncode:
+            raise subprocess.CalledProcessError(client.returncode, client.args)
+        result: dict[str, float] = json.loads(said.splitlines()[-1])
+        if "client_cpu_ms" in result:
+            # The client dials 20 times before it measures.
+            served = (cpu_seconds(server.pid) - start_cpu) * 1000 / (amount + 20)
+            result["cpu_ms"] = result["client_cpu_ms"] + served
         return result
-    finally:
-        if not server.stdin.closed:
-            server.stdin.close()
+
+
+def daemon_memory(links: int) -> dict[str, float]:
+    """Memory of a whole ``twistd bzzz`` with mDNS, on loopback, that others are linked to."""
+    with tempfile.TemporaryDirectory(prefix="bzzz-bench-") as place, Children() as children:
+        directory = Path(place)
+        node = children.start(
+            node_command("idle", directory),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        address = _address(directory)
+        client = children.start(
+            [*PEERS["bzzz"]("peer"), "hold", address, str(links)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        first_line(client)
+        time.sleep(SETTLE)
+        return {"rss_mb": rss_mb(node.pid)}
+
+
+def _address(directory: Path) -> str:
+    """Where the node listens, as soon as it does."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            for address in ask(directory, "id")["addresses"]:
+                if address.startswith("/ip4/127."):
+                    return str(address)
+        except OSError:
+            pass  # it does not answer yet
+        time.sleep(0.1)
+    raise ValueError("the node did not listen within 30 s")
+
+
+def one(peer: str, mode: str, amount: int) -> dict[str, float]:
+    """One measurement of one peer."""
+    if peer == "bzzz" and mode == "hold":
+        return daemon_memory(amount)
+    return measure(PEERS[peer]("peer" if peer == "bzzz" else "bench"), mode, amount)
+
+
+Results = dict[str, dict[str, list[dict[str, float]]]]
+
+
+def median(results: Results, peer: str, row: Row) -> float | None:
+    """The median of a figure; None where it was not measured."""
+    found = [
+        result[row.figure]
+        for result in results.get(peer, {}).get(row.mode, [])
+        if row.figure in result
+    ]
+    return statistics.median(found) if found else None
+
+
+def report(results: Results, peers: Sequence[str]) -> str:
+    """The table."""
+    rows = []
+    for row in ROWS:
+        medians = {peer: median(results, peer, row) for peer in peers}
+        ours = medians.get("bzzz")
+        others = [value for peer, value in medians.items() if peer != "bzzz" and value is not None]
+        ratio = "-"
+        if ours and others:
+            best = min(others) if row.target.at_most else max(others)
+            ratio = f"{best / ours if row.target.at_most else ours / best:.1f}x"
+        verdict = "-" if ours is None else row.target.verdict(ours)
+        cells = [number(medians[peer]) for peer in peers]
+        rows.append([row.label, *cells, ratio, str(row.target), verdict])
+    return table(["", *peers, "better by", "target", ""], rows)
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    assert __doc__ is not None
+    parser = arguments(__doc__, 3)
     parser.add_argument("--peers", default="bzzz,js,py")
     options = parser.parse_args()
-    columns = options.peers.split(",")
-    results: dict[tuple[str, str], list[dict[str, float]]] = {}
-    problems: dict[str, str] = {}
-    modes = list(dict.fromkeys((mode, amount) for mode, amount, *_ in ROWS))
-    for _ in range(options.rounds):
+    rounds = options.rounds or (1 if options.quick else options.default_rounds)
+    peers = options.peers.split(",")
+    results: Results = {}
+    problems: dict[tuple[str, str], str] = {}
+    modes = dict.fromkeys((row.mode, row.quick if options.quick else row.amount) for row in ROWS)
+    for turn in range(rounds):
         for mode, amount in modes:
-            for peer in columns:
-                if peer in problems:
-                    continue
+            for peer in peers:
+                progress(f"round {turn + 1}: {mode} {peer}")
                 try:
-                    results.setdefault((peer, mode), []).append(measure(PEERS[peer], mode, amount))
-                except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-                    problems[peer] = f"{mode}: {error}"
-    print(f"{'':34}" + "".join(f"{peer:>12}" for peer in columns) + f"{'target':>12}")
-    for mode, _, figure, label, target in ROWS:
-        cells = []
-        for peer in columns:
-            values: list[Any] = [
-                result[figure] for result in results.get((peer, mode), []) if figure in result
-            ]
-            cells.append(f"{statistics.median(values):12.2f}" if values else f"{'-':>12}")
-        print(f"{label:34}" + "".join(cells) + f"{target:>12}")
-    for peer, problem in problems.items():
-        print(f"{peer} left out: {problem}")
+                    figures = one(peer, mode, amount)
+                except (OSError, ValueError, subprocess.SubprocessError) as error:
+                    problems[peer, mode] = str(error)
+                else:
+                    results.setdefault(peer, {}).setdefault(mode, []).append(figures)
+    progress()
+    print(report(results, peers))
+    for (peer, mode), problem in problems.items():
+        print(f"{peer} {mode} failed: {problem}")
+    write_json(options.json, "links", results)
 
 
 if __name__ == "__main__":

@@ -109,16 +109,10 @@ def swarm(reactor: Any) -> tuple[Swarm, Waiter]:
     return made, waiter
 
 
-async def serve(reactor: Any) -> None:
-    """Listen, print the address, and go on until stdin closes."""
+async def stdin_end() -> None:
+    """Until stdin is closed."""
     from twisted.internet.stdio import StandardIO
 
-    made, _ = swarm(reactor)
-    PingService(made, os.urandom)
-    made.handle(SINK, Factory.forProtocol(SinkAnswering))
-    made.handle(ECHO, Factory.forProtocol(Echo))
-    port = await made.listen("127.0.0.1", 0)
-    print(json.dumps({"address": f"/ip4/127.0.0.1/tcp/{port}/p2p/{made.peer_id}"}), flush=True)
     done: Deferred[None] = Deferred()
 
     class Stdin(Protocol):
@@ -126,8 +120,19 @@ async def serve(reactor: Any) -> None:
             done.callback(None)
 
     StandardIO(Stdin())
-    start_cpu = cpu()
     await done
+
+
+async def serve(reactor: Any) -> None:
+    """Listen, print the address, and go on until stdin closes."""
+    made, _ = swarm(reactor)
+    PingService(made, os.urandom)
+    made.handle(SINK, Factory.forProtocol(SinkAnswering))
+    made.handle(ECHO, Factory.forProtocol(Echo))
+    port = await made.listen("127.0.0.1", 0)
+    print(json.dumps({"address": f"/ip4/127.0.0.1/tcp/{port}/p2p/{made.peer_id}"}), flush=True)
+    start_cpu = cpu()
+    await stdin_end()
     print(json.dumps({"cpu": cpu(), "start_cpu": start_cpu}), flush=True)
 
 
@@ -250,6 +255,20 @@ async def throughput(reactor: Any, address: Multiaddr, size: int) -> dict[str, f
     return {"mb_per_second": size / 1e6 / (time.perf_counter() - start)}
 
 
+async def hold(reactor: Any, address: Multiaddr, count: int) -> None:
+    """Keep ``count`` links of as many identities until stdin closes."""
+    kept = []
+    for _ in range(count):
+        made, waiter = swarm(reactor)
+        link = await made.dial([address], address.peer_id)
+        identified: Deferred[None] = Deferred()
+        waiter.waiting[link] = identified
+        await identified
+        kept.append(link)
+    print(json.dumps({"held": len(kept)}), flush=True)
+    await stdin_end()
+
+
 async def main(reactor: Any, mode: str, address: str = "", count: str = "1") -> None:
     """Run one measurement."""
     if mode == "serve":
@@ -271,6 +290,9 @@ async def main(reactor: Any, mode: str, address: str = "", count: str = "1") -> 
         result = await streams(reactor, there, amount)
     elif mode == "throughput":
         result = await throughput(reactor, there, amount)
+    elif mode == "hold":
+        await hold(reactor, there, amount)
+        return
     else:
         raise SystemExit(f"unknown mode {mode!r}")
     print(json.dumps(result), flush=True)

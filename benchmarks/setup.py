@@ -1,0 +1,83 @@
+"""Gets what the benchmarks measure beside Bzzz: js-libp2p, py-libp2p and HashiCorp's Serf.
+
+    python -m benchmarks.setup
+
+js-libp2p goes into ``benchmarks/peers/js/node_modules`` with the versions of the lock there,
+py-libp2p into ``benchmarks/peers/py/.venv`` with those of its requirements.txt; git ignores both.
+Serf is a Debian package and installed by root only. What cannot be had is named, and the benchmarks
+leave it out. The second time it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.common import JS, PY, PY_PYTHON
+
+__all__ = ["main"]
+
+# Files of the library with the mark of what is installed.
+STAMP = ".installed"
+
+
+def current(stamp: Path, lock: Path) -> bool:
+    """Whether what the lock asks for is installed."""
+    return stamp.exists() and stamp.read_text() == lock.read_text()
+
+
+def js() -> str | None:
+    """js-libp2p; the reason why not, or None."""
+    lock, modules = JS / "package-lock.json", JS / "node_modules"
+    if shutil.which("npm") is None:
+        return "npm not found: apt-get install nodejs npm"
+    if not current(modules / STAMP, lock):
+        subprocess.run(
+            ["npm", "ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=JS,
+            check=True,
+        )
+        shutil.copyfile(lock, modules / STAMP)
+    return None
+
+
+def py() -> str | None:
+    """py-libp2p; the reason why not, or None."""
+    lock, venv = PY / "requirements.txt", PY / ".venv"
+    if not current(venv / STAMP, lock):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+        subprocess.run(
+            [str(PY_PYTHON), "-m", "pip", "install", "-q", "-r", str(lock)],
+            check=True,
+            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        )
+        shutil.copyfile(lock, venv / STAMP)
+    return None
+
+
+def serf() -> str | None:
+    """Serf; the reason why not, or None."""
+    if shutil.which("serf") is not None:
+        return None
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "serf"]
+    if os.geteuid() != 0:
+        return f"it is missing, and only root installs it: sudo {' '.join(command)}"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return None
+
+
+def main() -> None:
+    """Get all three."""
+    for name, get in (("js-libp2p", js), ("py-libp2p", py), ("serf", serf)):
+        try:
+            problem = get()
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = str(error)
+        print(f"{name}: {problem or 'ready'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
