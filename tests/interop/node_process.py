@@ -31,7 +31,7 @@ LISTENING = b"Listening on "
 
 
 class NodeProcess(ProcessProtocol):
-    """One node, on loopback and without mDNS, so that only those who are told find it.
+    """One node, on the loopback interface.
 
     :param directory: where it keeps its identity.
     """
@@ -46,11 +46,11 @@ class NodeProcess(ProcessProtocol):
         self._ended: Deferred[None] = Deferred()
         self._alive = False
 
-    async def start(self) -> str:
-        """Start it; returns the address to dial, with its peer ID."""
+    async def start(self, *options: str) -> str:
+        """Start it with these options; returns the address to dial, with its peer ID."""
         argv = [TWISTD, "--nodaemon", "--pidfile=", "bzzz", "--name", "interop"]
-        argv += ["--interface", "127.0.0.1", "--no-mdns"]
-        argv += ["--state-dir", str(self._directory), "--runtime-dir", self._runtime.name]
+        argv += ["--interface", "127.0.0.1", "--state-dir", str(self._directory)]
+        argv += ["--runtime-dir", self._runtime.name, *options]
         self._alive = True
         self._reactor.spawnProcess(self, TWISTD, argv, env=self._environment(), path=str(ROOT))
         await self._listens.addTimeout(START_TIMEOUT, self._reactor)

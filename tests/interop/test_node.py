@@ -21,6 +21,7 @@ from tests.interop.node_process import NodeProcess
 from tests.needs import needs
 
 JS_AGENT = "js-libp2p-interop/1"
+TAG = "bzzz-peer-discovery.local"
 NOW = "2026-01-02T03:04:05Z"
 
 # Seconds between two questions to the node.
@@ -31,13 +32,21 @@ AGAIN = 0.1
 class NodeTests(TestCase):
     """``twistd bzzz`` and js-libp2p on the loopback interface."""
 
-    async def begin(self) -> None:
+    async def spawn(self, **options: Any) -> None:
+        self.js = await JSPeer.spawn(reactor, **options)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.js.stop()))
+
+    async def start(self, *options: str) -> str:
         self.node = NodeProcess(reactor, Path(self.mktemp()).absolute())
         self.addCleanup(lambda: Deferred.fromCoroutine(self.node.stop()))
-        address = await self.node.start()
+        address = await self.node.start(*options)
         self.node_id = PeerID.parse(address.rpartition("/")[2])
-        self.js = await JSPeer.spawn(reactor)
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.js.stop()))
+        return address
+
+    async def begin(self) -> None:
+        """js-libp2p dials a node that nobody finds by itself."""
+        address = await self.start("--no-mdns")
+        await self.spawn()
         # Before it dials: what the node says to those who are new is not to be missed.
         await self.js.ask("subscribe", topic=COORDINATION_TOPIC)
         await self.js.ask("dial", addr=address)
@@ -105,3 +114,21 @@ class NodeTests(TestCase):
         await self.js.ask("hangup", peer=str(self.node_id))
         await self.js_as_listed(state="lost")
         self.assertLess((await self.node.ask("status"))["uptime_seconds"], 600)
+
+    async def test_bootstrap(self) -> None:
+        """A node dials the js-libp2p peer that its configuration names."""
+        await self.spawn()
+        await self.start("--no-mdns", "--bootstrap", self.js.addrs[0])
+        opened = await self.js.event("open", peer=str(self.node_id))
+        self.assertEqual((opened["direction"], opened["encryption"]), ("inbound", "/noise"))
+        listed = await self.js_as_listed(state="connected", agent=JS_AGENT)
+        self.assertEqual(listed["direction"], "outbound")
+
+    async def test_zero_configuration(self) -> None:
+        """A node and a js-libp2p peer find each other by mDNS, and the node makes the link."""
+        await self.start()
+        await self.spawn(networkInterface="lo", serviceTag=TAG)
+        await self.js.event("discovered", peer=str(self.node_id))
+        listed = await self.js_as_listed(state="connected")
+        self.assertIn("mdns", listed["sources"])
+        self.assertEqual(listed["direction"], "outbound")
