@@ -1,8 +1,8 @@
-"""A whole node: the daemon's own code above the network, with one peer that says anything.
+"""A whole node: the daemon's own code above the network, with peers that say anything.
 
-The peer speaks the protocols of the link as they are, so that the fuzzer's bytes come to what
-stands behind them. An input is a list of steps, each a byte that says what is done (:func:`step`),
-the length of its payload in two bytes, big-endian, and the payload.
+They speak the protocols of the link as they are, so that the fuzzer's bytes come to what stands
+behind them. An input is a list of steps, each a byte that says what is done
+(:meth:`World.step`), the length of its payload in two bytes, big-endian, and the payload.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bzzz.errors import LocalProtocolError, RemoteProtocolError
+from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import peer_exchange
 from bzzz.mesh.availability import Availability
@@ -42,10 +43,13 @@ WALL = 1_767_000_000.0
 # What the peer may open streams for.
 SPOKEN = (identify.PROTOCOL, identify.PUSH, ping.PROTOCOL, PROTOCOLS[0], peer_exchange.PROTOCOL)
 
-# The kinds of steps; see :func:`step`. Below them, the index of what a stream is opened for.
-ANSWER, AGAIN, RAW, WAIT = 8, 9, 10, 11
+# The kinds of steps; see :meth:`World.step`. Below them, the index of what a stream is opened for.
+ANSWER, AGAIN, RAW, WAIT, CONNECT, TURN, HANG_UP = range(8, 15)
 ENDING = 16
 RESET = 32
+
+# Who connects: the first peer again, another one, or one with the node's own key.
+KEYS = (THEIRS, PrivateKey.from_seed(b"u" * 32), OURS)
 
 # Steps that are taken; more make runs slow and find nothing else.
 MOST_STEPS = 32
@@ -178,14 +182,13 @@ def made_node(clock: Clock, network: Network) -> MeshNode:
 class Peer:
     """The other end of a link to the node."""
 
-    def __init__(self, node: MeshNode, network: Network, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, network: Network, key: PrivateKey) -> None:
         self.wire = Wire()
         self.link = network.factory.buildProtocol(THERE)
         self.gone = False
         self.connection = Connection(
             True,
-            THEIRS,
+            key,
             random_bytes=fixed_bytes,
             protocols=lambda protocol: True,
             security="plaintext",
@@ -212,6 +215,10 @@ class Peer:
             if not moved:
                 return
         raise AssertionError("node and peer never fall silent")
+
+    def hang_up(self) -> None:
+        """Be gone without a goodbye."""
+        self.wire.abortConnection()
 
     def _hear(self, data: bytes) -> None:
         try:
@@ -243,15 +250,44 @@ class Peer:
             self.link.dataReceived(b"".join(sealed))
 
 
-def step(peer: Peer, kind: int, payload: bytes) -> None:
-    """Open a stream, answer on one that the node opened, go on with one, or wait."""
+class World:
+    """A node, its clock and its peers.
+
+    :ivar peers: of whom the last one is the one that says something.
+    """
+
+    def __init__(self) -> None:
+        self.clock, self.network = Clock(), Network()
+        self.node = made_node(self.clock, self.network)
+        self.peers: list[Peer] = []
+
+    def pump(self) -> None:
+        """Let all of them talk."""
+        for peer in self.peers:
+            peer.pump()
+
+    def step(self, kind: int, payload: bytes) -> None:
+        """Wait; connect a peer, or have another take its turn; or have this one say something."""
+        what = kind & 15
+        if what == WAIT:
+            self.clock.advance(WAITS[kind >> 6])
+        elif what == CONNECT:
+            self.peers.append(Peer(self.network, KEYS[(kind >> 6) % len(KEYS)]))
+        elif what == TURN:
+            self.peers.append(self.peers.pop(0))
+        elif what == HANG_UP:
+            self.peers[-1].hang_up()
+        else:
+            say(self.peers[-1], kind, payload)
+
+
+def say(peer: Peer, kind: int, payload: bytes) -> None:
+    """Open a stream, answer on one that the node opened, or go on with one."""
     what = kind & 15
     connection = peer.connection
-    if what == WAIT:
-        peer.clock.advance(WAITS[kind >> 6])
-    elif connection.state is not State.OPEN or peer.gone:
+    if connection.state is not State.OPEN or peer.gone:
         return
-    elif what == ANSWER:
+    if what == ANSWER:
         if peer.asked:
             peer.say(peer.asked.pop(0), kind, payload)
     elif what == AGAIN:
@@ -291,29 +327,30 @@ class Findings:
 
 def run(data: bytes, findings: Findings) -> None:
     """The whole life of a node."""
-    clock, network = Clock(), Network()
-    whole = made_node(clock, network)
-    listening = Deferred.fromCoroutine(whole.swarm.listen("127.0.0.1", 4001))
+    world = World()
+    node = world.node
+    listening = Deferred.fromCoroutine(node.swarm.listen("127.0.0.1", 4001))
     listening.addErrback(findings.add)
-    whole.start()
-    peer = Peer(whole, network, clock)
-    assert THEIRS.peer_id in whole.swarm.links
+    node.start()
+    world.step(CONNECT, b"")
+    assert THEIRS.peer_id in node.swarm.links
     for kind, payload in steps(data):
-        step(peer, kind, payload)
-        peer.pump()
-    for member in whole.membership.members.values():
+        world.step(kind, payload)
+        world.pump()
+    for member in node.membership.members.values():
         assert member.name.isprintable()
         assert member.reason.isprintable()
-    stopping = Deferred.fromCoroutine(whole.stop())
+    assert OURS.peer_id not in node.swarm.links
+    stopping = Deferred.fromCoroutine(node.stop())
     stopping.addErrback(findings.add)
-    peer.pump()
+    world.pump()
     assert stopping.called
-    assert not whole.swarm.links
+    assert not node.swarm.links
 
 
 @target
 def node(data: bytes) -> None:
-    """A node and its peer, with minutes between their steps if need be."""
+    """A node and its peers, with minutes between their steps if need be."""
     findings = Findings()
     globalLogPublisher.addObserver(findings)
     # A Deferred that fails unheard says so when it is collected, which is to be in this run. Only

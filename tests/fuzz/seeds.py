@@ -22,7 +22,19 @@ from bzzz.wire.pb import rpc_pb2
 from bzzz.wire.plaintext import PlaintextChannel
 from bzzz.wire.yamux_frame import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
 from tests.fuzz.mesh_targets import signed
-from tests.fuzz.node_target import AGAIN, ANSWER, ENDING, RAW, RESET, SPOKEN, WAIT, encode_step
+from tests.fuzz.node_target import (
+    AGAIN,
+    ANSWER,
+    CONNECT,
+    ENDING,
+    HANG_UP,
+    RAW,
+    RESET,
+    SPOKEN,
+    TURN,
+    WAIT,
+    encode_step,
+)
 from tests.fuzz.registry import (
     EPHEMERAL,
     STATIC,
@@ -186,6 +198,11 @@ def node_seeds() -> list[bytes]:
         b"".join(encode_step(kind | RESET, text) for kind, text in opened),
         encode_step(RAW, yamux_seeds()[0]) + encode_step(WAIT, b"") + encode_step(RAW, b"\0" * 12),
         b"".join(encode_step(WAIT | wait << 6, b"") for wait in (0, 1, 2, 3, 3)),
+        b"".join(
+            encode_step(kind | who << 6, b"")
+            for who in (0, 1, 2)
+            for kind in (CONNECT, WAIT, 2, TURN, AGAIN, HANG_UP, TURN)
+        ),
     ]
 
 
