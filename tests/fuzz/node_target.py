@@ -44,7 +44,7 @@ WALL = 1_767_000_000.0
 SPOKEN = (identify.PROTOCOL, identify.PUSH, ping.PROTOCOL, PROTOCOLS[0], peer_exchange.PROTOCOL)
 
 # The kinds of steps; see :meth:`World.step`. Below them, the index of what a stream is opened for.
-ANSWER, AGAIN, RAW, WAIT, CONNECT, TURN, HANG_UP = range(8, 15)
+ANSWER, AGAIN, RAW, WAIT, CONNECT, TURN, HANG_UP, JAM = range(8, 16)
 ENDING = 16
 RESET = 32
 
@@ -186,6 +186,7 @@ class Peer:
         self.wire = Wire()
         self.link = network.factory.buildProtocol(THERE)
         self.gone = False
+        self.jammed = False
         self.connection = Connection(
             True,
             key,
@@ -206,7 +207,7 @@ class Peer:
             if output and not self.gone:
                 self.link.dataReceived(output)
             moved = bool(output)
-            while self.wire.sent:
+            while self.wire.sent and not self.jammed:
                 moved = True
                 self._hear(self.wire.sent.popleft())
             if self.wire.lost is not None and not self.gone:
@@ -219,6 +220,16 @@ class Peer:
     def hang_up(self) -> None:
         """Be gone without a goodbye."""
         self.wire.abortConnection()
+
+    def jam(self) -> None:
+        """Read nothing until it is called again; TCP's buffers are full at once."""
+        if self.gone:
+            return
+        self.jammed = not self.jammed
+        if self.jammed:
+            self.link.pauseProducing()
+        else:
+            self.link.resumeProducing()
 
     def _hear(self, data: bytes) -> None:
         try:
@@ -277,6 +288,8 @@ class World:
             self.peers.append(self.peers.pop(0))
         elif what == HANG_UP:
             self.peers[-1].hang_up()
+        elif what == JAM:
+            self.peers[-1].jam()
         else:
             say(self.peers[-1], kind, payload)
 

@@ -28,6 +28,7 @@ from tests.fuzz.node_target import (
     CONNECT,
     ENDING,
     HANG_UP,
+    JAM,
     RAW,
     RESET,
     SPOKEN,
@@ -198,6 +199,10 @@ def node_seeds() -> list[bytes]:
         b"".join(encode_step(kind | RESET, text) for kind, text in opened),
         encode_step(RAW, yamux_seeds()[0]) + encode_step(WAIT, b"") + encode_step(RAW, b"\0" * 12),
         b"".join(encode_step(WAIT | wait << 6, b"") for wait in (0, 1, 2, 3, 3)),
+        b"".join(
+            encode_step(JAM, b"") + piece + encode_step(2, bytes(1000)) + encode_step(WAIT, b"")
+            for piece in (*gossip, *answers)
+        ),
         b"".join(
             encode_step(kind | who << 6, b"")
             for who in (0, 1, 2)
