@@ -68,7 +68,7 @@ class NodeProcess(ProcessProtocol):
         return json.loads(output)
 
     async def stop(self) -> None:
-        """Have it leave in order, or kill it if it does not."""
+        """Have it leave in order, or kill it if it does not; nothing may have failed in it."""
         if self._alive:
             self.transport.signalProcess("INT")  # type: ignore[union-attr]  # alive
             kill = self._reactor.callLater(
@@ -80,6 +80,8 @@ class NodeProcess(ProcessProtocol):
             if kill.active():
                 kill.cancel()
         self._runtime.cleanup()
+        if b"Traceback" in self._log:
+            raise AssertionError(f"something failed in the node: {self._log.decode()}")
 
     # -- ProcessProtocol
 
