@@ -123,11 +123,11 @@ async function alone (ask) {
 }
 
 const commands = {
-  async start ({ listen = ['/ip4/127.0.0.1/tcp/0'], networkInterface, serviceTag, earlyMuxer }) {
+  async start ({ listen = ['/ip4/127.0.0.1/tcp/0'], networkInterface, ...options }) {
     if (networkInterface != null) {
       onlyInterface(networkInterface)
     }
-    node = await createNode({ listen, serviceTag, earlyMuxer })
+    node = await createNode({ listen, ...options })
     node.addEventListener('peer:discovery', ({ detail }) => {
       const addrs = detail.multiaddrs.map(String)
       say({ event: 'discovered', peer: detail.id.toString(), addrs })

@@ -143,15 +143,18 @@ class Conversations(Both):
         self.assertEqual(told["sent"], digest_of(TEN_MB))
         self.assertEqual(told["got"], digest_of(TEN_MB))
 
-    async def test_gossip(self) -> None:
-        """Messages on the coordination topic reach the other, signed, both ways."""
-        await self.linked()
+    async def in_topic(self) -> None:
+        """Both are in the topic, and know it of the other."""
         self.bzzz.subscribe(TOPIC)
         await self.js.ask("subscribe", topic=TOPIC)
         await self.bzzz.until(lambda: self.js_id in self.bzzz.pubsub.topic_peers(TOPIC))
         while self.bzzz_id not in await self.js.ask("subscribers", topic=TOPIC):
             await pause(0.02)
 
+    async def test_gossip(self) -> None:
+        """Messages on the coordination topic reach the other, signed, both ways."""
+        await self.linked()
+        await self.in_topic()
         self.bzzz.pubsub.publish(TOPIC, b'{"from": "bzzz"}')
         heard = await self.js.event("message")
         self.assertEqual((heard["type"], heard["topic"]), ("signed", TOPIC))
@@ -163,6 +166,18 @@ class Conversations(Both):
         (message,) = await self.bzzz.until(lambda: self.bzzz.messages)
         self.assertEqual(message.data, b'{"from": "js"}')
         self.assertEqual(message.topic, TOPIC)
+
+    async def test_unsigned(self) -> None:
+        """What is not signed by its author is not taken, and the link goes on."""
+        link, _ = await self.linked(gossip={"globalSignaturePolicy": "StrictNoSign"})
+        await self.in_topic()
+        said = base64.b64encode(b"unsigned").decode()
+        told = await self.js.ask("publish", topic=TOPIC, data=said)
+        self.assertEqual(told["recipients"], [self.bzzz_id])
+        while not any("from_missing" in reason for reason in self.bzzz.pubsub.stats):
+            await pause(0.02)
+        self.assertEqual(self.bzzz.messages, [])
+        self.assertEqual(await self.bzzz.echo(link, b"still here"), b"still here")
 
 
 @needs(without_js())
