@@ -15,7 +15,6 @@ node is *linked to* at that moment, so the dead do not live on as rumours.
 from __future__ import annotations
 
 import base64
-import binascii
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,6 +54,10 @@ MAX_MESSAGE = 262144
 
 # Bytes at the end of a peer ID that tell it from all others of a mesh, in a question.
 TAIL = 6
+
+
+# What msgspec raises for JSON that is wrong, or nested too deeply even where it is to be ignored.
+UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
 
 class KnownPeer(msgspec.Struct, frozen=True):
@@ -118,7 +121,7 @@ class PeerExchange:
         try:
             question = msgspec.json.decode(message, type=_Question)
             tails = base64.b64decode(question.have, validate=True)
-        except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise RemoteProtocolError(
                 f"{asker} asked for peers unreadably: {printable(str(error), 200)}",
                 "peers_bad_question",
@@ -143,7 +146,7 @@ class PeerExchange:
                 )
                 for peer in answer.peers[:MAX_PEERS]
             ]
-        except (msgspec.MsgspecError, IdentityError, AddressError, UnicodeError) as error:
+        except (*UNREADABLE, IdentityError, AddressError, UnicodeError) as error:
             raise RemoteProtocolError(
                 f"{link.remote_peer} told of peers unreadably: {printable(str(error), 200)}",
                 "peers_bad_answer",

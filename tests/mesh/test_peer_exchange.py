@@ -73,6 +73,14 @@ class ExchangeTests(SynchronousTestCase):
             self.assertTrue(str(raised.exception).isprintable())
             self.assertLess(len(str(raised.exception)), 400)
 
+    def test_nested(self) -> None:
+        """Messages that are nested deeply are refused, even where nobody would look."""
+        deep = b'{"x": ' + b"[" * 10_000 + b"]" * 10_000 + b', "have": "", "peers": []}'
+        with self.assertRaises(RemoteProtocolError):
+            self.exchange.answer(deep, WALNUT)
+        with self.assertRaises(RemoteProtocolError):
+            self.exchange.answered(deep, self.link)
+
     @given(st.binary() | st.binary().map(lambda have: json.dumps({"have": have.hex()}).encode()))
     def test_any_bytes(self, message: bytes) -> None:
         """Any message is read or refused, as a question and as an answer."""
