@@ -51,9 +51,13 @@ END_TIMEOUT = 5.0
 
 
 class Children:
-    """Processes that end with the block, whatever happens in it; only those started here."""
+    """Processes that end with the block, whatever happens in it; only those started here.
 
-    def __init__(self) -> None:
+    :param kill: end them without a chance to do so in order, which a hundred would use for long.
+    """
+
+    def __init__(self, kill: bool = False) -> None:
+        self._kill = kill
         self._processes: list[subprocess.Popen[Any]] = []
 
     def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -79,7 +83,7 @@ class Children:
         try:
             running = [process for process in self._processes if process.poll() is None]
             for process in running:
-                process.terminate()
+                process.kill() if self._kill else process.terminate()
             deadline = time.monotonic() + END_TIMEOUT
             for process in running:
                 try:

@@ -12,6 +12,7 @@ said to be.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -33,7 +34,7 @@ from benchmarks.common import (
     table,
     write_json,
 )
-from benchmarks.control import ask, node_command
+from benchmarks.control import Node
 
 __all__ = ["main"]
 
@@ -117,13 +118,10 @@ def measure(command: list[str], mode: str, amount: int) -> dict[str, float]:
 def daemon_memory(links: int) -> dict[str, float]:
     """Memory of a whole ``twistd bzzz`` with mDNS, on loopback, that others are linked to."""
     with tempfile.TemporaryDirectory(prefix="bzzz-bench-") as place, Children() as children:
-        directory = Path(place)
-        node = children.start(
-            node_command("idle", directory),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        address = _address(directory)
+        node = Node(children, "idle", Path(place, "idle"), dict(os.environ))
+        node.listening()
+        addresses = node.ask("id")["addresses"]
+        address = next(one for one in addresses if one.startswith("/ip4/127."))
         client = children.start(
             [*PEERS["bzzz"]("peer"), "hold", address, str(links)],
             stdin=subprocess.PIPE,
@@ -133,20 +131,6 @@ def daemon_memory(links: int) -> dict[str, float]:
         first_line(client)
         time.sleep(SETTLE)
         return {"rss_mb": rss_mb(node.pid)}
-
-
-def _address(directory: Path) -> str:
-    """Where the node listens, as soon as it does."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            for address in ask(directory, "id")["addresses"]:
-                if address.startswith("/ip4/127."):
-                    return str(address)
-        except OSError:
-            pass  # it does not answer yet
-        time.sleep(0.1)
-    raise ValueError("the node did not listen within 30 s")
 
 
 def one(peer: str, mode: str, amount: int) -> dict[str, float]:
