@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from bzzz.errors import BzzzError, StreamReset
 from bzzz.net.link import Link
@@ -137,14 +139,22 @@ class _Answering(Factory):
             del self._open[link]
 
 
+@implementer(IHalfCloseableProtocol)
 class _Echo(Protocol):
-    """The answering end of one ping stream."""
+    """The answering end of one ping stream.
+
+    It reads no more as long as its answers are not read, or a peer that only asks would fill this
+    side's memory with them.
+    """
 
     transport: Stream
 
     def __init__(self, ended: Callable[[], None]) -> None:
         self._ended = ended
         self._buffer = b""
+
+    def connectionMade(self) -> None:
+        self.transport.registerProducer(self.transport, streaming=True)
 
     def dataReceived(self, data: bytes) -> None:
         # Whole payloads only, as the specification has it; the usual case is exactly one.
@@ -154,6 +164,14 @@ class _Echo(Protocol):
         self._buffer = data[whole:]
         if whole:
             self.transport.write(data[:whole])
+
+    def readConnectionLost(self) -> None:
+        """The peer asks no more."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Everything is answered."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._ended()
