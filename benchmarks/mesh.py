@@ -43,7 +43,6 @@ from typing import Any
 
 from benchmarks import serf
 from benchmarks.common import (
-    ROOT,
     Children,
     Target,
     arguments,
@@ -456,8 +455,6 @@ def main() -> None:
         sys.exit(code)
     if os.environ.get("BENCHMARK_NAMESPACE") == "1":
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        # No sudden end of this process may leave the others' directories behind without a chance.
-        os.chdir(ROOT)
     else:
         print("Without root: on the machine's own loopback, and the traffic cannot be told.")
     options = _options()
