@@ -7,6 +7,7 @@ is pushed to those peers that speak the push protocol.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -42,7 +43,8 @@ class IdentifyService:
         self._key = key
         self._agent = agent
         self._name = name
-        self._pushable: dict[Link, None] = {}
+        # In the order in which they came, and of no link that is gone.
+        self._pushable: WeakKeyDictionary[Link, None] = WeakKeyDictionary()
         swarm.handle(PROTOCOL, _Answering(self))
         swarm.handle(PUSH, _Listening(self))
 
@@ -69,7 +71,6 @@ class IdentifyService:
         """This node's addresses or protocols changed: push them."""
         for link in list(self._pushable):
             if link.closed:
-                del self._pushable[link]
                 continue
             opened: Deferred[Any] = link.open_stream([PUSH], _Pushing(self))
             opened.addErrback(self._failed, link)
@@ -87,8 +88,6 @@ class IdentifyService:
             )
         if PUSH in identify.protocols:
             self._pushable[link] = None
-            for known in [known for known in self._pushable if known.closed]:
-                del self._pushable[known]
         self._swarm.identified(link, identify)
 
     def _failed(self, failure: Failure, link: Link) -> None:

@@ -136,8 +136,10 @@ class Stream:
         producer, self._producer = self._producer, None
         if producer is not None:
             self._call(producer.stopProducing)
-        if self.protocol is not None:
-            self._call(self.protocol.connectionLost, Failure(reason))
+        # No cycle is left: a link's remains would wait for the collector.
+        protocol, self.protocol = self.protocol, None
+        if protocol is not None:
+            self._call(protocol.connectionLost, Failure(reason))
 
     def drain(self) -> bool:
         """Hand one turn of what is pending to the core; whether more could be sent at once."""

@@ -26,6 +26,7 @@ may carry application data that was sent with the proposal. All else costs the l
 from __future__ import annotations
 
 import enum
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 
 from bzzz.errors import LocalProtocolError, RemoteProtocolError
@@ -129,7 +130,9 @@ class Connection:
         self._upgrade_output: list[Buffer] = []
         self._upgrade: Initiator | Responder | None = None
         self._channel: SecureChannel | None = None
-        self._yamux = Yamux(initiator, self, self._limits)
+        # Not a cycle: what a connection holds goes with it at once. Waiting for the collector, the
+        # remains of connections that come and go as fast as they can would be 100 MB.
+        self._yamux = Yamux(initiator, weakref.proxy(self), self._limits)
         self._negotiating: dict[int, Initiator | Responder] = {}
         self._inbound_negotiating = 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 
 from hypothesis import given, settings
@@ -707,3 +709,18 @@ class FuzzTests(SynchronousTestCase):
         pair.responder.open_stream([PROTOCOL])
         pair.responder.open_stream(["/a", PROTOCOL])
         self.attack(pair.responder, frames)
+
+
+class RemainsTests(SynchronousTestCase):
+    """What is left of connections that come and go faster than garbage is collected."""
+
+    def test_nothing(self) -> None:
+        """A connection is in no cycle: it goes when nobody holds it."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        made = make_connection(False)
+        made.start()
+        connection, yamux = weakref.ref(made), weakref.ref(made._yamux)
+        del made
+        self.assertIsNone(connection())
+        self.assertIsNone(yamux())
