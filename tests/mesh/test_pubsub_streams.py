@@ -66,8 +66,6 @@ class InboundTests(SynchronousTestCase):
         self.assertEqual(self.owner.turns, [rpcs[:TURN]])
         self.assertEqual(self.transport.producerState, "paused")
         self.clock.advance(0)
-        self.assertEqual(self.transport.producerState, "paused")
-        self.clock.advance(0)
         self.assertEqual(self.transport.producerState, "producing")
         self.assertEqual(self.owner.turns, [rpcs[:TURN], rpcs[TURN : 2 * TURN], rpcs[-1:]])
         self.assertEqual(self.clock.getDelayedCalls(), [])
