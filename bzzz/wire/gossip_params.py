@@ -196,7 +196,8 @@ class GossipParams:
         rust-libp2p refuses RPCs over 64 KiB.
     :ivar max_topics_per_peer: subscriptions of one peer that are kept; Bzzz uses two topics.
     :ivar max_topic_length: longest topic name kept, in UTF-8 bytes.
-    :ivar max_seen: message IDs remembered: 1000 a second for ``seen_ttl``, about 25 MB.
+    :ivar max_seen: message IDs remembered, about 3.5 MB: 130 a second for ``seen_ttl``. When more
+        come, the oldest is forgotten sooner; copies come within seconds.
     :ivar max_cache_bytes: message bytes kept for peers that ask.
     :ivar max_pending: messages waiting for their validation's result.
     :ivar max_held_bytes: bytes kept for a peer whose outbound stream is not open yet.
@@ -238,8 +239,8 @@ class GossipParams:
     batch_size: int = 32768
     max_topics_per_peer: int = 128
     max_topic_length: int = 256
-    max_seen: int = 120_000
-    max_cache_bytes: int = 16 << 20
+    max_seen: int = 16_384
+    max_cache_bytes: int = 4 << 20
     max_pending: int = 1024
     max_held_bytes: int = 256 << 10
     max_backoffs: int = 4096
