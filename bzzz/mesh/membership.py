@@ -59,6 +59,9 @@ MAX_ADDRESSES = 16
 # A peer that is not linked and of which nobody says anything is forgotten after this, in seconds.
 FORGET_AFTER = 86400.0
 
+# One that was linked and can never be dialled, because it told no address, after this.
+FORGET_UNREACHABLE = 600.0
+
 # A node without a link says so after this many seconds, and again when it has lasted these.
 ALONE = (10.0, 60.0, 600.0, 3600.0)
 
@@ -140,6 +143,7 @@ class Membership:
     :param book: the address book.
     :param emit: takes an event's name and its fields.
     :param tried: what discovery has tried so far, in words, for a node that is alone.
+    :ivar on_forgotten: is told of each peer that leaves the table.
     """
 
     _log = Logger()
@@ -155,6 +159,7 @@ class Membership:
         tried: Callable[[], str],
     ) -> None:
         self.members: dict[PeerID, Member] = {}
+        self.on_forgotten: Callable[[PeerID], None] = lambda peer: None
         self._swarm = swarm
         self._clock = clock
         self._wall_time = wall_time
@@ -266,6 +271,11 @@ class Membership:
         member.link = None
         if reason == "replaced":
             return
+        if not member.told_up and not member.sources and not member.addresses:
+            # It never said who it is, and nobody else spoke of it: there is nothing to keep.
+            self._forget(member)
+            self._now_alone_if_last()
+            return
         member.since = self._wall_time()
         member.reason = reason
         if member.told_up:
@@ -285,8 +295,7 @@ class Membership:
                 self._plan(member, self._courtesy(member))
             else:
                 self._plan(member, member.backoff.next_delay())
-            if not any(other.link for other in self.members.values()):
-                self._now_alone()
+            self._now_alone_if_last()
 
     def identified(self, link: Link, identify: Identify) -> None:
         """The peer said who it is: it can be named now."""
@@ -345,6 +354,8 @@ class Membership:
         if self._stopped or member.link is not None or member.dial is not None or member.queued:
             return
         if not member.addresses:
+            if member.timer is None:
+                member.timer = self._clock.callLater(FORGET_UNREACHABLE, self._forget, member)
             return
         due = self._clock.seconds() + delay
         if member.timer is not None:
@@ -366,8 +377,7 @@ class Membership:
         member.timer = None
         member.next_dial = None
         if self._clock.seconds() - member.heard_at > FORGET_AFTER:
-            del self.members[member.peer_id]
-            self._emit("forgotten", peer_id=str(member.peer_id), name=member.name)
+            self._forget(member)
             return
         if self._dials >= MAX_DIALS:
             member.queued = True
@@ -448,16 +458,28 @@ class Membership:
         return member
 
     def _make_room(self, known_to_exist: bool) -> bool:
-        """Forget a peer that was never linked, for one that was."""
-        if known_to_exist:
-            for peer, member in self.members.items():
-                if member.link is None and not member.was_linked:
-                    self._unplan(member)
-                    if member.dial is not None:
-                        member.dial.cancel()
-                    del self.members[peer]
-                    return True
+        """Forget a peer that was never linked, or else one that is not any more, for one that is.
+
+        For one that is only spoken of there is room where a peer that told no address was.
+        """
+        unlinked = [member for member in self.members.values() if member.link is None]
+        for member in unlinked:
+            if not member.addresses or (known_to_exist and not member.was_linked):
+                self._forget(member)
+                return True
+        if known_to_exist and unlinked:
+            self._forget(min(unlinked, key=lambda member: member.heard_at))
+            return True
         return False
+
+    def _forget(self, member: Member) -> None:
+        self._unplan(member)
+        if member.dial is not None:
+            member.dial.cancel()
+        if self.members.pop(member.peer_id, None) is not None:
+            if member.agent or member.sources or member.name:
+                self._emit("forgotten", peer_id=str(member.peer_id), name=member.name)
+            self.on_forgotten(member.peer_id)
 
     def _learn(self, member: Member, addresses: Sequence[Multiaddr]) -> bool:
         """Add addresses, the newest last; whether one of them is new."""
@@ -472,6 +494,10 @@ class Membership:
         while len(member.addresses) > MAX_ADDRESSES:
             del member.addresses[next(iter(member.addresses))]
         return new
+
+    def _now_alone_if_last(self) -> None:
+        if not self._stopped and not any(other.link for other in self.members.values()):
+            self._now_alone()
 
     def _now_alone(self) -> None:
         self._alone_since = self._clock.seconds()

@@ -147,6 +147,7 @@ class MeshNode:
         self._asking = Periodic(
             clock, ASK_EVERY, self._ask_one, "asking a peer for other peers", self._log
         )
+        self.membership.on_forgotten = self.broadcasts.forget
         for observer in (self.membership, self.liveness, self):
             self.swarm.add_observer(observer)
 
