@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -208,9 +209,17 @@ class StateDirectoryTests(SynchronousTestCase):
 class RuntimeDirectoryTests(SynchronousTestCase):
     """The directory of the control socket belongs to this user alone."""
 
+    def setUp(self) -> None:
+        # Not mktemp(): in a deep checkout its paths are too long for a socket.
+        self.parent = tempfile.TemporaryDirectory(prefix="bzzz-")
+        self.addCleanup(self.parent.cleanup)
+
+    def path_of(self, name: str) -> Path:
+        return Path(self.parent.name) / name
+
     def test_made(self) -> None:
         """It is made, private, and found again."""
-        path = Path(self.mktemp()).absolute()
+        path = self.path_of("run")
         previous = os.umask(0)
         self.addCleanup(os.umask, previous)
         self.assertEqual(open_runtime_directory(path), path)
@@ -219,17 +228,17 @@ class RuntimeDirectoryTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """A link, a file, or a directory that others can write to is not taken."""
-        path = Path(self.mktemp()).absolute()
-        path.symlink_to(self.make_directory(0o700))
-        self.assertRaises(StateDirectoryError, open_runtime_directory, path)
-        open_to_all = self.make_directory(0o777)
+        link = self.path_of("link")
+        link.symlink_to(self.make_directory("private", 0o700))
+        self.assertRaises(StateDirectoryError, open_runtime_directory, link)
+        open_to_all = self.make_directory("public", 0o777)
         self.assertRaises(StateDirectoryError, open_runtime_directory, open_to_all)
-        file = Path(self.mktemp()).absolute()
+        file = self.path_of("file")
         file.write_text("")
         self.assertRaises(StateDirectoryError, open_runtime_directory, file)
 
-    def make_directory(self, bits: int) -> Path:
-        path = Path(self.mktemp()).absolute()
+    def make_directory(self, name: str, bits: int) -> Path:
+        path = self.path_of(name)
         path.mkdir()
         path.chmod(bits)
         return path
