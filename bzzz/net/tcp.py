@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
+from twisted.internet.tcp import Port
 from zope.interface import implementer
 
 from bzzz.net.interfaces import INetwork
@@ -17,12 +18,15 @@ __all__ = ["TCPNetwork"]
 # holds.
 LISTEN_BACKLOG = 512
 
+# Connections taken in one turn of the reactor.
+ACCEPTS = 8
+
 
 @implementer(INetwork)
 class TCPNetwork:
     """TCP over IPv4 and IPv6.
 
-    :param reactor: provides ``IReactorTCP`` and ``IReactorTime``.
+    :param reactor: provides ``IReactorTCP``, ``IReactorFDSet`` and ``IReactorTime``.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -30,9 +34,7 @@ class TCPNetwork:
 
     def listen(self, host: str, port: int, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See :meth:`INetwork.listen`."""
-        return execute(
-            self._reactor.listenTCP, port, factory, backlog=LISTEN_BACKLOG, interface=host
-        )
+        return execute(self._listen, host, port, factory)
 
     def connect(
         self,
@@ -46,3 +48,24 @@ class TCPNetwork:
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         bind = None if bind_host is None else (bind_host, 0)
         return endpoint(self._reactor, host, port, timeout, bind).connect(factory)
+
+    def _listen(self, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:
+        listening = _Port(port, factory, LISTEN_BACKLOG, host, self._reactor)
+        listening.startListening()
+        return listening
+
+
+class _Port(Port):
+    """A port whose newcomers leave the links their turn, in a reactor that does TCP by sockets."""
+
+    @property
+    def numberAccepts(self) -> int:
+        """Twisted takes 100 at first, and more the more come: 40 ms."""
+        return ACCEPTS
+
+    @numberAccepts.setter
+    def numberAccepts(self, _: int) -> None:
+        """Twisted would adapt it."""
+
+    def _logConnectionLostMsg(self) -> None:
+        """The node says itself where it listens, and when it stops."""

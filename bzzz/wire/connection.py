@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import enum
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from bzzz.errors import LocalProtocolError, RemoteProtocolError
@@ -127,6 +128,7 @@ class Connection:
         self._security = security
         self._limits = limits or ConnectionLimits()
         self._events: list[Event] = []
+        self._unread: deque[bytes] = deque()
         self._upgrade_output: list[Buffer] = []
         self._upgrade: Initiator | Responder | None = None
         self._channel: SecureChannel | None = None
@@ -145,11 +147,13 @@ class Connection:
         self.state = State.SECURITY
         self._negotiate(SECURITY[self._security])
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: bytes, frames: int = -1) -> list[Event]:
         """Take bytes of the transport.
 
         Once the peer has said goodbye or failed, they are ignored.
 
+        :param frames: act on so many of the muxer's frames, and leave the others for the next call
+            (see :attr:`has_unread`): a peer can send thousands at once. Negative for all.
         :return: what happened, in order.
         :raises RemoteProtocolError: the peer broke the rules, or went over a limit. What remains to
             be sent tells it so; then the transport is to be closed.
@@ -157,12 +161,12 @@ class Connection:
         try:
             if self.state is State.OPEN:
                 assert self._channel is not None  # noqa: S101 - OPEN follows CHANNEL
-                for plaintext in self._channel.receive(data):
-                    self._yamux.receive(plaintext)
+                self._unread += self._channel.receive(data)
             elif self.state is State.NEW:
                 raise LocalProtocolError("data before start()")
             else:
                 self._receive_upgrading(data)
+            self._read(frames)
         except RemoteProtocolError:
             if self.state is State.OPEN:
                 self._yamux.go_away(GoAway.PROTOCOL_ERROR)
@@ -171,6 +175,11 @@ class Connection:
             raise
         events, self._events = self._events, []
         return events
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether frames were left by :meth:`receive_data`; no more data may be due after them."""
+        return bool(self._unread)
 
     def take_output(self) -> list[Buffer]:
         """What is to be sent now, in pieces."""
@@ -282,7 +291,18 @@ class Connection:
                     continue
                 self._ready(YAMUX)
                 plaintext = rest  # noqa: PLW2901 - what is left of it
-            self._yamux.receive(plaintext)
+            self._unread.append(plaintext)
+
+    def _read(self, frames: int) -> None:
+        """Give the muxer what was decrypted."""
+        unread = self._unread
+        yamux = self._yamux
+        yamux.frames_left = frames
+        while unread:
+            rest = yamux.receive(unread.popleft())
+            if rest:
+                unread.appendleft(rest)
+                return
 
     def _make_channel(self) -> SecureChannel:
         if self._security == "plaintext":
@@ -354,6 +374,7 @@ class Connection:
 
     def _close(self) -> None:
         self.state = State.CLOSED
+        self._unread.clear()
         self._yamux.close()
         self._negotiating.clear()
         self._inbound_negotiating = 0

@@ -240,7 +240,7 @@ class GossipParams:
     max_topics_per_peer: int = 128
     max_topic_length: int = 256
     max_seen: int = 16_384
-    max_cache_bytes: int = 4 << 20
+    max_cache_bytes: int = 1 << 20
     max_pending: int = 1024
     max_held_bytes: int = 256 << 10
     max_backoffs: int = 4096

@@ -78,11 +78,13 @@ class Yamux:
 
     :param initiator: whether this side dialled; it opens the odd streams.
     :param sink: told what happens.
+    :ivar frames_left: how many frames :meth:`receive` takes from here on; negative for all.
     """
 
     def __init__(
         self, initiator: bool, sink: YamuxSink, limits: ConnectionLimits | None = None
     ) -> None:
+        self.frames_left = -1
         self._sink = sink
         self._limits = limits or ConnectionLimits()
         self._streams: dict[int, StreamRecord] = {}
@@ -277,13 +279,15 @@ class Yamux:
 
     # -- the peer
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bytes:
         """Take decrypted bytes of the peer.
 
+        :return: what was not taken when :attr:`frames_left` came down to zero; to be given again,
+            before anything else.
         :raises RemoteProtocolError: they break the protocol or go over a limit.
         """
         if self._closed:
-            return
+            return b""
         if self._partial_header:
             data = self._partial_header + data
             self._partial_header = b""
@@ -291,12 +295,15 @@ class Yamux:
         size = len(data)
         streams = self._streams
         while size - position >= HEADER_SIZE:
+            if self.frames_left == 0:
+                return data[position:]
+            self.frames_left -= 1
             kind, flags, stream_id, length = _unpack(data, position)
             position += HEADER_SIZE
             if kind != DATA:
                 self._control(kind, flags, stream_id, length)
                 if self._closed:
-                    return
+                    return b""
                 continue
             stream = streams.get(stream_id)
             if flags or stream is None or stream.remote_ended or not stream.acknowledged:
@@ -319,7 +326,7 @@ class Yamux:
                 self._body_ends = flags & FIN != 0
                 if position < size:
                     self._receive_body(data[position:])
-                return
+                return b""
             if stream is not None:
                 if length:
                     self._deliver(stream_id, stream, data[position:end])
@@ -328,6 +335,7 @@ class Yamux:
             position = end
         if position < size:
             self._partial_header = data[position:]
+        return b""
 
     # -- inside: receiving
 
