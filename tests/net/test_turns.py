@@ -104,7 +104,7 @@ class TurnTests(SynchronousTestCase):
             False, keys[1], random_bytes=randomness.randbytes, protocols=lambda name: name == ECHO
         )
         self.link = Link(core, self.clock, self.owner, False)
-        self.link.makeConnection(self.wire)  # type: ignore[arg-type]  # what a link uses of one
+        self.link.makeConnection(self.wire)
         self.peer.start()
         for _ in range(6):
             self.link.dataReceived(self.peer.data_to_send())
