@@ -30,7 +30,7 @@ PINGS_WITHIN = 0.05
 SECONDS = 4.0
 SLOW_SECONDS = 13.0
 
-# What the machine under the test does to a ping happens once; what the attack does to it, each time.
+# What the machine does to a ping happens once; what an attack does to it, each time.
 TRIES = 3
 
 # Seconds in which the node may take an attacker for a peer that is still to be pinged.
