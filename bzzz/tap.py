@@ -6,6 +6,7 @@ stderr that says what is wrong, and exit code 1. Nothing that exists is overwrit
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -169,6 +170,10 @@ class Daemon(MultiService):
     def startService(self) -> None:
         # twistd may have forked since the directory was opened.
         self._state.write_pid()
+        # What was imported stays for good: without looking at it, a full collection takes 2 ms
+        # instead of 30, in which no link gets its turn.
+        gc.collect()
+        gc.freeze()
         super().startService()
 
     def stopService(self) -> Deferred[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from functools import total_ordering
+from functools import lru_cache, total_ordering
 from typing import TYPE_CHECKING
 
 from bzzz.errors import IdentityError
@@ -65,6 +65,7 @@ class PeerID:
         return cls(bytes((SHA256, 32)) + hashlib.sha256(encoded).digest())
 
     @classmethod
+    @lru_cache(maxsize=1024)  # a forming mesh tells each node of each peer once per other peer
     def parse(cls, text: str) -> PeerID:
         """A peer ID from its base58btc text, or from a CIDv1 in base32 (``bafz...``).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from functools import lru_cache
 
 from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
@@ -48,6 +49,7 @@ class Multiaddr:
         self._text: str | None = None
 
     @classmethod
+    @lru_cache(maxsize=1024)  # a forming mesh tells each node of each address once per other peer
     def parse(cls, text: str) -> Multiaddr:
         """An address from its text.
 
