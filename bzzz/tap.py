@@ -136,9 +136,24 @@ for _option in OPTIONS:
         setattr(Options, f"opt_{_option.key}", _setter(_option))
 
 
+def _words(event: LogEvent) -> str:
+    """What eventAsText() says, in a tenth of the time for the plain events that are nearly all.
+
+    A node that meets fifty others writes 150 lines in a second or two.
+    """
+    words = event.get("log_format")
+    plain = isinstance(words, str) and "(" not in words
+    if plain and "log_failure" not in event and "log_flattened" not in event:
+        try:
+            return str(words).format_map(event)
+        except Exception:  # noqa: BLE001,S110 - a value's __str__ may raise anything; told below
+            pass
+    return eventAsText(event, includeTimestamp=False, includeSystem=False)
+
+
 def log_line(event: LogEvent) -> str | None:
     """``2026-11-24T01:02:03.004Z [info] Connected to ...``, or None for an event without words."""
-    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    text = _words(event)
     if not text.strip():
         return None
     level = event.get("log_level", LogLevel.info).name

@@ -13,9 +13,10 @@ from typing import Any
 
 from twisted.application.service import Application, IServiceMaker, Service
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, eventAsText
 from twisted.plugin import getPlugins
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 import bzzz
@@ -185,6 +186,25 @@ class MakeServiceTests(SynchronousTestCase):
         )
         self.assertEqual(refusal.code, "bzzz: name: not this one")
         tap.makeService(self.options("walnut", "third", "third-run"))
+
+    def test_log_words(self) -> None:
+        """Whatever an event holds, the line says what Twisted would have it say."""
+        failing = type("Failing", (), {"__str__": lambda self: 1 // 0, "__repr__": lambda _: "it"})
+        events: list[dict[str, Any]] = [
+            {"log_format": "plain"},
+            {"log_format": "{a} and {b!r}, {c:.2f} {{braces}}", "a": 1, "b": "two", "c": 3.0},
+            {"log_format": "{call()} {a.real}", "call": lambda: "called", "a": 1},
+            {"log_format": "{missing}"},
+            {"log_format": "{a", "a": 1},
+            {"log_format": "{a}", "a": failing()},
+            {"log_format": b"bytes {a}", "a": 1},
+            {"log_format": None},
+            {},
+            {"log_format": "{a}", "a": 1, "log_failure": Failure(ValueError("wrong"))},
+        ]
+        for event in events:
+            expected = eventAsText(dict(event), includeTimestamp=False, includeSystem=False)
+            self.assertEqual(tap._words(dict(event)), expected)
 
     def test_log_observer(self) -> None:
         """The application gets an observer with our lines, unless twistd was told another."""
