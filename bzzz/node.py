@@ -41,6 +41,7 @@ from bzzz.mesh.listening import Listening
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
 from bzzz.net.background import in_background
 from bzzz.net.tcp import TCPNetwork
+from bzzz.net.turns import Turns
 from bzzz.state import OpenState
 from bzzz.web.api import ControlApi, ControlServer
 from bzzz.web.node_view import MeshView
@@ -93,12 +94,14 @@ class NodeService(Service):
         self._config = config
         self._state = state
         self._reactor = reactor
-        self._random = random.SystemRandom()
+        # For jitter and for whom to gossip with; a system call for each would be a cost.
+        self._random = random.Random(os.urandom(32))  # noqa: S311 - nothing secret comes of it
         self._stopping = False
         self._following = False
         self._starting: Deferred[None] | None = None
-        network = TCPNetwork(reactor)
-        world = Surroundings(reactor, network, time.time, self._random, os.urandom)
+        turns = Turns(reactor, time.thread_time)
+        network = TCPNetwork(reactor, turns)
+        world = Surroundings(reactor, network, time.time, self._random, os.urandom, turns)
         self.events = EventLog(time.time)
         self.availability = Availability(config.max_tasks, time.time)
         models = ollama.local_address(os.environ.get("OLLAMA_HOST", ""))

@@ -13,7 +13,9 @@ lost       was linked, is not; redialled at once, then with backoff up to 60 s, 
 
 When two nodes discover each other, the one with the smaller peer ID dials at once and the other
 :data:`POLITE` seconds later if it is not linked by then, so that mostly one handshake is made.
-Should both dial all the same, the swarm keeps one link.
+While others' handshakes with this node are under way, one of them may be that peer's, and the wait
+begins anew, for :data:`PATIENCE` seconds at most. Should both dial all the same, the swarm keeps
+one link.
 """
 
 from __future__ import annotations
@@ -41,6 +43,10 @@ __all__ = ["Book", "Member", "MemberState", "Membership"]
 # How long the peer with the greater ID leaves the dialling to the other, in seconds: a dial on a
 # LAN takes 5 ms, on a loaded machine ten times that.
 POLITE = (0.15, 0.3)
+
+# How long handshakes that others began can put off a dial, in seconds: longer than a hundred nodes
+# on one machine take to form a mesh.
+PATIENCE = 10.0
 
 # A link that lived this long ends in a dial at once when it is lost; one that did not, in the
 # backoff, or a peer that closes each new link would be dialled without a pause.
@@ -98,6 +104,7 @@ class Member:
     :ivar reason: why it was lost, or why the last dial failed.
     :ivar attempts: dials that failed since the last link.
     :ivar next_dial: when it is dialled next, in the clock's seconds.
+    :ivar patient_until: until when its own dial is waited for.
     """
 
     def __init__(self, peer_id: PeerID, backoff: Backoff, now: float, wall: float) -> None:
@@ -114,6 +121,7 @@ class Member:
         self.heard_at = now
         self.linked_at = now
         self.next_dial: float | None = None
+        self.patient_until: float | None = None
         self.told_up = False
         self.told_failure = False
         self.backoff = backoff
@@ -249,6 +257,7 @@ class Membership:
         member.attempts = 0
         member.reason = ""
         member.told_failure = False
+        member.patient_until = None
         member.linked_at = member.heard_at = self._clock.seconds()
         self._unplan(member)
         if member.dial is not None:
@@ -379,6 +388,9 @@ class Membership:
         if self._clock.seconds() - member.heard_at > FORGET_AFTER:
             self._forget(member)
             return
+        if self._may_be_dialling_us(member):
+            self._plan(member, self._courtesy(member))
+            return
         if self._dials >= MAX_DIALS:
             member.queued = True
             self._queue.append(member)
@@ -406,7 +418,7 @@ class Membership:
         )
 
     def _dialled(self, link: Link, member: Member) -> None:
-        # link_up() came before, and did what there is to do.
+        # link_up() follows, and does what there is to do.
         member.dial = None
         self._dial_over()
 
@@ -441,6 +453,14 @@ class Membership:
         if self._swarm.peer_id < member.peer_id:
             return 0.0
         return self._random.uniform(*POLITE)
+
+    def _may_be_dialling_us(self, member: Member) -> bool:
+        if self._swarm.peer_id < member.peer_id or not self._swarm.pending_handshakes:
+            return False
+        now = self._clock.seconds()
+        if member.patient_until is None:
+            member.patient_until = now + PATIENCE
+        return now < member.patient_until
 
     # -- inside
 

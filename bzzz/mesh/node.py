@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from bzzz.discovery.interfaces import FoundPeer, IPeerSource
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.asking import Asking
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.broadcasts import Broadcasts
 from bzzz.mesh.capability import CapabilityDocument
@@ -31,15 +32,12 @@ from bzzz.net.link import Link
 from bzzz.net.periodic import Periodic
 from bzzz.net.ping import PingService
 from bzzz.net.swarm import Swarm, SwarmLimits
+from bzzz.net.turns import Turns
 from bzzz.wire.gossip_params import GossipParams
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["MeshNode", "MeshSettings", "Surroundings"]
-
-# After a link came up, before its peer is asked for others, in seconds: in a mesh that forms, most
-# of the answer is known by then and need not be sent.
-ASK_AFTER = 0.3
 
 # Between two rounds of asking one peer at random, in seconds.
 ASK_EVERY = 30.0
@@ -51,6 +49,7 @@ class Surroundings:
 
     :ivar wall_time: seconds since the epoch.
     :ivar random_bytes: randomness fit for keys.
+    :ivar turns: what the links share of a turn of the reactor.
     """
 
     clock: Clock
@@ -58,6 +57,7 @@ class Surroundings:
     wall_time: Callable[[], float]
     random: Randomness
     random_bytes: Callable[[int], bytes]
+    turns: Turns | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class MeshNode:
             settings.name,
             SwarmLimits(links=settings.max_links),
             settings.security,
+            world.turns,
         )
         self.lag = ReactorLag(clock)
         self.pings = PingService(self.swarm, world.random_bytes)
@@ -144,9 +145,10 @@ class MeshNode:
         self._clock = clock
         self._random = world.random
         self._sources = list(sources)
-        self._asking = Periodic(
+        self._asking_one = Periodic(
             clock, ASK_EVERY, self._ask_one, "asking a peer for other peers", self._log
         )
+        self._asking = Asking(clock, self._ask)
         self.membership.on_forgotten = self.broadcasts.forget
         for observer in (self.membership, self.liveness, self):
             self.swarm.add_observer(observer)
@@ -159,12 +161,13 @@ class MeshNode:
         self.broadcasts.start()
         self.membership.start()
         self.seeds.start()
-        self._asking.start(now=False)
+        self._asking_one.start(now=False)
         for source in self._sources:
             in_background(source.start(self._found), f"starting {source}", self._log)
 
     async def stop(self) -> None:
         """Leave the mesh in order: no more discovery, then goodbye on every link."""
+        self._asking_one.stop()
         self._asking.stop()
         self.seeds.stop()
         self.membership.stop()
@@ -184,10 +187,11 @@ class MeshNode:
 
     def link_up(self, link: Link) -> None:
         """Ask a new peer for others."""
-        self._clock.callLater(ASK_AFTER, self._ask, link)
+        self._asking.link_up(link)
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Not of interest here."""
+        """A peer that is gone is not asked."""
+        self._asking.link_down(link)
 
     def identified(self, link: Link, identify: Identify) -> None:
         """Not of interest here."""

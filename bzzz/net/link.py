@@ -23,6 +23,7 @@ from bzzz.identity.keys import PublicKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.interfaces import Clock
 from bzzz.net.stream import Stream, StreamAddress
+from bzzz.net.turns import Turns
 from bzzz.wire.connection import (
     Connection,
     LinkEnded,
@@ -53,6 +54,9 @@ NEGOTIATION_LOOK = 10.0
 # 0.1 ms, and a peer can have 5000 frames in what one read of TCP brings.
 FRAMES = 48
 
+# Frames of the peer between two looks at whether there is time left in this turn.
+SLICE = 8
+
 # How long a closing link may take to send what it has, in seconds, before it is cut.
 CLOSE_TIMEOUT = 2.0
 
@@ -74,6 +78,7 @@ class LinkOwner(Shape):
 class Link(Protocol):
     """A link. Made by the swarm for each connection, dialled or accepted.
 
+    :param turns: shared with the node's other links.
     :ivar remote_multiaddr: where the peer is, seen from here.
     :ivar last_received: when the last bytes came, in the clock's seconds.
     :ivar ready_at: when the handshake was done, in the clock's seconds; None before.
@@ -89,6 +94,7 @@ class Link(Protocol):
         owner: LinkOwner,
         is_initiator: bool,
         remote_multiaddr: Multiaddr | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.connection = connection
         self.clock = clock
@@ -108,7 +114,11 @@ class Link(Protocol):
         self._dispatching = False
         self._deadline: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
-        self._going_on: IDelayedCall | None = None
+        self._turns = turns or Turns(clock)
+        self._started = False
+        self._in_line = False
+        self._paused = False
+        self._unread = b""
 
     def __repr__(self) -> str:
         return f"<Link to {self._peer} at {self.remote_multiaddr}>"
@@ -245,39 +255,81 @@ class Link(Protocol):
         transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         self._set_deadline(HANDSHAKE_TIMEOUT, self._handshake_late)
-        self.connection.start()
-        self.flush()
+        if self._turns.has_time:
+            self._start()
+        else:
+            self._wait()
 
     def dataReceived(self, data: bytes) -> None:
-        """Feed the core and act on what it says."""
+        """Feed the core and act on what it says, now or when this link's turn comes."""
         if self.closed:
             return
         self.last_received = self.clock.seconds()
-        self._receive(data)
-        if self.connection.has_unread and self._going_on is None and not self.closed:
+        if self._in_line:
+            self._unread += data
+            self._pause()
+        elif self._turns.has_time:
+            self._receive(data)
+            if self.connection.has_unread and not self.closed:
+                self._wait()
+        else:
+            self._unread = data
+            self._wait()
+
+    def _start(self) -> None:
+        self._started = True
+        self.connection.start()
+        self.flush()
+
+    def _wait(self) -> None:
+        """Go on in a later turn."""
+        self._in_line = True
+        if self.connection.has_unread:
+            self._pause()
+        self._turns.wait(self._go_on)
+
+    def _pause(self) -> None:
+        """Leave what more the peer sends in TCP.
+
+        Not done before there is more than one read: it costs two system calls, and in a handshake
+        the peer waits for the answer.
+        """
+        if not self._paused:
+            self._paused = True
             transport: Any = self.transport
             transport.pauseProducing()
-            self._going_on = self.clock.callLater(0, self._go_on)
 
     def _go_on(self) -> None:
-        """The next turn of what one read of TCP has brought."""
-        self._going_on = None
-        self._receive(b"")
+        """This link's turn has come."""
+        self._in_line = False
+        if self.closed:
+            return
+        if not self._started:
+            self._start()
+        data, self._unread = self._unread, b""
+        if data or self.connection.has_unread:
+            self._receive(data)
         if self.closed:
             return
         if self.connection.has_unread:
-            self._going_on = self.clock.callLater(0, self._go_on)
-        else:
+            self._in_line = True
+            self._turns.wait(self._go_on)
+        elif self._paused:
+            self._paused = False
             transport: Any = self.transport
             transport.resumeProducing()
 
     def _receive(self, data: bytes) -> None:
         self._dispatching = True
         try:
-            for event in self.connection.receive_data(data, FRAMES):
-                self._dispatch(event)
-                if self.closed:
-                    return
+            for _ in range(0, FRAMES, SLICE):
+                for event in self.connection.receive_data(data, SLICE):
+                    self._dispatch(event)
+                    if self.closed:
+                        return
+                if not (self.connection.has_unread and self._turns.has_time):
+                    break
+                data = b""
         except RemoteProtocolError as error:
             self._dispatching = False
             self.flush()
@@ -301,9 +353,9 @@ class Link(Protocol):
             return
         self.closed = True
         self._set_deadline(None, None)
-        for call in (self._look, self._going_on):
-            if call is not None and call.active():
-                call.cancel()
+        self._unread = b""
+        if self._look is not None and self._look.active():
+            self._look.cancel()
         text = self._reason or _words(reason)
         for stream in list(self._streams.values()):
             self._stream_lost(stream, LinkClosed(text))

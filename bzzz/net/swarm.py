@@ -31,6 +31,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.net.identify import IdentifyService
 from bzzz.net.interfaces import Clock, INetwork
 from bzzz.net.link import Link
+from bzzz.net.turns import Turns
 from bzzz.wire.connection import Connection
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -49,8 +50,10 @@ LINGER = 1.0
 # whose handshake ends a moment later, is recognised.
 OWN_SOCKET_MEMORY = 10.0
 
-# Between starting one address and the next of the same peer, in seconds (RFC 8305, section 5).
+# Between starting one address and the next of the same peer, in seconds (RFC 8305, section 5), and
+# the same once TCP is up: the peer is there, and is given the time of a slow handshake.
 STAGGER = 0.25
+STAGGER_HANDSHAKE = 3.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Swarm:
     :param agent: identify's ``agentVersion``.
     :param name: this node's name, told in identify.
     :param security: ``noise``, or ``plaintext`` in the simulator.
+    :param turns: what all links share of a turn of the reactor.
     :ivar links: the one link of each linked peer.
     """
 
@@ -110,6 +114,7 @@ class Swarm:
         name: str = "",
         limits: SwarmLimits | None = None,
         security: str = "noise",
+        turns: Turns | None = None,
     ) -> None:
         self.peer_id = key.peer_id
         self.clock = clock
@@ -119,9 +124,11 @@ class Swarm:
         self._network = network
         self._random_bytes = random_bytes
         self._security = security
+        self._turns = turns or Turns(clock)
         self._factories: dict[str, IProtocolFactory] = {}
         self._observers: list[SwarmObserver] = []
         self._ports: dict[tuple[str, int], IListeningPort] = {}
+        self._addresses: tuple[Multiaddr, ...] | None = None
         self._handshakes: dict[Link, None] = {}
         self._dialling: dict[Link, Deferred[Link]] = {}
         self._redundant: dict[Link, IDelayedCall] = {}
@@ -147,7 +154,9 @@ class Swarm:
     @property
     def listen_addresses(self) -> tuple[Multiaddr, ...]:
         """Where this node listens."""
-        return tuple(Multiaddr.tcp(host, port) for host, port in self._ports)
+        if self._addresses is None:
+            self._addresses = tuple(Multiaddr.tcp(host, port) for host, port in self._ports)
+        return self._addresses
 
     @property
     def pending_handshakes(self) -> int:
@@ -167,6 +176,7 @@ class Swarm:
             await _stopped(listening)
             raise CannotListenError(host, port, OSError("the node is stopping"))
         self._ports[host, actual] = listening
+        self._addresses = None
         self._identify.changed()
         return actual
 
@@ -174,13 +184,15 @@ class Swarm:
         """Listen there no more; links that came that way stay."""
         listening = self._ports.pop((host, port), None)
         if listening is not None:
+            self._addresses = None
             await _stopped(listening)
             self._identify.changed()
 
     def dial(self, addresses: Sequence[Multiaddr], expected: PeerID | None) -> Deferred[Link]:
         """Connect to the first of ``addresses`` that answers as ``expected``.
 
-        They are tried in order, each :data:`STAGGER` after the one before or when that failed.
+        They are tried in order, each :data:`STAGGER` after the one before or when that failed; one
+        whose TCP is up has longer.
 
         :param expected: whose proof of identity is accepted; None for anybody's.
         :return: the ready link. Fails with :class:`DialError`, naming what each address said.
@@ -224,22 +236,26 @@ class Swarm:
             self._own_identity(link)
             return
         existing = self.links.get(peer)
-        if existing is None:
-            if len(self.links) >= self.limits.links:
-                # Closing it tells the one who dialled, through link_closed().
-                link.close(f"this node has its {self.limits.links} links already")
-                return
-            self._keep(link)
-        elif self._newer_wins(existing, link):
-            self._retire(existing)
-            self._tell_down(existing, "replaced")
-            self._keep(link)
-        else:
-            self._retire(link)
+        if existing is None and len(self.links) >= self.limits.links:
+            # Closing it tells the one who dialled, through link_closed().
+            link.close(f"this node has its {self.limits.links} links already")
+            return
+        kept = existing is None or self._newer_wins(existing, link)
+        if kept:
+            self.links[peer] = link
+        # Whoever dialled gets the link that is kept, be it this one or the other; before the
+        # observers hear of it, who would else find that dial still under way.
         waiting = self._dialling.pop(link, None)
         if waiting is not None and not waiting.called:
-            # Whoever dialled gets the link that is kept, be it this one or the other.
             waiting.callback(self.links.get(peer, link))
+        if not kept:
+            self._retire(link)
+            return
+        if existing is not None:
+            self._retire(existing)
+            self._tell_down(existing, "replaced")
+        if self.links.get(peer) is link:
+            self._keep(link)
 
     def link_closed(self, link: Link, reason: str) -> None:
         """See :class:`~bzzz.net.link.LinkOwner`."""
@@ -285,7 +301,7 @@ class Swarm:
             protocols=self._factories.__contains__,
             security=self._security,
         )
-        return Link(connection, self.clock, self, is_initiator, remote)
+        return Link(connection, self.clock, self, is_initiator, remote, self._turns)
 
     # -- inside
 
@@ -297,7 +313,6 @@ class Swarm:
         return link.is_initiator == (self.peer_id < link.remote_peer)
 
     def _keep(self, link: Link) -> None:
-        self.links[link.remote_peer] = link
         for observer in self._observers:
             observer.link_up(link)
         self._identify.ask(link)
@@ -355,11 +370,13 @@ class _Dialling(Factory):
 
     noisy = False
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, answers: Callable[[], None]) -> None:
         self._link = link
+        self._answers = answers
 
     def buildProtocol(self, addr: Any) -> Protocol:
-        """The link."""
+        """The link; TCP is up."""
+        self._answers()
         return self._link
 
 
@@ -377,12 +394,10 @@ class _Race:
         self._failures: list[str] = []
         self._next: IDelayedCall | None = None
         self._over = False
-        self._try_next()
+        swarm._turns.when_there_is_time(self._try_next)
 
     def _try_next(self) -> None:
-        if self._next is not None and self._next.active():
-            self._next.cancel()
-        self._next = None
+        self._set_next(None)
         if self._over:
             return
         if not self._untried:
@@ -393,8 +408,8 @@ class _Race:
             return
         address = self._untried.pop(0)
         if self._untried:
-            self._next = self._swarm.clock.callLater(STAGGER, self._try_next)
-        attempt = _attempt(self._swarm, address, self._expected)
+            self._set_next(STAGGER)
+        attempt = _attempt(self._swarm, address, self._expected, self._answers)
         self._attempts[address] = attempt
         attempt.addCallbacks(
             self._ready, self._failed, callbackArgs=(address,), errbackArgs=(address,)
@@ -414,16 +429,34 @@ class _Race:
         self._failures.append(f"{address}: {_dial_words(failure)}")
         self._try_next()
 
-    def _abandon(self) -> None:
-        self._over = True
+    def _answers(self) -> None:
+        """The TCP of an attempt is up."""
+        if self._untried and not self._over:
+            self._set_next(STAGGER_HANDSHAKE)
+
+    def _late(self) -> None:
+        # When this node itself was held up, the answer may be there, unread: a turn to read it.
+        self._next = self._swarm.clock.callLater(0, self._try_next)
+
+    def _set_next(self, delay: float | None) -> None:
         if self._next is not None and self._next.active():
             self._next.cancel()
+        self._next = None if delay is None else self._swarm.clock.callLater(delay, self._late)
+
+    def _abandon(self) -> None:
+        self._over = True
+        self._set_next(None)
         for attempt in list(self._attempts.values()):
             attempt.cancel()
 
 
-def _attempt(swarm: Swarm, address: Multiaddr, expected: PeerID | None) -> Deferred[Link]:
-    """Dial one address: TCP, then the handshake."""
+def _attempt(
+    swarm: Swarm, address: Multiaddr, expected: PeerID | None, answers: Callable[[], None]
+) -> Deferred[Link]:
+    """Dial one address: TCP, then the handshake.
+
+    :param answers: told when TCP is up.
+    """
     where = address.host_port()
     wanted = expected or address.peer_id
     if where is None or where[0] not in ("ip4", "ip6"):
@@ -431,7 +464,7 @@ def _attempt(swarm: Swarm, address: Multiaddr, expected: PeerID | None) -> Defer
     _, host, port = where
     link = swarm.make_link(True, address.without_peer(), wanted)
     connecting = swarm._network.connect(
-        host, port, _Dialling(link), swarm.limits.dial_timeout, None
+        host, port, _Dialling(link, answers), swarm.limits.dial_timeout, None
     )
 
     def cancel(_: Deferred[Link]) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.tcp import Port
 from zope.interface import implementer
 
 from bzzz.net.interfaces import INetwork
+from bzzz.net.turns import Turns
 
 __all__ = ["TCPNetwork"]
 
@@ -18,7 +19,7 @@ __all__ = ["TCPNetwork"]
 # holds.
 LISTEN_BACKLOG = 512
 
-# Connections taken in one turn of the reactor.
+# Connections taken in one turn of the reactor, if it has the time; else one.
 ACCEPTS = 8
 
 
@@ -27,10 +28,12 @@ class TCPNetwork:
     """TCP over IPv4 and IPv6.
 
     :param reactor: provides ``IReactorTCP``, ``IReactorFDSet`` and ``IReactorTime``.
+    :param turns: shared with the links.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, turns: Turns | None = None) -> None:
         self._reactor = reactor
+        self._turns = turns or Turns(reactor)
 
     def listen(self, host: str, port: int, factory: IProtocolFactory) -> Deferred[IListeningPort]:
         """See :meth:`INetwork.listen`."""
@@ -51,6 +54,7 @@ class TCPNetwork:
 
     def _listen(self, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:
         listening = _Port(port, factory, LISTEN_BACKLOG, host, self._reactor)
+        listening.turns = self._turns
         listening.startListening()
         return listening
 
@@ -58,10 +62,12 @@ class TCPNetwork:
 class _Port(Port):
     """A port whose newcomers leave the links their turn, in a reactor that does TCP by sockets."""
 
+    turns: Turns
+
     @property
     def numberAccepts(self) -> int:
         """Twisted takes 100 at first, and more the more come: 40 ms."""
-        return ACCEPTS
+        return ACCEPTS if self.turns.has_time else 1
 
     @numberAccepts.setter
     def numberAccepts(self, _: int) -> None:

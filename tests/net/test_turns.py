@@ -193,6 +193,7 @@ class TurnTests(SynchronousTestCase):
         """TCP fails between two turns: nothing of the link remains to be called."""
         self.send(*(self.opening() for _ in range(FRAMES + 1)))
         self.link.connectionLost()
+        self.turn()
         self.assertEqual(self.owner.ended, FRAMES)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -1,0 +1,80 @@
+"""What the links of a node may spend of one turn of the reactor."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.net.turns import BUDGET, Turns
+
+
+class BudgetTests(SynchronousTestCase):
+    """Work that takes time, and a clock of the CPU that it moves."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spent = 0.0
+        self.done: list[str] = []
+        self.turns = Turns(self.clock, lambda: self.spent)
+
+    def work(self, name: str, cost: float) -> None:
+        self.done.append(name)
+        self.spent += cost
+
+    def ask(self, name: str, cost: float) -> None:
+        self.turns.when_there_is_time(lambda: self.work(name, cost))
+
+    def turn(self) -> list[str]:
+        """The next turn: only what is due at its begin."""
+        self.done = []
+        calls = self.clock.getDelayedCalls()
+        self.assertLessEqual(len(calls), 1)
+        for call in calls:
+            call.cancel()
+            call.func()  # type: ignore[attr-defined]  # Twisted's DelayedCall has it
+        return self.done
+
+    def test_cheap_work_is_done_at_once(self) -> None:
+        """As much as fits into the budget."""
+        for name in "abcd":
+            self.ask(name, BUDGET / 4)
+        self.assertEqual(self.done, list("abcd"))
+
+    def test_what_does_not_fit_waits(self) -> None:
+        """In the order in which it came, each turn as much as fits."""
+        for name in "abcde":
+            self.ask(name, BUDGET * 0.6)
+        self.assertEqual(self.done, ["a", "b"])
+        self.assertEqual(self.turn(), ["c", "d"])
+        self.assertEqual(self.turn(), ["e"])
+        self.assertEqual(self.turn(), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_waited_counts_against_its_turn(self) -> None:
+        """Newcomers of a turn that served the waiting get what is left of it: nothing."""
+        for name in "ab":
+            self.ask(name, BUDGET)
+        self.assertEqual(self.turn(), ["b"])
+        self.ask("c", BUDGET)
+        self.assertEqual(self.done, ["b"])
+        self.assertEqual(self.turn(), ["c"])
+
+    def test_work_that_goes_on_is_behind_the_others(self) -> None:
+        """Whoever has more to do than fits gets in line again."""
+
+        def greedy() -> None:
+            self.work("greedy", BUDGET)
+            self.turns.wait(greedy)
+
+        self.turns.wait(greedy)
+        self.turns.wait(lambda: self.work("other", 0.0))
+        self.assertEqual(self.turn(), ["greedy"])
+        self.assertEqual(self.turn(), ["other", "greedy"])
+
+    def test_without_a_clock_nothing_waits(self) -> None:
+        """In the simulator a turn has time for everything."""
+        turns = Turns(self.clock)
+        for _ in range(100):
+            turns.when_there_is_time(lambda: self.work("", BUDGET))
+        self.assertEqual(len(self.done), 100)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
