@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
@@ -28,6 +29,7 @@ __all__ = [
     "cpu_seconds",
     "number",
     "progress",
+    "reference_ms",
     "rss_mb",
     "table",
     "write_json",
@@ -154,6 +156,22 @@ def number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def reference_ms() -> float:
+    """CPU ms of a fixed loop, the best of five: how fast this machine is just now.
+
+    Machines that share their processor with others may be half as fast from one run to the next,
+    and then two figures can be compared only where this one is the same.
+    """
+    best = math.inf
+    for _ in range(5):
+        start = time.thread_time()
+        total = 0
+        for value in range(1_000_000):
+            total += value
+        best = min(best, time.thread_time() - start)
+    return best * 1000
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

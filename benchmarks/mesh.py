@@ -16,6 +16,7 @@ idle CPU            of a core, mean over the nodes, over some seconds, broadcast
 memory              resident, the largest of the nodes
 idle traffic        bytes a second on the interface, divided by the nodes
 longest turn        of any node's reactor, in CPU time, in each of these
+a loop              how fast the machine itself is just before; a shared one changes by the hour
 =================== ===============================================================================
 
 Serf's agents have the LAN profile and join the first one's address; the change is a user event. The
@@ -49,6 +50,7 @@ from benchmarks.common import (
     cpu_seconds,
     number,
     progress,
+    reference_ms,
     rss_mb,
     table,
     write_json,
@@ -96,6 +98,7 @@ BZZZ_ROWS: tuple[tuple[str, str, dict[int, float]], ...] = (
     ("turn_idle_ms", "longest turn, idle, CPU ms", dict.fromkeys(SIZES, 10.0)),
     ("turn_change_ms", "longest turn, change, CPU ms", dict.fromkeys(SIZES, 10.0)),
     ("turn_kill_ms", "longest turn, kill, CPU ms", dict.fromkeys(SIZES, 10.0)),
+    ("reference_ms", "a loop of 1,000,000 in Python, CPU ms", {}),
 )
 SERF_ROWS: tuple[tuple[str, str, dict[int, float]], ...] = (
     ("start_s", "all listen after the first start, s", {}),
@@ -106,6 +109,7 @@ SERF_ROWS: tuple[tuple[str, str, dict[int, float]], ...] = (
     ("cpu_percent", "idle CPU, % of a core", {}),
     ("rss_mb", "memory, MB, the largest", {}),
     ("traffic", "idle traffic, bytes/s a node", {}),
+    ("reference_ms", "a loop of 1,000,000 in Python, CPU ms", {}),
 )
 
 
@@ -299,7 +303,7 @@ def _is_change(event: dict[str, Any], direction: str, since: float) -> bool:
 
 def measure_bzzz(size: int, idle_seconds: float, problems: list[str]) -> Figures:
     """All figures of one size; what cannot be had is among the problems."""
-    figures: Figures = {}
+    figures: Figures = {"reference_ms": reference_ms()}
     place = Path(tempfile.mkdtemp(prefix="bzzz-bench-"))
     try:
         with Children(kill=True) as children:
@@ -352,7 +356,7 @@ def measure_bzzz(size: int, idle_seconds: float, problems: list[str]) -> Figures
 
 def measure_serf(size: int, idle_seconds: float, problems: list[str]) -> Figures:
     """All figures of one size of Serf."""
-    figures: Figures = {}
+    figures: Figures = {"reference_ms": reference_ms()}
     agents: list[serf.Agent] = []
     try:
         with Children(kill=True) as children:
