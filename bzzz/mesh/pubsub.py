@@ -265,19 +265,18 @@ class PubSub:
         if self._inbounds.get(link) is inbound:
             del self._inbounds[link]
 
-    def received(self, link: Link, rpcs: list[bytes]) -> None:
-        """A peer sent RPCs.
+    def received(self, link: Link, rpc: bytes) -> None:
+        """A peer sent an RPC.
 
-        :raises RemoteProtocolError: one of them is none.
+        :raises RemoteProtocolError: it is none.
         """
         peer = link.remote_peer
+        if peer not in self._peers:
+            return
         now = self._clock.seconds()
-        for rpc in rpcs:
-            if peer not in self._peers:
-                return
-            self._counts["rpcs_received"] += 1
-            for event in self.core.receive_rpc(peer, rpc, now):
-                self._dispatch(event, now)
+        self._counts["rpcs_received"] += 1
+        for event in self.core.receive_rpc(peer, rpc, now):
+            self._dispatch(event, now)
         self._flush_soon()
 
     def offended(self, link: Link, error: RemoteProtocolError) -> None:

@@ -8,6 +8,7 @@ sends on the stream that it opened, and only reads the other.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 from typing import Protocol as Shape
 
@@ -20,6 +21,7 @@ from bzzz.errors import RemoteProtocolError
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream, StreamAddress
 from bzzz.wire.framing import FrameReader
+from bzzz.wire.gossip_message import split
 from bzzz.wire.gossip_params import PROTOCOLS
 
 __all__ = ["Conversation", "Inbound", "Inbounds", "StreamOwner"]
@@ -29,8 +31,11 @@ __all__ = ["Conversation", "Inbound", "Inbounds", "StreamOwner"]
 RETRY_FIRST = 1.0
 RETRY_MOST = 60.0
 
-# RPCs of one peer that are taken in one turn of the reactor. One with a new message costs 0.3 ms.
-TURN = 16
+# Messages that are taken between looks at the time: a new one costs 0.3 ms or more.
+MESSAGES = 4
+
+# An RPC that is shorter is not searched for messages: it holds few, or such that are none.
+SHORT = 1024
 
 
 class StreamOwner(Shape):
@@ -52,8 +57,8 @@ class StreamOwner(Shape):
     def inbound_lost(self, link: Link, inbound: Inbound) -> None:
         """The stream from a peer is gone."""
 
-    def received(self, link: Link, rpcs: list[bytes]) -> None:
-        """A peer sent RPCs."""
+    def received(self, link: Link, rpc: bytes) -> None:
+        """A peer sent an RPC."""
 
     def offended(self, link: Link, error: RemoteProtocolError) -> None:
         """A peer broke the rules."""
@@ -217,7 +222,9 @@ class Inbound(Protocol):
         self._link = link
         self._reader = FrameReader(owner.max_rpc_size)
         self._waiting: deque[bytes] = deque()
-        self._next: IDelayedCall | None = None
+        self._parts: Iterator[bytes] = iter(())
+        self._in_line = False
+        self._lost = False
 
     def abort(self) -> None:
         """Read no more."""
@@ -225,7 +232,7 @@ class Inbound(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The stream is gone."""
-        self._forget()
+        self._lose()
         self._owner.inbound_lost(self._link, self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -233,31 +240,48 @@ class Inbound(Protocol):
         try:
             self._waiting.extend(self._reader.receive(data))
         except RemoteProtocolError as error:
-            self._forget()
-            self._owner.offended(self._link, error)
+            self._offended(error)
             return
-        if self._next is None:
+        if not self._in_line:
             self._read()
 
     def _read(self) -> None:
-        """Take one turn's RPCs, and go on in the reactor's next turn if there are more."""
-        paused, self._next = self._next is not None, None
-        waiting = self._waiting
-        rpcs = [waiting.popleft() for _ in range(min(TURN, len(waiting)))]
-        try:
-            self._owner.received(self._link, rpcs)
-        except RemoteProtocolError as error:
-            self._forget()
-            self._owner.offended(self._link, error)
-            return
-        if waiting:
-            self.transport.pauseProducing()
-            self._next = self._link.clock.callLater(0, self._read)
-        elif paused:
+        """Take what there is time for in this turn of the reactor, and the rest in others."""
+        turns = self._link.turns
+        while not self._lost:
+            if not turns.has_time:
+                if not self._in_line:
+                    self._in_line = True
+                    self.transport.pauseProducing()
+                turns.wait(self._read)
+                return
+            rpc = self._next()
+            if rpc is None:
+                break
+            try:
+                self._owner.received(self._link, rpc)
+            except RemoteProtocolError as error:
+                self._offended(error)
+        if self._in_line and not self._lost:
+            self._in_line = False
             self.transport.resumeProducing()
 
-    def _forget(self) -> None:
+    def _next(self) -> bytes | None:
+        """An RPC of few messages."""
+        part = next(self._parts, None)
+        if part is None and self._waiting:
+            rpc = self._waiting.popleft()
+            if len(rpc) <= SHORT:
+                return rpc
+            self._parts = split(rpc, MESSAGES)
+            part = next(self._parts)
+        return part
+
+    def _offended(self, error: RemoteProtocolError) -> None:
+        self._lose()
+        self._owner.offended(self._link, error)
+
+    def _lose(self) -> None:
+        self._lost = True
         self._waiting.clear()
-        if self._next is not None and self._next.active():
-            self._next.cancel()
-        self._next = None
+        self._parts = iter(())

@@ -55,7 +55,7 @@ NEGOTIATION_LOOK = 10.0
 FRAMES = 48
 
 # Frames of the peer between two looks at whether there is time left in this turn.
-SLICE = 8
+SLICE = 2
 
 # How long a closing link may take to send what it has, in seconds, before it is cut.
 CLOSE_TIMEOUT = 2.0
@@ -78,7 +78,7 @@ class LinkOwner(Shape):
 class Link(Protocol):
     """A link. Made by the swarm for each connection, dialled or accepted.
 
-    :param turns: shared with the node's other links.
+    :ivar turns: shared with the node's other links, and for what its streams bring, too.
     :ivar remote_multiaddr: where the peer is, seen from here.
     :ivar last_received: when the last bytes came, in the clock's seconds.
     :ivar ready_at: when the handshake was done, in the clock's seconds; None before.
@@ -98,6 +98,7 @@ class Link(Protocol):
     ) -> None:
         self.connection = connection
         self.clock = clock
+        self.turns = turns or Turns(clock)
         self.is_initiator = is_initiator
         self.remote_multiaddr = remote_multiaddr
         self.last_received = clock.seconds()
@@ -114,7 +115,6 @@ class Link(Protocol):
         self._dispatching = False
         self._deadline: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
-        self._turns = turns or Turns(clock)
         self._started = False
         self._in_line = False
         self._paused = False
@@ -255,7 +255,7 @@ class Link(Protocol):
         transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         self._set_deadline(HANDSHAKE_TIMEOUT, self._handshake_late)
-        if self._turns.has_time:
+        if self.turns.has_time:
             self._start()
         else:
             self._wait()
@@ -268,7 +268,7 @@ class Link(Protocol):
         if self._in_line:
             self._unread += data
             self._pause()
-        elif self._turns.has_time:
+        elif self.turns.has_time:
             self._receive(data)
             if self.connection.has_unread and not self.closed:
                 self._wait()
@@ -286,7 +286,7 @@ class Link(Protocol):
         self._in_line = True
         if self.connection.has_unread:
             self._pause()
-        self._turns.wait(self._go_on)
+        self.turns.wait(self._go_on)
 
     def _pause(self) -> None:
         """Leave what more the peer sends in TCP.
@@ -313,7 +313,7 @@ class Link(Protocol):
             return
         if self.connection.has_unread:
             self._in_line = True
-            self._turns.wait(self._go_on)
+            self.turns.wait(self._go_on)
         elif self._paused:
             self._paused = False
             transport: Any = self.transport
@@ -327,7 +327,7 @@ class Link(Protocol):
                     self._dispatch(event)
                     if self.closed:
                         return
-                if not (self.connection.has_unread and self._turns.has_time):
+                if not (self.connection.has_unread and self.turns.has_time):
                     break
                 data = b""
         except RemoteProtocolError as error:

@@ -18,7 +18,7 @@ __all__ = ["BUDGET", "Turns"]
 
 # What may be spent in one turn before the rest waits, in seconds. One thing more is always begun,
 # and what cannot wait comes on top (writing, closing), so that a turn stays below 10 ms.
-BUDGET = 0.004
+BUDGET = 0.003
 
 
 class Turns:

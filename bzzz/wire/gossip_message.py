@@ -7,7 +7,10 @@ Message", "Message Identification" and "Message Signing", policy ``StrictSign``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
 
 from bzzz.errors import IdentityError, RemoteProtocolError
 from bzzz.identity.keys import PrivateKey, PublicKey
@@ -15,7 +18,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.wire import varint
 from bzzz.wire.pb import rpc_pb2
 
-__all__ = ["Authors", "Message", "message_id", "published", "sign"]
+__all__ = ["Authors", "Message", "message_id", "published", "sign", "split"]
 
 # What a signature covers, before the message itself.
 SIGN_PREFIX = b"libp2p-pubsub:"
@@ -61,6 +64,29 @@ def published(body: bytes) -> bytes:
     RPCs can be joined end to end, as protobuf has it for repeated fields.
     """
     return b"\x12" + varint.encode(len(body)) + body
+
+
+def split(rpc: bytes, messages: int) -> Iterator[bytes]:
+    """RPCs of at most so many messages each that say together what ``rpc`` says, in its order.
+
+    What is no RPC comes back as it is.
+    """
+    try:
+        whole = rpc_pb2.RPC.FromString(rpc)
+    except (DecodeError, ValueError):
+        yield rpc
+        return
+    count = len(whole.publish)
+    if count <= messages:
+        yield rpc
+        return
+    if whole.subscriptions:
+        yield rpc_pb2.RPC(subscriptions=whole.subscriptions).SerializeToString()
+    for start in range(0, count, messages):
+        part = rpc_pb2.RPC(publish=whole.publish[start : start + messages])
+        yield part.SerializeToString()
+    if whole.HasField("control"):
+        yield rpc_pb2.RPC(control=whole.control).SerializeToString()
 
 
 def sign(key: PrivateKey, topic: str, data: bytes, seqno: int) -> Message:

@@ -19,6 +19,7 @@ from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.pubsub import SLOW, TOO_SLOW, PubSub, ValidationResult
 from bzzz.net.stream import StreamAddress
+from bzzz.net.turns import Turns
 from bzzz.wire.framing import FrameReader, frame
 from bzzz.wire.gossip_message import Message, sign
 from bzzz.wire.gossip_params import GOSSIPSUB_1_1, GOSSIPSUB_1_2, PROTOCOLS, GossipParams
@@ -82,6 +83,7 @@ class FakeLink:
 
     def __init__(self, swarm: FakeSwarm, other: FakeSwarm, is_initiator: bool) -> None:
         self.clock = swarm.clock
+        self.turns = Turns(swarm.clock)
         self.swarm = swarm
         self.remote_peer = other.peer_id
         self.is_initiator = is_initiator
