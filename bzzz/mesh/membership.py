@@ -68,6 +68,9 @@ FORGET_AFTER = 86400.0
 # One that was linked and can never be dialled, because it told no address, after this.
 FORGET_UNREACHABLE = 600.0
 
+# How often a copy of this node's identity is told of, in seconds: it dials again and again.
+COPY_TELL_EVERY = 60.0
+
 # A node without a link says so after this many seconds, and again when it has lasted these.
 ALONE = (10.0, 60.0, 600.0, 3600.0)
 
@@ -182,6 +185,7 @@ class Membership:
         self._alone_timer: IDelayedCall | None = None
         self._stopped = True
         self._full_said = False
+        self._copy_told: float | None = None
 
     # -- life
 
@@ -334,7 +338,11 @@ class Membership:
             )
 
     def copy_found(self, address: Multiaddr | None) -> None:
-        """Another machine has this node's key."""
+        """Another machine has this node's key; said again once a minute while it tries."""
+        now = self._clock.seconds()
+        if self._copy_told is not None and now - self._copy_told < COPY_TELL_EVERY:
+            return
+        self._copy_told = now
         self._log.error(
             "Another node, at {address}, has this node's identity {peer_id}: a state directory "
             "was copied. Neither can be reached reliably. Mend: stop one of the two, delete "

@@ -35,7 +35,7 @@ RETRY_MOST = 60.0
 MESSAGES = 4
 
 # An RPC that is shorter is not searched for messages: it holds few, or such that are none.
-SHORT = 1024
+SHORT = 2048
 
 
 class StreamOwner(Shape):

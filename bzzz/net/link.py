@@ -18,7 +18,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from bzzz.errors import LinkClosed, NegotiationError, RemoteProtocolError, StreamReset
+from bzzz.errors import (
+    LinkClosed,
+    LocalProtocolError,
+    NegotiationError,
+    RemoteProtocolError,
+    StreamReset,
+)
 from bzzz.identity.keys import PublicKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.interfaces import Clock
@@ -159,11 +165,15 @@ class Link(Protocol):
         :param optimistic: with a single protocol, connect it at once and let its first data
             travel with the proposal; a refusal is then the reason of its ``connectionLost``.
         :return: the connected protocol. Fails with :class:`NegotiationError` (the peer speaks none
-            of them, or does not answer), :class:`StreamReset` or :class:`LinkClosed`.
+            of them, or does not answer), :class:`StreamReset`, :class:`LinkClosed`, or
+            :class:`LocalProtocolError` (more streams are open than any use explains).
         """
-        if self.closed or self.ready_at is None:
+        if self.closed or self._reason is not None or self.ready_at is None:
             return fail(LinkClosed(f"the link to {self._peer} is closed"))
-        stream_id = self.connection.open_stream(protocols)
+        try:
+            stream_id = self.connection.open_stream(protocols)
+        except LocalProtocolError as error:
+            return fail(error)
         stream = self._streams[stream_id] = Stream(self, stream_id)
         timeout = self.clock.callLater(NEGOTIATION_TIMEOUT, self._negotiation_late, stream)
         deferred: Deferred[IProtocol] = Deferred(
@@ -416,7 +426,8 @@ class Link(Protocol):
             self.ready_at = self.clock.seconds()
             self._owner.link_ready(self)
         elif isinstance(event, LinkEnded):
-            self.abort(self._reason or f"closed by the peer: {event.reason}")
+            words = f"the peer closed it: {event.reason}" if event.code else "the peer closed it"
+            self.abort(self._reason or words)
 
     def _negotiated(self, event: StreamNegotiated) -> None:
         if event.inbound:

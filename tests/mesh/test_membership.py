@@ -132,3 +132,11 @@ class TableTests(SynchronousTestCase):
         self.table.found(peer(2), [ADDRESS], "mdns")
         self.table.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_copy(self) -> None:
+        """A copied identity is told of once a minute, however often the other one dials."""
+        for _ in range(119):
+            self.table.copy_found(ADDRESS)
+            self.clock.advance(1)
+        self.assertEqual(self.events.count("identity_conflict"), 2)
+        self.assertEqual(len(self.flushLoggedErrors()), 0)

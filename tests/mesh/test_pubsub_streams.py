@@ -94,7 +94,7 @@ class InboundTests(SynchronousTestCase):
         sent = rpc_pb2.RPC()
         sent.subscriptions.add(subscribe=True, topicid="topic")
         for number in range(4 * MESSAGES + 1):
-            sent.publish.add(data=b"%d" % number, topic="topic" * 20)
+            sent.publish.add(data=b"%d" % number, topic="topic" * 30)
         sent.control.graft.add(topicID="topic")
         encoded = sent.SerializeToString()
         self.assertGreater(len(encoded), SHORT)
