@@ -20,10 +20,16 @@ from typing import Protocol as Shape
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import CannotListenError, ConnectError
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    ILoggingContext,
+    IProtocolFactory,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from bzzz.errors import BzzzError, DialError, LinkClosed
 from bzzz.identity.keys import PrivateKey
@@ -170,7 +176,7 @@ class Swarm:
         :return: the port.
         :raises CannotListenError: the port is taken or the address is not of this machine.
         """
-        listening = await self._network.listen(host, port, _Accepting(self))
+        listening = await self._network.listen(host, port, _Accepting(self, host))
         actual = int(listening.getHost().port)  # type: ignore[attr-defined]  # of IPv4 or 6
         if self._stopped:
             await _stopped(listening)
@@ -350,13 +356,19 @@ class Swarm:
                 observer.copy_found(link.remote_multiaddr)
 
 
+@implementer(ILoggingContext)
 class _Accepting(Factory):
     """Makes the links of inbound connections."""
 
     noisy = False
 
-    def __init__(self, swarm: Swarm) -> None:
+    def __init__(self, swarm: Swarm, host: str) -> None:
         self._swarm = swarm
+        self._host = host
+
+    def logPrefix(self) -> str:  # Twisted's name
+        """The subject of Twisted's own log line ``... starting on <port>``."""
+        return f"Accepting links at {self._host},"
 
     def buildProtocol(self, addr: Any) -> Protocol | None:
         """A link for the connection from ``addr``."""
