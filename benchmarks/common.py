@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +52,15 @@ PEERS = {
 # Seconds that a child has to end by itself.
 END_TIMEOUT = 5.0
 
+# Lines of a child's stderr that are shown when something failed.
+COMPLAINT = 20
+
 
 class Children:
     """Processes that end with the block, whatever happens in it; only those started here.
+
+    What they say on stderr is shown when the block fails: some peers end with long tracebacks that
+    mean nothing.
 
     :param kill: end them without a chance to do so in order, which a hundred would use for long.
     """
@@ -61,9 +68,13 @@ class Children:
     def __init__(self, kill: bool = False) -> None:
         self._kill = kill
         self._processes: list[subprocess.Popen[Any]] = []
+        self._complaints: list[IO[bytes]] = []
 
     def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start one. It is in a group of its own, so that Ctrl-C reaches this process alone."""
+        if "stderr" not in options:
+            options["stderr"] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+            self._complaints.append(options["stderr"])
         process = subprocess.Popen(command, start_new_session=True, cwd=ROOT, **options)
         self._processes.append(process)
         return process
@@ -78,6 +89,13 @@ class Children:
         traceback: TracebackType | None,
     ) -> None:
         self.end()
+        for complaint in self._complaints:
+            if kind is not None and issubclass(kind, Exception):
+                complaint.seek(0)
+                for line in complaint.read().decode(errors="replace").splitlines()[-COMPLAINT:]:
+                    print(line, file=sys.stderr)
+            complaint.close()
+        self._complaints.clear()
 
     def end(self) -> None:
         """End them all: in order if they do so soon, else not."""

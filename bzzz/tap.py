@@ -215,7 +215,7 @@ def _observer_for(parent: Any, level: str) -> ILogObserver | None:
         from twisted.internet import reactor
 
         rotate = file.rotate
-        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(rotate))  # type: ignore[attr-defined]
+        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(rotate))  # type: ignore[attr-defined]  # set at import
     return log_observer(file, level)
 
 

@@ -314,7 +314,7 @@ class Detector:
         except Exception:  # noqa: BLE001 - logged below, as whatever else fails
             asked = fail(Failure())
         # Clock is what it uses of IReactorTime.
-        asked.addTimeout(max(0.0, limit), self._clock)  # type: ignore[arg-type]
+        asked.addTimeout(max(0.0, limit), self._clock)  # type: ignore[arg-type]  # needs callLater alone
 
         def failed(failure: Failure) -> T:
             self._log.debug(

@@ -74,7 +74,7 @@ class Periodic:
         )
         self._under_way = deferred
         # Clock is what it uses of IReactorTime.
-        deferred.addTimeout(self._timeout, self._clock)  # type: ignore[arg-type]
+        deferred.addTimeout(self._timeout, self._clock)  # type: ignore[arg-type]  # needs callLater alone
 
         def ended(result: Any) -> None:
             self._under_way = None

@@ -124,7 +124,7 @@ class _Answering(Factory):
     def __init__(self) -> None:
         self._open: dict[Link, list[_Echo]] = {}
 
-    def buildProtocol(self, addr: StreamAddress) -> Protocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: StreamAddress) -> Protocol | None:  # type: ignore[override]  # of a stream
         echoes = self._open.setdefault(addr.link, [])
         if len(echoes) >= MAX_INBOUND:
             return None

@@ -37,7 +37,7 @@ def plan_faults(simulation: Simulation, seconds: float, count: int) -> list[Faul
 
     def plan(delay: float, what: str, call: object, *arguments: object) -> None:
         planned.append(Fault(reactor.now + delay, what))
-        reactor.callLater(delay, call, *arguments)  # type: ignore[arg-type]
+        reactor.callLater(delay, call, *arguments)  # type: ignore[arg-type]  # any callable will do
 
     for _ in range(count):
         begin = draw.random() * seconds * 0.95
