@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -104,9 +104,14 @@ class Seeds:
 
     def _failed(self, failure: Failure, seed: _Seed) -> None:
         seed.work = None
-        if not self._running or failure.check(CancelledError):
+        if not self._running:
             return
-        failure.trap(BzzzError)
+        if failure.check(BzzzError) is None:
+            # A mistake of ours; the address is tried again all the same.
+            self._log.failure("dialling {address} failed", failure, address=str(seed.address))
+            seed.said = "an error here, see the log"
+            self._again(seed, seed.backoff.next_delay())
+            return
         reason = failure.getErrorMessage()
         if reason != seed.said:
             # Once for each new reason: it is tried for ever, the log is not for that.

@@ -1,0 +1,77 @@
+"""When which link is asked for other peers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.mesh.asking import AFTER, BURST, GAP, Asking
+
+
+class AskingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.asked: list[tuple[Any, float]] = []
+        self.asking = Asking(
+            self.clock, lambda link: self.asked.append((link, self.clock.seconds()))
+        )
+
+    def up(self, *names: str) -> None:
+        for name in names:
+            link: Any = name
+            self.asking.link_up(link)
+
+    def down(self, *names: str) -> None:
+        for name in names:
+            link: Any = name
+            self.asking.link_down(link)
+
+    def test_few(self) -> None:
+        """Each is asked once, soon after its link came up."""
+        self.up(*"abcd"[:BURST])
+        self.clock.advance(AFTER - 0.01)
+        self.assertEqual(self.asked, [])
+        self.clock.advance(0.01)
+        self.assertEqual([link for link, _ in self.asked], list("abcd"[:BURST]))
+        self.clock.advance(100)
+        self.assertEqual(len(self.asked), BURST)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many(self) -> None:
+        """Of many at once all are asked, a burst and then one by one."""
+        self.up(*"abcdefghij")
+        for _ in range(1000):
+            self.clock.advance(0.01)
+        times = [at for _, at in self.asked]
+        self.assertEqual([link for link, _ in self.asked], list("abcdefghij"))
+        for index, at in enumerate(times):
+            late = max(0, index - BURST + 1) * GAP
+            self.assertLess(abs(at - AFTER - late), 0.02)
+
+    def test_rested(self) -> None:
+        """After a quiet time there is a burst again."""
+        self.up(*"abcd")
+        self.clock.advance(AFTER)
+        self.clock.advance(BURST * GAP)
+        self.up(*"efgh")
+        self.clock.advance(AFTER)
+        self.assertEqual(len(self.asked), 2 * BURST)
+
+    def test_gone(self) -> None:
+        """Who is gone is not asked, whether it was new or waiting."""
+        self.up(*"abcdefg")
+        self.down("a")
+        self.clock.advance(AFTER)
+        self.down("f", "g", "a", "b")
+        self.clock.advance(100)
+        self.assertEqual([link for link, _ in self.asked], list("bcde"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop(self) -> None:
+        self.up(*"abcdef")
+        self.clock.advance(AFTER)
+        self.up("g")
+        self.asking.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
