@@ -4,10 +4,13 @@ A killed process is noticed by its kernel closing the sockets; this is for machi
 silently and for half-open connections. A link over which nothing came for :data:`IDLE` seconds is
 pinged; one that then stays silent for :data:`DEADLINE` seconds *during which this node's own
 reactor ran on time* is cut. Worst case 3.5 + 0.5 + 4.5 s, within the 10 s promised. Whatever
-arrives is proof of life, so busy links are never pinged.
+arrives is proof of life, so busy links are never pinged. A new link is pinged once, soon, for its
+round-trip time.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,6 +38,9 @@ DEADLINE = 4.0
 # How often links are looked at, in seconds.
 TICK = 0.5
 
+# New links pinged at one look, so that a look stays short when a whole mesh has formed.
+FIRST_PINGS = 8
+
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2).
 SMOOTHING = 0.125
 
@@ -44,6 +50,7 @@ class _Watch:
 
     def __init__(self, idle: float) -> None:
         self.idle = idle
+        self.is_new = True
         self.pinged_at: float | None = None
         self.lag_then = 0.0
 
@@ -51,19 +58,27 @@ class _Watch:
 class Liveness:
     """Pings idle links and cuts dead ones. An observer of the swarm.
 
+    :param calm: whether no mesh is forming. While handshakes are under way a round trip tells how
+        long they take, and new links can wait for their first ping.
     :ivar rtts: smoothed round-trip time of each linked peer, in seconds.
     """
 
     _log = Logger()
 
     def __init__(
-        self, clock: Clock, random: Randomness, pings: PingService, lag: ReactorLag
+        self,
+        clock: Clock,
+        random: Randomness,
+        pings: PingService,
+        lag: ReactorLag,
+        calm: Callable[[], bool],
     ) -> None:
         self.rtts: dict[PeerID, float] = {}
         self._clock = clock
         self._random = random
         self._pings = pings
         self._lag = lag
+        self._calm = calm
         self._watched: dict[Link, _Watch] = {}
         self._ticks = Periodic(clock, TICK, self._tick, "checking which links are alive", self._log)
 
@@ -76,9 +91,8 @@ class Liveness:
         self._ticks.stop()
 
     def link_up(self, link: Link) -> None:
-        """Watch the link; the first ping goes out at once, for the round-trip time."""
+        """Watch the link."""
         self._watched[link] = _Watch(self._random.uniform(*IDLE))
-        self._ping(link, self._watched[link])
 
     def link_down(self, link: Link, reason: str) -> None:
         """Watch it no more."""
@@ -93,10 +107,14 @@ class Liveness:
 
     def _tick(self) -> None:
         now = self._clock.seconds()
+        first = FIRST_PINGS if self._calm() else 0
         for link, watch in list(self._watched.items()):
             silent = now - link.last_received
             if watch.pinged_at is None:
-                if silent >= watch.idle:
+                if watch.is_new and first > 0:
+                    first -= 1
+                    self._ping(link, watch)
+                elif silent >= watch.idle:
                     self._ping(link, watch)
                 continue
             if link.last_received > watch.pinged_at:
@@ -109,6 +127,7 @@ class Liveness:
                 link.abort(f"no sign of life for {silent:.1f} s")
 
     def _ping(self, link: Link, watch: _Watch) -> None:
+        watch.is_new = False
         watch.pinged_at = self._clock.seconds()
         watch.lag_then = self._lag.so_far()
         watch.idle = self._random.uniform(*IDLE)

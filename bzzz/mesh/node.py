@@ -115,7 +115,9 @@ class MeshNode:
         )
         self.lag = ReactorLag(clock)
         self.pings = PingService(self.swarm, world.random_bytes)
-        self.liveness = Liveness(clock, world.random, self.pings, self.lag)
+        self.liveness = Liveness(
+            clock, world.random, self.pings, self.lag, lambda: not self.swarm.pending_handshakes
+        )
         self.seeds = Seeds(self.swarm, clock, world.random, settings.bootstrap, resolve)
         self.membership = Membership(
             self.swarm, clock, world.wall_time, world.random, book, emit, self._tried

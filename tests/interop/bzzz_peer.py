@@ -244,7 +244,7 @@ class BzzzPeer:
         self.swarm = Swarm(key, reactor, TCPNetwork(reactor), os.urandom, AGENT, "interop")
         self.pings = PingService(self.swarm, os.urandom)
         self.lag = ReactorLag(reactor)
-        self.liveness = Liveness(reactor, random.Random(), self.pings, self.lag)
+        self.liveness = Liveness(reactor, random.Random(), self.pings, self.lag, lambda: True)
         self.pubsub = PubSub(
             self.swarm, key, reactor, random.Random(), GossipParams(), time.time_ns()
         )

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import StreamReset
 from bzzz.mesh.lag import INTERVAL, ReactorLag
-from bzzz.mesh.liveness import DEADLINE, IDLE, TICK, Liveness
+from bzzz.mesh.liveness import DEADLINE, FIRST_PINGS, IDLE, TICK, Liveness
 
 
 class Link:
@@ -35,12 +35,14 @@ class LivenessTests(SynchronousTestCase):
         self.pings: list[Deferred[float]] = []
         self.lag = ReactorLag(self.clock)
         pings: Any = self
-        self.liveness = Liveness(self.clock, random.Random(1), pings, self.lag)
+        self.calm = True
+        self.liveness = Liveness(self.clock, random.Random(1), pings, self.lag, lambda: self.calm)
         self.lag.start()
         self.liveness.start()
         link: Any = Link(self.clock)
         self.link = link
         self.liveness.link_up(self.link)
+        self.run_for(TICK)
 
     def ping(self, link: Any) -> Deferred[float]:
         self.pings.append(Deferred())
@@ -55,7 +57,7 @@ class LivenessTests(SynchronousTestCase):
         self.pings[-1].callback(rtt)
 
     def test_new(self) -> None:
-        """A new link is pinged at once, for the round trip; the next ones smooth it."""
+        """A new link is pinged soon, for the round trip; the next ones smooth it."""
         self.assertEqual(len(self.pings), 1)
         self.answer(0.008)
         self.assertEqual(self.liveness.rtts, {"peer": 0.008})
@@ -66,6 +68,22 @@ class LivenessTests(SynchronousTestCase):
         self.assertAlmostEqual(self.liveness.rtts[peer], 0.009)
         self.liveness.link_down(self.link, "gone")
         self.assertEqual(self.liveness.rtts, {})
+
+    def test_forming(self) -> None:
+        """While a mesh forms new links are pinged only when idle; after it, a few at a time."""
+        self.answer(0.001)
+        self.calm = False
+        links: list[Any] = [Link(self.clock) for _ in range(FIRST_PINGS + 1)]
+        for link in links:
+            self.liveness.link_up(link)
+        self.run_for(IDLE[0] - TICK)
+        self.assertEqual(len(self.pings), 1)
+        self.calm = True
+        self.run_for(TICK)
+        self.assertEqual(len(self.pings), 1 + FIRST_PINGS)
+        self.calm = False
+        self.run_for(IDLE[1])
+        self.assertEqual(len(self.pings), 3 + FIRST_PINGS)
 
     def test_busy(self) -> None:
         """A link over which something comes is never pinged again."""
