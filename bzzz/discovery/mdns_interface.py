@@ -73,7 +73,7 @@ COMES_BACK = 3.0
 
 # Seconds after the start until the node is announced as a DNS-SD service: people look at that, and
 # what nodes need of the network in the first seconds goes first.
-DNS_SD_AFTER = (3.0, 6.0)
+DNS_SD_AFTER = (6.0, 10.0)
 
 # Seconds that the owner of a name has to object: RFC 6762 section 8.1.
 PROBE = 0.25

@@ -25,7 +25,7 @@ AFTER = 0.3
 BURST = 4
 
 # Between two questions after those, in seconds.
-GAP = 0.5
+GAP = 1.0
 
 
 class Asking:
