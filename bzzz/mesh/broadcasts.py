@@ -232,7 +232,12 @@ class Broadcasts:
             return ValidationResult.IGNORE
         # It is delivered next, and need not be decoded again.
         self._last_decoded = (message, received)
-        return ValidationResult.ACCEPT
+        document = received.document
+        if document is None or document.node_id != str(message.origin):
+            return ValidationResult.ACCEPT
+        # Of a node like this one, which sends it to each new peer; Go nodes, whose IDs are in
+        # their short form here, do not.
+        return ValidationResult.INTRODUCTION
 
     def _received(self, message: Message, sender: PeerID) -> None:
         decoded, self._last_decoded = self._last_decoded, None
@@ -260,7 +265,7 @@ class Broadcasts:
             )
             return
         changed = before is None or not before.same_as(document)  # type: ignore[arg-type]  # kinds are kept apart
-        self._tell_of(received, document, changed)
+        self._tell_of(received, document, changed, is_first=before is None)
         self._on_update(message.origin)
 
     def _tell_of(
@@ -268,14 +273,15 @@ class Broadcasts:
         received: messages.Received,
         document: CapabilityDocument | AvailabilityDocument,
         changed: bool,
+        is_first: bool,
     ) -> None:
         peer = received.sender
         name = self._name(peer)
         summary = document.describe()
+        # What a new peer is doing at the moment is no news; that it is there has its own line.
+        news = changed and not (is_first and received.type == AVAILABILITY)
         write = (
-            self._log.info
-            if changed and self._may_write((peer, received.type))
-            else self._log.debug
+            self._log.info if news and self._may_write((peer, received.type)) else self._log.debug
         )
         write(
             "{kind} from {short} ({name}): {summary}",

@@ -53,10 +53,12 @@ class ValidationResult(enum.Enum):
     """What a validator says of a message (gossipsub-v1.1.md "Extended Validators").
 
     REJECT blames whoever sent it, so it is only for what every implementation on the topic
-    refuses; what this node alone knows to be wrong is for IGNORE.
+    refuses; what this node alone knows to be wrong is for IGNORE. INTRODUCTION is ACCEPT for what
+    authors send to each of their new peers, which then need not be forwarded at once.
     """
 
     ACCEPT = "accept"
+    INTRODUCTION = "introduction"
     IGNORE = "ignore"
     REJECT = "reject"
 
@@ -314,7 +316,8 @@ class PubSub:
             self.core.ignore(message.id)
         else:
             # Others first: the application may take its time.
-            self.core.accept(message.id, now)
+            introduces = result is ValidationResult.INTRODUCTION
+            self.core.accept(message.id, now, introduces)
             try:
                 on_message(message, sender)
             except Exception:  # noqa: BLE001 - a bug there must not cost the peer its link

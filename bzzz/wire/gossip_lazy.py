@@ -166,6 +166,12 @@ class LazyGossip:
             if peer.knows_idontwant and peer.peer_id not in (sender, message.origin):
                 self._peers.idontwant(peer, message.id)
 
+    def tell_mesh(self, topic: str, ids: list[bytes], mesh: Iterable[Peer]) -> None:
+        """Tell the mesh of messages that it was not sent, for those who lack them to ask."""
+        for peer in mesh:
+            if self._may_be_told(peer):
+                self._tell(peer, topic, ids)
+
     def heartbeat(
         self, now: float, tick: int, topics: Iterable[tuple[str, dict[PeerID, Peer]]]
     ) -> None:
@@ -233,20 +239,23 @@ class LazyGossip:
         ids = self._cache.gossip_ids(topic)
         if not ids:
             return
-        params = self._params
-        threshold = params.score.gossip_threshold
         candidates = [
             peer
             for peer_id, peer in self._peers.in_topic(topic).items()
-            if peer_id not in members
-            and peer.meshes
-            and not peer.congested
-            and not self._scores.below(peer_id, threshold)
+            if peer_id not in members and self._may_be_told(peer)
         ]
-        count = max(params.d_lazy, int(params.gossip_factor * len(candidates)))
+        count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
         for peer in choose(self._random, candidates, count):
-            told = ids
-            if len(ids) > params.max_ihave_length:
-                # Each is told of others, so that together they hear of all.
-                told = choose(self._random, ids, params.max_ihave_length)
-            self._peers.ihave(peer, topic, told)
+            self._tell(peer, topic, ids)
+
+    def _may_be_told(self, peer: Peer) -> bool:
+        threshold = self._params.score.gossip_threshold
+        return (
+            peer.meshes and not peer.congested and not self._scores.below(peer.peer_id, threshold)
+        )
+
+    def _tell(self, peer: Peer, topic: str, ids: list[bytes]) -> None:
+        if len(ids) > self._params.max_ihave_length:
+            # Each is told of others, so that together they hear of all.
+            ids = choose(self._random, ids, self._params.max_ihave_length)
+        self._peers.ihave(peer, topic, ids)

@@ -28,6 +28,7 @@ from bzzz.wire.gossip_events import (
     PeerSubscribed,
     PeerUnsubscribed,
 )
+from bzzz.wire.gossip_introductions import Introductions
 from bzzz.wire.gossip_lazy import LazyGossip
 from bzzz.wire.gossip_mesh import Meshes
 from bzzz.wire.gossip_message import Authors, Message, sign
@@ -93,6 +94,7 @@ class Gossipsub:
         self._cache = MessageCache(
             params.history_length, params.history_gossip, params.max_cache_bytes
         )
+        self._introductions = Introductions(params)
         self._scores = PeerScores(params.score)
         self._peers = Peers(params, self.ignored)
         self._meshes = Meshes(params, self._peers, self._scores, random, self.ignored)
@@ -261,7 +263,7 @@ class Gossipsub:
     ) -> None:
         for option in rpc.subscriptions:
             if option.subscribe:
-                topic = self._peers.subscribed(peer, option.topicid)
+                topic = self._peers.subscribed(peer, option.topicid, now)
                 if topic is not None:
                     self._meshes.peer_subscribed(peer, topic, now)
                     events.append(PeerSubscribed(peer.peer_id, topic))
@@ -336,20 +338,32 @@ class Gossipsub:
 
     # -- validation
 
-    def accept(self, message_id: bytes, now: float) -> None:
-        """The message is valid: forward it. Does nothing for one that is not pending."""
+    def accept(self, message_id: bytes, now: float, introduces: bool = False) -> None:
+        """The message is valid: forward it. Does nothing for one that is not pending.
+
+        :param introduces: its author says such messages to each of its new peers, so that it need
+            not be forwarded at once if this is when it did so.
+        """
         pending = self._pending.pop(message_id, None)
         if pending is None:
             return
         message = pending.message
         topic = message.topic
-        self._cache.put(message)
-        self._scores.delivered(message_id, pending.sender, topic, pending.also, now)
         sender = pending.sender
         origin = message.origin
+        self._scores.delivered(message_id, sender, topic, pending.also, now)
+        if (
+            introduces
+            and sender == origin
+            and self._introductions.take(message, self._entered(sender, topic), now, self._tick)
+        ):
+            targets: Mapping[PeerID, Peer] = self._floods(topic)
+        else:
+            self._cache.put(message)
+            targets = self._forward_to(topic)
         send = self._peers.send
         forwarded = 0
-        for peer_id, peer in self._forward_to(topic).items():
+        for peer_id, peer in targets.items():
             if peer_id in (sender, origin) or peer_id in pending.also:
                 continue
             if peer.dont_send and message_id in peer.dont_send:
@@ -376,15 +390,20 @@ class Gossipsub:
 
     def _forward_to(self, topic: str) -> Mapping[PeerID, Peer]:
         mesh = self._meshes.meshes.get(topic, {})
-        if not self._peers.flooding:
-            return mesh
+        return {**mesh, **self._floods(topic)} if self._peers.flooding else mesh
+
+    def _floods(self, topic: str) -> dict[PeerID, Peer]:
+        """The peers that cannot be told what is here, and have to be sent it."""
         threshold = self.params.score.publish_threshold
-        floods = {
+        return {
             peer_id: peer
             for peer_id, peer in self._peers.flooding.items()
             if topic in peer.topics and not self._scores.below(peer_id, threshold)
         }
-        return {**mesh, **floods}
+
+    def _entered(self, peer_id: PeerID, topic: str) -> float | None:
+        peer = self._peers.by_id.get(peer_id)
+        return None if peer is None else peer.topics.get(topic)
 
     # -- time, and what goes out
 
@@ -396,6 +415,12 @@ class Gossipsub:
             self._scores.expire(now)
         self._seen.expire(now)
         self._meshes.heartbeat(now, self._tick)
+        introduced: dict[str, list[bytes]] = {}
+        for message in self._introductions.due(self._tick):
+            self._cache.put(message)
+            introduced.setdefault(message.topic, []).append(message.id)
+        for topic, ids in introduced.items():
+            self._lazy.tell_mesh(topic, ids, self._meshes.members(topic).values())
         topics = self._meshes.gossip_topics()
         self._lazy.heartbeat(
             now, self._tick, [(topic, self._meshes.members(topic)) for topic in topics]
@@ -447,6 +472,7 @@ class Gossipsub:
             "cached": len(self._cache),
             "cached_bytes": self._cache.bytes,
             "pending": len(self._pending),
+            "introductions": len(self._introductions),
             "promises": self._lazy.promises,
             "scores": len(self._scores),
         }

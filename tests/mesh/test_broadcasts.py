@@ -66,7 +66,7 @@ class FakeTopics:
         validator, on_message = self.topics[topic]
         result = validator(message, sender or origin)
         assert isinstance(result, ValidationResult)
-        if result is ValidationResult.ACCEPT:
+        if result in (ValidationResult.ACCEPT, ValidationResult.INTRODUCTION):
             on_message(message, sender or origin)
         return result
 
@@ -276,7 +276,8 @@ class ListeningTests(Base):
     def test_first(self) -> None:
         """A first broadcast is kept, told to the membership, and a line at info."""
         self.assertIs(
-            self.hear(resources=Resources(cpu_cores=4), models=("phi3",)), ValidationResult.ACCEPT
+            self.hear(resources=Resources(cpu_cores=4), models=("phi3",)),
+            ValidationResult.INTRODUCTION,
         )
         self.assertEqual(self.broadcasts.documents[WALNUT].models, ("phi3",))
         self.assertEqual(self.updates, [WALNUT])
@@ -328,16 +329,17 @@ class ListeningTests(Base):
         self.assertEqual(len(self.at(LogLevel.info)), 1)
 
     def test_kinds_have_lines_of_their_own(self) -> None:
-        """Capabilities that change all the time do not hide the availability."""
+        """Capabilities that change all the time do not hide the availability, when it changes."""
         for number in range(100):
             self.hear(name=f"n{number}")
         self.at(LogLevel.info)
-        document = AvailabilityDocument(node_id=str(WALNUT), status="ready")
-        payload = messages.encode(AVAILABILITY, WALNUT, self.wall_time(), document)
-        self.topics.deliver(COORDINATION_TOPIC, payload, WALNUT)
+        for status in ("ready", "draining"):
+            document = AvailabilityDocument(node_id=str(WALNUT), status=status)
+            payload = messages.encode(AVAILABILITY, WALNUT, self.wall_time(), document)
+            self.topics.deliver(COORDINATION_TOPIC, payload, WALNUT)
         self.assertEqual(
             self.at(LogLevel.info),
-            [f"availability_broadcast from {WALNUT.short} (n99): ready, 0 of 0 tasks"],
+            [f"availability_broadcast from {WALNUT.short} (n99): draining, 0 of 0 tasks"],
         )
 
     def test_lines_are_bounded(self) -> None:
@@ -374,7 +376,7 @@ class ListeningTests(Base):
                 self.topics.deliver(COORDINATION_TOPIC, json.dumps(message).encode(), GO),
                 ValidationResult.ACCEPT,
             )
-            self.assertEqual(len(self.at(LogLevel.info)), 1)
+            self.assertEqual(len(self.at(LogLevel.info)), kind == CAPABILITY)
         self.assertEqual(self.broadcasts.documents[GO].capabilities, ("general",))
         self.assertEqual(self.broadcasts.availabilities[GO].status, "ready")
         self.assertEqual(self.events[-1][1]["name"], "acacia")
@@ -407,7 +409,7 @@ class ListeningTests(Base):
 
     def test_own(self) -> None:
         """An echo of this node's own is not taken for a peer."""
-        self.assertIs(self.hear(origin=ME), ValidationResult.ACCEPT)
+        self.assertIs(self.hear(origin=ME), ValidationResult.INTRODUCTION)
         self.assertEqual(self.broadcasts.documents, {})
 
     def test_forget(self) -> None:

@@ -1,0 +1,101 @@
+"""Messages with which peers introduce themselves are told of, not pushed."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.wire.gossip_message import Message, sign
+from bzzz.wire.gossip_params import FLOODSUB, GossipParams
+from tests.wire.gossip_network import TOPIC, Lab
+
+PARAMS = GossipParams()
+
+
+class IntroductionTests(SynchronousTestCase):
+    """A core in a mesh with peers 1 to 4, which have been there for long, and a newcomer, 0."""
+
+    def setUp(self) -> None:
+        self.lab = Lab(5)
+        self.lab.beat(10)
+        self.enter(0)
+
+    def enter(self, number: int) -> None:
+        """The peer is linked anew."""
+        self.lab.core.remove_peer(self.lab.ids[number], self.lab.now)
+        self.lab.add(number)
+        self.lab.sent()
+
+    def hear(
+        self, number: int, author: int, data: bytes = b"me", introduces: bool = True
+    ) -> Message:
+        """A message of an author comes from a peer and is valid."""
+        message = sign(self.lab.keys[author], TOPIC, data, self.lab.core.counts["messages"] + 1)
+        self.lab.say(number, message=message)
+        self.lab.core.accept(message.id, self.lab.now, introduces)
+        return message
+
+    def pushed(self) -> set[int]:
+        """Who is sent messages."""
+        sent = self.lab.sent()
+        return {self.lab.ids.index(peer) for peer, rpc in sent.items() if rpc.publish}
+
+    def told(self, beats: int) -> dict[int, list[bytes]]:
+        """Which IDs peers are told in the next heartbeats."""
+        told: dict[int, list[bytes]] = {}
+        for peer, rpc in self.lab.beat(beats).items():
+            for ihave in rpc.control.ihave:
+                told.setdefault(self.lab.ids.index(peer), []).extend(ihave.messageIDs)
+        return told
+
+    def test_told_later(self) -> None:
+        """It is pushed to nobody; later the mesh is told of it, and can ask for it."""
+        message = self.hear(0, 0)
+        self.assertEqual(self.pushed(), set())
+        self.assertEqual(self.told(PARAMS.introduction_ticks - 1), {})
+        told = self.told(1)
+        self.assertGreaterEqual(set(told), {1, 2, 3, 4})
+        self.assertTrue(all(ids == [message.id] for ids in told.values()))
+        self.lab.say(2, iwant=[message.id])
+        self.assertEqual(self.pushed(), {2})
+        self.assertEqual(self.lab.core.sizes()["introductions"], 0)
+
+    def test_not_from_others(self) -> None:
+        """Who passes on what another says is not introduced by it."""
+        self.hear(0, 3)
+        self.assertEqual(self.pushed(), {1, 2, 4})
+
+    def test_not_of_those_who_are_there(self) -> None:
+        """What a peer says that has been in the topic for a while is pushed."""
+        self.lab.now += PARAMS.introduction
+        self.hear(0, 0)
+        self.assertEqual(self.pushed(), {1, 2, 3, 4})
+
+    def test_not_of_other_messages(self) -> None:
+        """What the application does not call an introduction is pushed."""
+        self.hear(0, 0, introduces=False)
+        self.assertEqual(self.pushed(), {1, 2, 3, 4})
+
+    def test_floodsub(self) -> None:
+        """Peers that cannot be told are sent it."""
+        self.lab.core.remove_peer(self.lab.ids[4], self.lab.now)
+        self.lab.add(4, FLOODSUB)
+        self.hear(0, 0)
+        self.assertEqual(self.pushed(), {4})
+
+    def test_bounded(self) -> None:
+        """When too much waits, the rest is pushed at once, and nothing is lost."""
+        large = bytes(PARAMS.max_introduction_bytes // 2)
+        self.hear(0, 0, large)
+        self.assertEqual(self.pushed(), set())
+        self.hear(0, 0, large)
+        self.assertEqual(self.pushed(), {1, 2, 3, 4})
+        self.told(PARAMS.introduction_ticks)
+        self.enter(0)
+        self.hear(0, 0, large)
+        self.assertEqual(self.pushed(), set())
+
+    def test_author_gone(self) -> None:
+        """What a peer said before its link was lost is told of all the same."""
+        message = self.hear(0, 0)
+        self.lab.core.remove_peer(self.lab.ids[0], self.lab.now)
+        self.assertEqual(self.told(PARAMS.introduction_ticks)[1], [message.id])
