@@ -31,9 +31,10 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.dial_limit import DialLimit
 from bzzz.net.backoff import Backoff
 from bzzz.net.interfaces import Clock, Randomness
-from bzzz.net.link import Link
+from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
 from bzzz.net.swarm import Swarm
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -46,14 +47,11 @@ POLITE = (0.15, 0.3)
 
 # How long handshakes that others began can put off a dial, in seconds: longer than a hundred nodes
 # on one machine take to form a mesh.
-PATIENCE = 10.0
+PATIENCE = 20.0
 
 # A link that lived this long ends in a dial at once when it is lost; one that did not, in the
 # backoff, or a peer that closes each new link would be dialled without a pause.
 STABLE = 5.0
-
-# Dials under way at once. More would only make each handshake slower.
-MAX_DIALS = 16
 
 # Peers in the table. A full mesh is limited by links long before; what is more than this is not a
 # LAN but somebody inventing peers.
@@ -130,6 +128,7 @@ class Member:
         self.backoff = backoff
         self.timer: IDelayedCall | None = None
         self.dial: Deferred[Link] | None = None
+        self.dialled_at = now
         self.queued = False
 
     @property
@@ -179,6 +178,7 @@ class Membership:
         self._emit = emit
         self._tried = tried
         self._dials = 0
+        self._dial_limit = DialLimit()
         self._queue: list[Member] = []
         self._alone_since = clock.seconds()
         self._alone_said = 0
@@ -399,7 +399,7 @@ class Membership:
         if self._may_be_dialling_us(member):
             self._plan(member, self._courtesy(member))
             return
-        if self._dials >= MAX_DIALS:
+        if self._dials >= self._dial_limit.value:
             member.queued = True
             self._queue.append(member)
             return
@@ -417,6 +417,7 @@ class Membership:
             return
         self._full_said = False
         self._dials += 1
+        member.dialled_at = self._clock.seconds()
         newest_first = list(reversed(member.addresses))
         member.dial = self._swarm.dial(
             self._book.ordered(member.peer_id, newest_first), member.peer_id
@@ -428,10 +429,14 @@ class Membership:
     def _dialled(self, link: Link, member: Member) -> None:
         # link_up() follows, and does what there is to do.
         member.dial = None
+        self._tell_limit(member)
         self._dial_over()
 
     def _dial_failed(self, failure: Failure, member: Member) -> None:
         member.dial = None
+        if self._clock.seconds() - member.dialled_at >= HANDSHAKE_TIMEOUT:
+            # TCP gives up sooner than this, so there was a handshake.
+            self._tell_limit(member)
         self._dial_over()
         if self._stopped or member.link is not None or failure.check(CancelledError):
             return
@@ -450,9 +455,13 @@ class Membership:
         )
         self._plan(member, member.backoff.next_delay())
 
+    def _tell_limit(self, member: Member) -> None:
+        now = self._clock.seconds()
+        self._dial_limit.took(now - member.dialled_at, now)
+
     def _dial_over(self) -> None:
         self._dials -= 1
-        while self._queue and self._dials < MAX_DIALS and not self._stopped:
+        while self._queue and self._dials < self._dial_limit.value and not self._stopped:
             member = self._queue.pop(0)
             member.queued = False
             self._dial(member)
