@@ -213,8 +213,9 @@ class MdnsInterface(RecordUpdateListener):
         self._now = now
         self._call_later = call_later
         self._timers: dict[str, Timer] = {}
-        # By PTR target, the longest unheard first: what was last reported, and when.
-        self._peers: dict[str, tuple[Heard, float]] = {}
+        # By PTR target, the longest unheard first: what was last reported, when, and its texts, for
+        # most of what is heard is known, and need not be parsed again.
+        self._peers: dict[str, tuple[Heard, float, list[bytes]]] = {}
         self._conflict_at = float("-inf")
         self._came_back = False
         self._closed = False
@@ -223,7 +224,7 @@ class MdnsInterface(RecordUpdateListener):
     def peers(self) -> int:
         """How many others are announced here now. May be asked from another thread."""
         # Copied first, which is atomic, for this thread may change it meanwhile.
-        return len({heard.peer_id for heard, _ in tuple(self._peers.values())})
+        return len({heard.peer_id for heard, _, _ in tuple(self._peers.values())})
 
     @property
     def incomplete(self) -> bool:
@@ -418,6 +419,11 @@ class MdnsInterface(RecordUpdateListener):
             self._ear.problem(self.announced.interface, "", "")
 
     def _announced(self, target: str, texts: list[bytes]) -> None:
+        now = self._now()
+        before = self._peers.get(target)
+        if before is not None and before[2] == texts and now - before[1] < REPORT_AGAIN:
+            self._peers[target] = self._peers.pop(target)
+            return
         try:
             heard = mdns_records.parse_texts(texts)
         except RemoteProtocolError as error:
@@ -427,18 +433,17 @@ class MdnsInterface(RecordUpdateListener):
         if not addresses:
             self.counts["mdns_unreachable"] += 1
             return
-        now = self._now()
         if heard.peer_id == self._peer_id:
             self._copied(addresses, now)
             return
         heard = Heard(heard.peer_id, addresses, heard.name)
-        before = self._peers.pop(target, None)
+        self._peers.pop(target, None)
         if before is not None and before[0] == heard and now - before[1] < REPORT_AGAIN:
-            self._peers[target] = before
+            self._peers[target] = (heard, before[1], texts)
             return
         while len(self._peers) >= MAX_PEERS:
             del self._peers[next(iter(self._peers))]
-        self._peers[target] = (heard, now)
+        self._peers[target] = (heard, now, texts)
         self._ear.heard(self.announced.interface, heard)
 
     def _copied(self, addresses: tuple[Multiaddr, ...], now: float) -> None:
@@ -454,5 +459,5 @@ class MdnsInterface(RecordUpdateListener):
             return
         peer = before[0].peer_id
         # One that has restarted meanwhile is there under its new name.
-        if all(heard.peer_id != peer for heard, _ in self._peers.values()):
+        if all(heard.peer_id != peer for heard, _, _ in self._peers.values()):
             self._ear.gone(self.announced.interface, peer)

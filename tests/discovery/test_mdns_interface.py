@@ -37,6 +37,9 @@ def announced(*addresses: str, loopback: bool = False) -> Announced:
     return Announced("eth0", 2, loopback, parsed, "192.0.2.1", False)
 
 
+# Until the node is announced to people twice, a second apart, in tenths of a second.
+DNS_SD_TENTHS = int((mdns_interface.DNS_SD_AFTER[1] + 2) * 10)
+
 MINE = announced("/ip4/192.0.2.1/tcp/4001")
 
 
@@ -159,7 +162,7 @@ class ScheduleTests(InterfaceCase):
     def test_dns_sd(self) -> None:
         """The node is announced to people some seconds later, under its name."""
         self.interface.start()
-        self.clock.pump([0.1] * 80)
+        self.clock.pump([0.1] * DNS_SD_TENTHS)
         sent = self.sent()
         self.assertEqual(sent.count(f"ask walnut.{DNS_SD}"), 1)
         self.assertEqual(sent.count(f"announce {DNS_SD}"), 2)
@@ -170,7 +173,7 @@ class ScheduleTests(InterfaceCase):
         other = DNSPointer(DNS_SD, 12, 1, 4500, f"walnut.{DNS_SD}", self.clock.seconds() * 1000)
         self.zeroconf.cache.async_add_records([other])
         self.interface.start()
-        self.clock.pump([0.1] * 80)
+        self.clock.pump([0.1] * DNS_SD_TENTHS)
         self.assertEqual(self.zeroconf.registry.services[1].name, f"walnut-2.{DNS_SD}")
 
     def test_known_answers(self) -> None:
@@ -192,7 +195,7 @@ class ScheduleTests(InterfaceCase):
         """Goodbye under each name, then silence; once is enough."""
         self.patch(mdns_interface, "AsyncZeroconf", FakeAsyncZeroconf)
         self.interface.start()
-        self.clock.pump([0.1] * 80)
+        self.clock.pump([0.1] * DNS_SD_TENTHS)
         self.sent()
         for _ in range(2):
             self.successResultOf(Deferred.fromCoroutine(self.interface.close()))
@@ -348,6 +351,25 @@ class HearingTests(InterfaceCase):
             dict(self.interface.counts),
             {"mdns_text_truncated": 1, "mdns_no_peer": 1, "mdns_unreachable": 1},
         )
+
+    def test_known_is_not_parsed_again(self) -> None:
+        """What a peer says again within seconds is not looked at; something else is."""
+        self.hear(*self.records("x", peer(2)))
+        parse = mdns_records.parse_texts
+        parsed: list[int] = []
+
+        def counted(texts: list[bytes]) -> Heard:
+            parsed.append(len(texts))
+            return parse(texts)
+
+        self.patch(mdns_records, "parse_texts", counted)
+        self.hear(*self.records("x", peer(2)))
+        self.assertEqual((len(parsed), len(self.ear.peers)), (0, 1))
+        self.hear(*self.records("x", peer(2), "/ip4/192.0.2.9/tcp/1"))
+        self.assertEqual((len(parsed), len(self.ear.peers)), (1, 2))
+        self.clock.advance(mdns_interface.REPORT_AGAIN)
+        self.hear(*self.records("x", peer(2), "/ip4/192.0.2.9/tcp/1"))
+        self.assertEqual((len(parsed), len(self.ear.peers)), (2, 3))
 
     def test_flood(self) -> None:
         """Ten thousand invented peers take no more room than the limit, the last ones stay."""
