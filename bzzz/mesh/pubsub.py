@@ -15,7 +15,6 @@ import enum
 from collections import Counter
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from bzzz.errors import RemoteProtocolError
@@ -97,7 +96,7 @@ class PubSub:
         self._inbounds: dict[Link, Inbound] = {}
         self._slow: dict[PeerID, Conversation] = {}
         self._counts: Counter[str] = Counter()
-        self._flushing: IDelayedCall | None = None
+        self._flush_planned = False
         self._running = False
         self._heartbeat = Periodic(
             clock, params.heartbeat_interval, self._beat, "the gossip heartbeat", self._log
@@ -335,15 +334,21 @@ class PubSub:
         self._flush()
 
     def _flush_soon(self) -> None:
-        """Send at the end of the reactor's turn: what comes together goes together."""
-        if self._flushing is None and self._running:
-            self._flushing = self._clock.callLater(0, self._flush)
+        """Send in the reactor's next turn: what comes together goes together.
+
+        When links wait for their turn this waits behind them, so that a busy node sends fewer and
+        longer RPCs, and so do its peers read.
+        """
+        if not self._flush_planned and self._running:
+            self._flush_planned = True
+            self._swarm.turns.wait(self._flush_as_planned)
+
+    def _flush_as_planned(self) -> None:
+        self._flush_planned = False
+        if self._running:
+            self._flush()
 
     def _flush(self) -> None:
-        if self._flushing is not None:
-            flushing, self._flushing = self._flushing, None
-            if flushing.active():
-                flushing.cancel()
         queued: dict[PeerID, list[bytes]] = {}
         last = framed = b""
         for peer, rpc in self.core.take_rpcs():

@@ -130,7 +130,7 @@ class Swarm:
         self._network = network
         self._random_bytes = random_bytes
         self._security = security
-        self._turns = turns or Turns(clock)
+        self.turns = turns or Turns(clock)
         self._factories: dict[str, IProtocolFactory] = {}
         self._observers: list[SwarmObserver] = []
         self._ports: dict[tuple[str, int], IListeningPort] = {}
@@ -307,7 +307,7 @@ class Swarm:
             protocols=self._factories.__contains__,
             security=self._security,
         )
-        return Link(connection, self.clock, self, is_initiator, remote, self._turns)
+        return Link(connection, self.clock, self, is_initiator, remote, self.turns)
 
     # -- inside
 
@@ -406,7 +406,7 @@ class _Race:
         self._failures: list[str] = []
         self._next: IDelayedCall | None = None
         self._over = False
-        swarm._turns.when_there_is_time(self._try_next)
+        swarm.turns.when_there_is_time(self._try_next)
 
     def _try_next(self) -> None:
         self._set_next(None)

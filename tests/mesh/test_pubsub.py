@@ -166,6 +166,7 @@ class FakeSwarm:
     def __init__(self, peer_id: PeerID, clock: Clock) -> None:
         self.peer_id = peer_id
         self.clock = clock
+        self.turns = Turns(clock)
         self.links: dict[PeerID, FakeLink] = {}
         self.factories: dict[str, IProtocolFactory] = {}
         self.observers: list[Any] = []
