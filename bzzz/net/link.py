@@ -27,6 +27,7 @@ from bzzz.errors import (
 )
 from bzzz.identity.keys import PublicKey
 from bzzz.identity.peer_id import PeerID
+from bzzz.net import keepalive
 from bzzz.net.interfaces import Clock
 from bzzz.net.stream import Stream, StreamAddress
 from bzzz.net.turns import Turns
@@ -263,6 +264,7 @@ class Link(Protocol):
         """TCP is up: start the handshake."""
         transport: Any = self.transport
         transport.setTcpNoDelay(True)
+        keepalive.watch(transport)
         transport.registerProducer(self, True)
         self._set_deadline(HANDSHAKE_TIMEOUT, self._handshake_late)
         if self.turns.has_time:

@@ -40,6 +40,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from bzzz.net.interfaces import INetwork, Randomness
+from bzzz.net.keepalive import INTERVAL as KEEPALIVE_INTERVAL
+from bzzz.net.keepalive import SILENCE
 from bzzz.testing.clock import NodeClock, SimCall, SimReactor
 from bzzz.testing.pipe import RETRANSMISSION, Pipe
 from bzzz.testing.transport import SimTransport
@@ -57,6 +59,9 @@ SYN_RETRANSMISSION = 1.0
 
 # Addresses that mean every address of the host.
 ANY = ("", "0.0.0.0")
+
+# Seconds until a kernel that keeps a connection alive ends it: it looks once in its interval.
+KEEPALIVE = SILENCE + KEEPALIVE_INTERVAL / 2
 
 
 class Host:
@@ -101,6 +106,7 @@ class Host:
             transport.vanished()
         self.transports.clear()
         self._outgoing.clear()
+        self.network.broken()
 
     def restart(self, clock: NodeClock) -> None:
         """The machine is up, and a new process with this clock runs on it."""
@@ -119,6 +125,7 @@ class Host:
         del network.hosts[self.address]
         self.address = network.free_address()
         network.hosts[self.address] = self
+        network.broken()
         return self.address
 
     def free_port(self) -> int | None:
@@ -373,10 +380,12 @@ class SimNetwork:
         """Hosts of different groups cannot reach each other; hosts in none are in one together."""
         self._groups = {host: number for number, group in enumerate(groups, 1) for host in group}
         self.changed()
+        self.broken()
 
     def cut(self, source: Host, target: Host) -> None:
         """Nothing that ``source`` sends gets to ``target``; the other way is another cut."""
         self._cuts.add((source, target))
+        self.broken()
 
     def mend(self, source: Host, target: Host) -> None:
         """Take back one cut."""
@@ -394,6 +403,35 @@ class SimNetwork:
         for pipe in list(self.stalled):
             if not self.is_blocked(pipe.source.host, pipe.target.host) and not pipe.severed:
                 pipe.unstall()
+        for transport in self._watched():
+            if transport.silent_since is not None and not transport.is_silent:
+                transport.answered()
+
+    def broken(self) -> None:
+        """Paths may be blocked that were free: the kernels that keep connections alive ask."""
+        now = self.reactor.now
+        asking = False
+        for transport in self._watched():
+            if transport.silent_since is None and transport.is_silent:
+                transport.silent_since = now
+                asking = True
+        if asking:
+            self.reactor.call_at(None, now + KEEPALIVE, self._look_at_silent)
+
+    def _look_at_silent(self) -> None:
+        since = self.reactor.now - SILENCE
+        for transport in self._watched():
+            if transport.silent_since is not None and transport.silent_since <= since:
+                transport.timed_out()
+
+    def _watched(self) -> list[SimTransport]:
+        """The ends whose kernels ask the other end whether it is there."""
+        return [
+            transport
+            for host in self.hosts.values()
+            for transport in host.transports
+            if transport.getTcpKeepAlive()
+        ]
 
     # -- paths
 

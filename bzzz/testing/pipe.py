@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from bzzz.net.keepalive import INTERVAL, SILENCE
 from bzzz.testing.clock import SimCall
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ __all__ = ["BUFFER", "FIN", "KERNEL", "OPEN", "RETRANSMISSION", "RST", "Pipe", "
 RETRANSMISSION = 0.2
 LONGEST_RETRANSMISSION = 120.0
 
-# Unacknowledged data ends a connection after so many seconds (Linux: tcp_retries2 = 15).
+# Unacknowledged data ends a connection after so many seconds (Linux: tcp_retries2 = 15), unless it
+# is watched by keep-alives.
 GIVES_UP = 924.6
 
 # Bytes that the kernels of both sides hold in one direction: a send and a receive buffer.
@@ -111,6 +113,9 @@ class Pipe:
             self.drop()
         elif network.loss and network.random.random() < network.loss:
             # What went before it was sent by a kernel that still had it.
+            if self.target.getTcpKeepAlive():
+                reactor = network.reactor
+                reactor.call_at(None, reactor.now + INTERVAL, self.target.answered)
             return
         else:
             self.send(RST)
@@ -219,7 +224,8 @@ class Pipe:
             return
         self._stalled_at = reactor.now
         self._network.stalled[self] = None
-        self._gives_up = reactor.call_at(None, reactor.now + GIVES_UP, self._give_up)
+        patience = SILENCE if self.source.getTcpKeepAlive() else GIVES_UP
+        self._gives_up = reactor.call_at(None, reactor.now + patience, self._give_up)
 
     def _end_stall(self) -> None:
         if self._stalled_at is not None:

@@ -30,6 +30,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from bzzz.net.keepalive import INTERVAL as KEEPALIVE_INTERVAL
 from bzzz.testing.pipe import BUFFER, FIN, KERNEL, OPEN, RST, Pipe, Sign
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SimTransport:
     :param accept: for the end that was dialled: makes the protocol when the connection is there.
     :ivar outgoing: whether this end dialled.
     :ivar reading: whether the process reads.
+    :ivar silent_since: since when its kernel hears nothing of the other one, if it asks.
     :ivar gone: whether this end is closed, or its process or machine gone.
     """
 
@@ -84,6 +86,7 @@ class SimTransport:
         self._aborting = False
         self._no_delay = False
         self._keep_alive = False
+        self.silent_since: float | None = None
         host.transports[self] = None
 
     def __repr__(self) -> str:
@@ -165,8 +168,23 @@ class SimTransport:
         return self._keep_alive
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Nothing is sent on an idle connection here."""
+        """Have the kernels find a machine or a path that is gone, as :mod:`bzzz.net.keepalive`."""
         self._keep_alive = bool(enabled)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing gets from here to the other kernel and back."""
+        here, there = self.host, self.out.target.host
+        blocked = self._network.is_blocked
+        return self.out.severed or blocked(here, there) or blocked(there, here)
+
+    def answered(self) -> None:
+        """The other kernel answers again; with a reset if it knows of no such connection."""
+        self.silent_since = None
+        if self.out.target.gone and not self.gone:
+            reactor = self._network.reactor
+            reset = ConnectionLost("reset by the peer")
+            reactor.call_at(self.clock, reactor.now + KEEPALIVE_INTERVAL, self._lost, (reset,))
 
     # -- IConsumer
 

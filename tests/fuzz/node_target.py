@@ -109,6 +109,9 @@ class Wire:
     def setTcpNoDelay(self, enabled: bool) -> None:
         """There are no packets."""
 
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """There is no kernel."""
+
     def getHost(self) -> IPv4Address:
         """This end."""
         return HERE

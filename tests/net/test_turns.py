@@ -69,6 +69,9 @@ class Wire:
     def setTcpNoDelay(self, _: bool) -> None:
         pass
 
+    def setTcpKeepAlive(self, _: bool) -> None:
+        pass
+
     def registerProducer(self, producer: object, streaming: bool) -> None:
         pass
 

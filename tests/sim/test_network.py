@@ -20,6 +20,7 @@ from twisted.internet.protocol import Factory
 from zope.interface.verify import verifyObject
 
 from bzzz.net.interfaces import INetwork
+from bzzz.net.keepalive import SILENCE
 from bzzz.testing import network as module
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.network import SimNetwork
@@ -393,6 +394,60 @@ class CrashTests(WorldCase):
         near.transport.write(b"a")
         self.run_for(1)
         self.assertIsNotNone(near.lost)
+
+    def watched(self) -> tuple[Any, Any]:
+        """A connection whose ends ask the other kernel whether it is there."""
+        near, far = self.pair()
+        near.transport.setTcpKeepAlive(True)
+        far.transport.setTcpKeepAlive(True)
+        return near, far
+
+    def test_keepalive(self) -> None:
+        """A silent machine is found by the other's kernel, though nothing is sent."""
+        near, far = self.watched()
+        self.far.vanish()
+        self.run_for(SILENCE)
+        self.assertIsNone(near.lost)
+        self.run_for(1)
+        assert near.lost is not None
+        self.assertIsNotNone(near.lost.check(ConnectionLost))
+        self.assertIsNone(far.lost)
+
+    def test_keepalive_partition(self) -> None:
+        """Both ends find that the path is cut; one that is cut for short is not noticed."""
+        near, far = self.watched()
+        self.network.partition([[self.far]])
+        self.run_for(SILENCE - 1)
+        self.network.heal()
+        self.run_for(10)
+        self.assertIsNone(near.lost or far.lost)
+        self.network.partition([[self.far]])
+        self.run_for(SILENCE + 1)
+        self.assertTrue(near.lost and far.lost)
+
+    def test_keepalive_data(self) -> None:
+        """Data that is not acknowledged ends it as soon."""
+        near, _ = self.watched()
+        self.network.cut(self.near, self.far)
+        near.transport.write(b"a")
+        self.run_for(SILENCE + 1)
+        self.assertIsNotNone(near.lost)
+
+    def test_keepalive_after_reboot(self) -> None:
+        """A machine that is back knows nothing of the connection, and says so when it is asked."""
+        near, _ = self.watched()
+        self.far.vanish()
+        self.run_for(1)
+        self.far.restart(NodeClock(self.reactor))
+        self.run_for(1.1)
+        self.assertIsNotNone(near.lost)
+
+    def test_keepalive_of_the_starved(self) -> None:
+        """The kernel of a process that gets no CPU answers."""
+        near, _ = self.watched()
+        self.far.clock.stall(60)
+        self.run_for(30)
+        self.assertIsNone(near.lost)
 
     def test_what_a_vanished_machine_had_under_way(self) -> None:
         """What a machine sent just before it vanished is lost with it, also after a reboot."""
