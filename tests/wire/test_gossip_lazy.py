@@ -42,9 +42,9 @@ class TellTests(SynchronousTestCase):
     """IHAVE of this node."""
 
     def test_who(self) -> None:
-        """D_lazy peers outside the mesh are told, or a quarter of them if that is more."""
+        """D_lazy peers outside the mesh are told, or a part of them if that is more."""
         for peers, count in ((8, 3), (20, 6), (105, 25)):
-            lab = Lab(peers)
+            lab = Lab(peers, GossipParams(gossip_factor=0.25))
             published = lab.core.publish(TOPIC, b"x", 0.0)
             lab.sent()
             sent = lab.beat()
