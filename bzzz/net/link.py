@@ -298,7 +298,7 @@ class Link(Protocol):
         self._in_line = True
         if self.connection.has_unread:
             self._pause()
-        self.turns.wait(self._go_on)
+        self.turns.wait(self._go_on, handshake=self.ready_at is None)
 
     def _pause(self) -> None:
         """Leave what more the peer sends in TCP.

@@ -74,6 +74,21 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.turn(), ["greedy"])
         self.assertEqual(self.turn(), ["other", "greedy"])
 
+    def test_handshakes_do_not_wait_behind_the_others(self) -> None:
+        """Nor do the others wait behind handshakes: each has its turn after the other's."""
+
+        def wait(name: str) -> None:
+            self.turns.wait(lambda: self.work(name, BUDGET * 0.6), handshake=name.isupper())
+
+        for name in "abcdABC":
+            wait(name)
+        self.assertEqual(self.turn(), ["A", "a"])
+        self.assertEqual(self.turn(), ["B", "b"])
+        wait("D")
+        self.assertEqual(self.turn(), ["C", "c"])
+        self.assertEqual(self.turn(), ["D", "d"])
+        self.assertEqual(self.turn(), [])
+
     def test_without_a_clock_nothing_waits(self) -> None:
         """In the simulator a turn has time for everything."""
         turns = Turns(self.clock)
