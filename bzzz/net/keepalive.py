@@ -1,8 +1,9 @@
 """The kernel's own watch over a TCP connection: a machine that vanished silently is found by it.
 
 Enters: a transport. Leaves: a connection that ends with ETIMEDOUT when the peer's kernel does not
-answer. It costs this process nothing, unlike pings; and the peer's kernel answers also for a process
-that is starved of CPU, so that nobody is accused. Processes that hang are :mod:`bzzz.mesh.liveness`'s to find.
+answer. It costs this process nothing, unlike pings; and the peer's kernel answers also for a
+process that is starved of CPU, so that nobody is accused. Processes that hang are found by
+:mod:`bzzz.mesh.liveness`.
 
 RFC 1122, section 4.2.3.6 (keep-alives); RFC 5482 (user timeout); Linux's tcp(7).
 """
