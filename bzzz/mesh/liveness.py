@@ -27,8 +27,8 @@ from bzzz.wire.multiaddr import Multiaddr
 __all__ = ["Liveness"]
 
 # Seconds without a byte until a ping, drawn anew each time between these two: were they one number
-# the same side would always ping first and the other never learn its round-trip time. An idle node
-# of 50 took 0.74 % of a core when this was 2.5 to 3.5 s, and 0.47 % since.
+# the same side would always ping first and the other never learn its round-trip time. Long, since
+# a full mesh of N nodes pings N * (N - 1) / 2 links this often.
 IDLE = (12.0, 15.0)
 
 # Seconds that a ping may stay unanswered while the peer's kernel answers. A peer that is busy takes

@@ -45,8 +45,8 @@ __all__ = ["Book", "Member", "MemberState", "Membership"]
 # LAN takes 5 ms, on a loaded machine ten times that.
 POLITE = (0.15, 0.3)
 
-# How long handshakes that others began can put off a dial, in seconds: longer than a hundred nodes
-# on one machine take to form a mesh.
+# How long handshakes that others began can put off a dial, in seconds: longer than fifty nodes on
+# two cores take to form a mesh.
 PATIENCE = 20.0
 
 # A link that lived this long ends in a dial at once when it is lost; one that did not, in the
