@@ -235,9 +235,12 @@ class Broadcasts:
         document = received.document
         if document is None or document.node_id != str(message.origin):
             return ValidationResult.ACCEPT
-        # Of a node like this one, which sends it to each new peer; Go nodes, whose IDs are in
-        # their short form here, do not.
-        return ValidationResult.INTRODUCTION
+        # Of a node like this one, which sends it to each peer; Go nodes, whose IDs are in their
+        # short form here, do not. News that a known peer has is for all, by the shortest way.
+        before = self.heard.last(message.origin, type(document))
+        if before is None or before.same_as(document):  # type: ignore[arg-type]  # of one kind
+            return ValidationResult.UNHURRIED
+        return ValidationResult.ACCEPT
 
     def _received(self, message: Message, sender: PeerID) -> None:
         decoded, self._last_decoded = self._last_decoded, None

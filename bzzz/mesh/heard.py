@@ -70,6 +70,11 @@ class Heard:
         """What the documents take, as :data:`MAX_BYTES` counts it."""
         return self._bytes
 
+    def last(self, peer: PeerID, kind: type[Document]) -> Document | None:
+        """What the peer said last of this kind; None if nothing."""
+        entry = self._entries.get((peer, kind))
+        return None if entry is None else entry.document
+
     def received_at(self, peer: PeerID, kind: type[Document] = CapabilityDocument) -> float | None:
         """When the peer said it last, in seconds since the epoch; None if never."""
         entry = self._entries.get((peer, kind))

@@ -52,12 +52,12 @@ class ValidationResult(enum.Enum):
     """What a validator says of a message (gossipsub-v1.1.md "Extended Validators").
 
     REJECT blames whoever sent it, so it is only for what every implementation on the topic
-    refuses; what this node alone knows to be wrong is for IGNORE. INTRODUCTION is ACCEPT for what
-    authors send to each of their new peers, which then need not be forwarded at once.
+    refuses; what this node alone knows to be wrong is for IGNORE. UNHURRIED is ACCEPT for what
+    authors send to each of their peers, which then need not push it at once.
     """
 
     ACCEPT = "accept"
-    INTRODUCTION = "introduction"
+    UNHURRIED = "unhurried"
     IGNORE = "ignore"
     REJECT = "reject"
 
@@ -315,8 +315,7 @@ class PubSub:
             self.core.ignore(message.id)
         else:
             # Others first: the application may take its time.
-            introduces = result is ValidationResult.INTRODUCTION
-            self.core.accept(message.id, now, introduces)
+            self.core.accept(message.id, now, result is ValidationResult.UNHURRIED)
             try:
                 on_message(message, sender)
             except Exception:  # noqa: BLE001 - a bug there must not cost the peer its link

@@ -176,11 +176,12 @@ class GossipParams:
     :ivar backoff_slack: added to a backoff, as the other side's clock and heartbeat differ.
     :ivar max_backoff: longest backoff that a peer's PRUNE can impose.
     :ivar graft_flood_threshold: a GRAFT this soon after the PRUNE counts twice.
-    :ivar introduction: a message with which a peer introduces itself, this soon after it entered a
-        topic, is not pushed to others. While a mesh forms a peer may take a second until it sends.
-    :ivar introduction_ticks: heartbeats until others are told of it: about what a mesh of 50 nodes
-        takes to form on two cores, when all have it from the peer itself.
-    :ivar max_introduction_bytes: introductions that wait; more are pushed at once.
+    :ivar postponed_ticks: heartbeats until others are told of a message that need not be pushed:
+        about what a mesh of 50 nodes takes to form on two cores, when all have it from its author.
+    :ivar calm_ticks: heartbeats without a new peer until the mesh counts as formed. Until then
+        postponed messages go on waiting.
+    :ivar max_postponed_ticks: heartbeats for which they wait at most.
+    :ivar max_postponed_bytes: messages that wait so; more are pushed at once.
     :ivar flood_publish: own messages go to every peer in the topic, not only to the mesh.
     :ivar seen_ttl: how long a message ID is remembered; 120 as in go-libp2p.
     :ivar opportunistic_graft_ticks: heartbeats between looks at the mesh's median score.
@@ -229,9 +230,10 @@ class GossipParams:
     backoff_slack: float = 1.0
     max_backoff: float = 3600.0
     graft_flood_threshold: float = 10.0
-    introduction: float = 3.0
-    introduction_ticks: int = 5
-    max_introduction_bytes: int = 256 << 10
+    postponed_ticks: int = 5
+    calm_ticks: int = 3
+    max_postponed_ticks: int = 30
+    max_postponed_bytes: int = 1 << 20
     flood_publish: bool = True
     seen_ttl: float = 120.0
     opportunistic_graft_ticks: int = 60

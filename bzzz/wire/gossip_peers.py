@@ -36,7 +36,7 @@ class Peer:
     :ivar writable: whether there is an outbound stream.
     :ivar outbound: whether this node dialled the link.
     :ivar congested: whether the peer takes slowly, so that gossip is not worth sending.
-    :ivar topics: its subscriptions, and since when, in seconds.
+    :ivar topics: its subscriptions.
     :ivar dont_send: messages it has, by IDONTWANT, and the heartbeat that said so.
     """
 
@@ -65,7 +65,7 @@ class Peer:
         self.writable = False
         self.outbound = False
         self.congested = False
-        self.topics: dict[str, float] = {}
+        self.topics: dict[str, None] = {}
         self.chunks: list[bytes] = []
         self.held = 0
         self.control: rpc_pb2.ControlMessage | None = None
@@ -161,7 +161,7 @@ class Peers:
         """The peers that subscribed to the topic."""
         return self.by_topic.get(topic, {})
 
-    def subscribed(self, peer: Peer, topic: object, now: float) -> str | None:
+    def subscribed(self, peer: Peer, topic: object) -> str | None:
         """The peer subscribes; the topic if that is news and was kept.
 
         :param topic: as decoded; it is bytes where it is no valid UTF-8.
@@ -177,7 +177,7 @@ class Peers:
         if len(peer.topics) >= self._params.max_topics_per_peer:
             self.ignored["too_many_topics"] += 1
             return None
-        peer.topics[topic] = now
+        peer.topics[topic] = None
         self.by_topic.setdefault(topic, {})[peer.peer_id] = peer
         return topic
 

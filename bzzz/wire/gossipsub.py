@@ -28,12 +28,12 @@ from bzzz.wire.gossip_events import (
     PeerSubscribed,
     PeerUnsubscribed,
 )
-from bzzz.wire.gossip_introductions import Introductions
 from bzzz.wire.gossip_lazy import LazyGossip
 from bzzz.wire.gossip_mesh import Meshes
 from bzzz.wire.gossip_message import Authors, Message, sign
 from bzzz.wire.gossip_params import PROTOCOLS, GossipParams, Randomness
 from bzzz.wire.gossip_peers import Peer, Peers, subscription
+from bzzz.wire.gossip_postponed import Postponed
 from bzzz.wire.gossip_score import PeerScores, ScoreParts
 from bzzz.wire.pb import rpc_pb2
 
@@ -87,6 +87,7 @@ class Gossipsub:
         self._own_bytes = key.peer_id.bytes
         self._seqno = first_seqno
         self._tick = 0
+        self._newcomer = 0
         self._subscriptions: dict[str, None] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._authors = Authors(params.max_origins)
@@ -94,7 +95,7 @@ class Gossipsub:
         self._cache = MessageCache(
             params.history_length, params.history_gossip, params.max_cache_bytes
         )
-        self._introductions = Introductions(params)
+        self._postponed = Postponed(params)
         self._scores = PeerScores(params.score)
         self._peers = Peers(params, self.ignored)
         self._meshes = Meshes(params, self._peers, self._scores, random, self.ignored)
@@ -128,6 +129,7 @@ class Gossipsub:
             raise LocalProtocolError("a node is not its own peer")
         self.stream_lost(peer_id)  # of the stream before, if there is one still
         peer = self._peers.opened(peer_id, protocol, outbound)
+        self._newcomer = self._tick
         self._scores.add_peer(peer_id, address)
         self._peers.greet(peer, self._subscriptions)
         self._meshes.peer_ready(peer, now)
@@ -263,7 +265,7 @@ class Gossipsub:
     ) -> None:
         for option in rpc.subscriptions:
             if option.subscribe:
-                topic = self._peers.subscribed(peer, option.topicid, now)
+                topic = self._peers.subscribed(peer, option.topicid)
                 if topic is not None:
                     self._meshes.peer_subscribed(peer, topic, now)
                     events.append(PeerSubscribed(peer.peer_id, topic))
@@ -338,11 +340,11 @@ class Gossipsub:
 
     # -- validation
 
-    def accept(self, message_id: bytes, now: float, introduces: bool = False) -> None:
+    def accept(self, message_id: bytes, now: float, unhurried: bool = False) -> None:
         """The message is valid: forward it. Does nothing for one that is not pending.
 
-        :param introduces: its author says such messages to each of its new peers, so that it need
-            not be forwarded at once if this is when it did so.
+        :param unhurried: its author sends it to each of its peers, so that it need not be pushed:
+            others are told of it some heartbeats later.
         """
         pending = self._pending.pop(message_id, None)
         if pending is None:
@@ -352,11 +354,7 @@ class Gossipsub:
         sender = pending.sender
         origin = message.origin
         self._scores.delivered(message_id, sender, topic, pending.also, now)
-        if (
-            introduces
-            and sender == origin
-            and self._introductions.take(message, self._entered(sender, topic), now, self._tick)
-        ):
+        if unhurried and self._postponed.take(message, self._tick):
             targets: Mapping[PeerID, Peer] = self._floods(topic)
         else:
             self._cache.put(message)
@@ -401,10 +399,6 @@ class Gossipsub:
             if topic in peer.topics and not self._scores.below(peer_id, threshold)
         }
 
-    def _entered(self, peer_id: PeerID, topic: str) -> float | None:
-        peer = self._peers.by_id.get(peer_id)
-        return None if peer is None else peer.topics.get(topic)
-
     # -- time, and what goes out
 
     def heartbeat(self, now: float) -> None:
@@ -415,11 +409,11 @@ class Gossipsub:
             self._scores.expire(now)
         self._seen.expire(now)
         self._meshes.heartbeat(now, self._tick)
-        introduced: dict[str, list[bytes]] = {}
-        for message in self._introductions.due(self._tick):
+        postponed: dict[str, list[bytes]] = {}
+        for message in self._postponed.due(self._tick, self._newcomer):
             self._cache.put(message)
-            introduced.setdefault(message.topic, []).append(message.id)
-        for topic, ids in introduced.items():
+            postponed.setdefault(message.topic, []).append(message.id)
+        for topic, ids in postponed.items():
             self._lazy.tell_mesh(topic, ids, self._meshes.members(topic).values())
         topics = self._meshes.gossip_topics()
         self._lazy.heartbeat(
@@ -472,7 +466,7 @@ class Gossipsub:
             "cached": len(self._cache),
             "cached_bytes": self._cache.bytes,
             "pending": len(self._pending),
-            "introductions": len(self._introductions),
+            "postponed": len(self._postponed),
             "promises": self._lazy.promises,
             "scores": len(self._scores),
         }

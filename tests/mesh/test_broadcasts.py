@@ -66,7 +66,7 @@ class FakeTopics:
         validator, on_message = self.topics[topic]
         result = validator(message, sender or origin)
         assert isinstance(result, ValidationResult)
-        if result in (ValidationResult.ACCEPT, ValidationResult.INTRODUCTION):
+        if result in (ValidationResult.ACCEPT, ValidationResult.UNHURRIED):
             on_message(message, sender or origin)
         return result
 
@@ -277,7 +277,7 @@ class ListeningTests(Base):
         """A first broadcast is kept, told to the membership, and a line at info."""
         self.assertIs(
             self.hear(resources=Resources(cpu_cores=4), models=("phi3",)),
-            ValidationResult.INTRODUCTION,
+            ValidationResult.UNHURRIED,
         )
         self.assertEqual(self.broadcasts.documents[WALNUT].models, ("phi3",))
         self.assertEqual(self.updates, [WALNUT])
@@ -286,6 +286,14 @@ class ListeningTests(Base):
             [f"capability_broadcast from {WALNUT.short} (walnut): 4 cores, models: phi3"],
         )
         self.assertEqual(self.broadcasts.heard.received_at(WALNUT), WALL + 5)
+
+    def test_news(self) -> None:
+        """What a known peer says anew is for all at once; what all know already may wait."""
+        self.hear()
+        self.clock.advance(30)
+        self.assertIs(self.hear(), ValidationResult.UNHURRIED)
+        self.assertIs(self.hear(models=("phi3",)), ValidationResult.ACCEPT)
+        self.assertIs(self.hear(models=("phi3",)), ValidationResult.UNHURRIED)
 
     def test_event(self) -> None:
         """Each one received is an event, with the document if it changed."""
@@ -409,7 +417,7 @@ class ListeningTests(Base):
 
     def test_own(self) -> None:
         """An echo of this node's own is not taken for a peer."""
-        self.assertIs(self.hear(origin=ME), ValidationResult.INTRODUCTION)
+        self.assertIs(self.hear(origin=ME), ValidationResult.UNHURRIED)
         self.assertEqual(self.broadcasts.documents, {})
 
     def test_forget(self) -> None:

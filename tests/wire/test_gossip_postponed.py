@@ -1,4 +1,4 @@
-"""Messages with which peers introduce themselves are told of, not pushed."""
+"""Messages that everybody has from their author are told of, not pushed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from tests.wire.gossip_network import TOPIC, Lab
 PARAMS = GossipParams()
 
 
-class IntroductionTests(SynchronousTestCase):
-    """A core in a mesh with peers 1 to 4, which have been there for long, and a newcomer, 0."""
+class PostponedTests(SynchronousTestCase):
+    """A core in a mesh with peers 0 to 4."""
 
     def setUp(self) -> None:
         self.lab = Lab(5)
         self.lab.beat(10)
-        self.enter(0)
-
-    def enter(self, number: int) -> None:
-        """The peer is linked anew."""
-        self.lab.core.remove_peer(self.lab.ids[number], self.lab.now)
-        self.lab.add(number)
         self.lab.sent()
 
     def hear(
-        self, number: int, author: int, data: bytes = b"me", introduces: bool = True
+        self, number: int, author: int, data: bytes = b"me", unhurried: bool = True
     ) -> Message:
         """A message of an author comes from a peer and is valid."""
         message = sign(self.lab.keys[author], TOPIC, data, self.lab.core.counts["messages"] + 1)
         self.lab.say(number, message=message)
-        self.lab.core.accept(message.id, self.lab.now, introduces)
+        self.lab.core.accept(message.id, self.lab.now, unhurried)
         return message
 
     def pushed(self) -> set[int]:
@@ -51,28 +45,47 @@ class IntroductionTests(SynchronousTestCase):
         """It is pushed to nobody; later the mesh is told of it, and can ask for it."""
         message = self.hear(0, 0)
         self.assertEqual(self.pushed(), set())
-        self.assertEqual(self.told(PARAMS.introduction_ticks - 1), {})
+        self.assertEqual(self.told(PARAMS.postponed_ticks - 1), {})
         told = self.told(1)
         self.assertGreaterEqual(set(told), {1, 2, 3, 4})
         self.assertTrue(all(ids == [message.id] for ids in told.values()))
         self.lab.say(2, iwant=[message.id])
         self.assertEqual(self.pushed(), {2})
-        self.assertEqual(self.lab.core.sizes()["introductions"], 0)
+        self.assertEqual(self.lab.core.sizes()["postponed"], 0)
 
-    def test_not_from_others(self) -> None:
-        """Who passes on what another says is not introduced by it."""
-        self.hear(0, 3)
-        self.assertEqual(self.pushed(), {1, 2, 4})
+    def test_from_others(self) -> None:
+        """So it is with what comes by way of others."""
+        message = self.hear(0, 3)
+        self.assertEqual(self.pushed(), set())
+        self.assertEqual(self.told(PARAMS.postponed_ticks)[1], [message.id])
 
-    def test_not_of_those_who_are_there(self) -> None:
-        """What a peer says that has been in the topic for a while is pushed."""
-        self.lab.now += PARAMS.introduction
-        self.hear(0, 0)
-        self.assertEqual(self.pushed(), {1, 2, 3, 4})
+    def newcomer(self) -> None:
+        """A peer is linked anew."""
+        self.lab.core.remove_peer(self.lab.ids[4], self.lab.now)
+        self.lab.add(4)
+        self.lab.sent()
+
+    def test_forming(self) -> None:
+        """While peers keep coming nobody is told; soon after the last came, all are."""
+        message = self.hear(0, 0)
+        for _ in range(2 * PARAMS.postponed_ticks):
+            self.newcomer()
+            self.assertEqual(self.told(1), {})
+        self.assertEqual(self.told(PARAMS.calm_ticks - 2), {})
+        self.assertEqual(self.told(1)[1], [message.id])
+
+    def test_forming_for_ever(self) -> None:
+        """Who lacks it is told in the end, even if peers never stop coming."""
+        message = self.hear(0, 0)
+        for _ in range(PARAMS.max_postponed_ticks - 1):
+            self.newcomer()
+            self.assertEqual(self.told(1), {})
+        self.newcomer()
+        self.assertEqual(self.told(1)[1], [message.id])
 
     def test_not_of_other_messages(self) -> None:
-        """What the application does not call an introduction is pushed."""
-        self.hear(0, 0, introduces=False)
+        """What the application does not call unhurried is pushed."""
+        self.hear(0, 0, unhurried=False)
         self.assertEqual(self.pushed(), {1, 2, 3, 4})
 
     def test_floodsub(self) -> None:
@@ -84,13 +97,12 @@ class IntroductionTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """When too much waits, the rest is pushed at once, and nothing is lost."""
-        large = bytes(PARAMS.max_introduction_bytes // 2)
+        large = bytes(PARAMS.max_postponed_bytes // 2)
         self.hear(0, 0, large)
         self.assertEqual(self.pushed(), set())
         self.hear(0, 0, large)
         self.assertEqual(self.pushed(), {1, 2, 3, 4})
-        self.told(PARAMS.introduction_ticks)
-        self.enter(0)
+        self.told(PARAMS.postponed_ticks)
         self.hear(0, 0, large)
         self.assertEqual(self.pushed(), set())
 
@@ -98,4 +110,4 @@ class IntroductionTests(SynchronousTestCase):
         """What a peer said before its link was lost is told of all the same."""
         message = self.hear(0, 0)
         self.lab.core.remove_peer(self.lab.ids[0], self.lab.now)
-        self.assertEqual(self.told(PARAMS.introduction_ticks)[1], [message.id])
+        self.assertEqual(self.told(PARAMS.postponed_ticks)[1], [message.id])
