@@ -3,7 +3,7 @@
 A new peer is asked soon after its link came up. When a mesh forms, each node gets dozens of links
 at once and asking each of them would be N questions with answers of N peers, on N nodes, for what
 the first answers have told: so after :data:`BURST` questions the others wait, :data:`GAP` seconds
-each, and by then have hardly anything to tell.
+each, and until no handshake is under way, and by then have hardly anything to tell.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Asking:
     """Asks each new link once, a few at a time.
 
     :param ask: asks the peer of a link.
+    :param calm: whether no mesh is forming.
     """
 
-    def __init__(self, clock: Clock, ask: Callable[[Link], None]) -> None:
+    def __init__(self, clock: Clock, ask: Callable[[Link], None], calm: Callable[[], bool]) -> None:
         self._clock = clock
         self._ask = ask
+        self._calm = calm
         self._new: dict[Link, IDelayedCall] = {}
         self._waiting: dict[Link, None] = {}
         self._timer: IDelayedCall | None = None
@@ -68,14 +70,17 @@ class Asking:
         if self._timer is None:
             self._go_on()
 
-    def _go_on(self) -> None:
+    def _go_on(self, are_many: bool = False) -> None:
         self._timer = None
         while self._waiting:
             now = self._clock.seconds()
             self._until = max(self._until, now)
             wait = self._until - now - (BURST - 1) * GAP
+            if are_many and not self._calm():
+                wait = GAP
+                self._until = now + BURST * GAP
             if wait > 0:
-                self._timer = self._clock.callLater(wait, self._go_on)
+                self._timer = self._clock.callLater(wait, self._go_on, True)
                 return
             self._until += GAP
             link = next(iter(self._waiting))

@@ -359,6 +359,22 @@ class Membership:
         """The linked peers."""
         return [member for member in self.members.values() if member.link is not None]
 
+    def not_sought(self) -> list[PeerID]:
+        """The peers that are linked, or about to be dialled where no dial has failed yet.
+
+        Others need not tell of them; for the rest they may know a better address.
+        """
+        return [
+            peer
+            for peer, member in self.members.items()
+            if member.link is not None
+            or (
+                member.addresses
+                and not member.attempts
+                and (member.dial is not None or member.queued or member.timer is not None)
+            )
+        ]
+
     def name_of(self, peer: PeerID) -> str:
         """The peer's name, or nothing."""
         member = self.members.get(peer)

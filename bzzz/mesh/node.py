@@ -115,15 +115,17 @@ class MeshNode:
         )
         self.lag = ReactorLag(clock)
         self.pings = PingService(self.swarm, world.random_bytes)
-        self.liveness = Liveness(
-            clock, world.random, self.pings, self.lag, lambda: not self.swarm.pending_handshakes
-        )
+        self.liveness = Liveness(clock, world.random, self.pings, self.lag, self._calm)
         self.seeds = Seeds(self.swarm, clock, world.random, settings.bootstrap, resolve)
         self.membership = Membership(
             self.swarm, clock, world.wall_time, world.random, book, emit, self._tried
         )
         self.exchange = PeerExchange(
-            self.swarm, self._linked, self._linked, self._describe, self._learnt
+            self.swarm,
+            self.membership.not_sought,
+            self._linked,
+            self._describe,
+            self._learnt,
         )
         self.pubsub = PubSub(
             self.swarm,
@@ -150,7 +152,7 @@ class MeshNode:
         self._asking_one = Periodic(
             clock, ASK_EVERY, self._ask_one, "asking a peer for other peers", self._log
         )
-        self._asking = Asking(clock, self._ask)
+        self._asking = Asking(clock, self._ask, self._calm)
         self.membership.on_forgotten = self.broadcasts.forget
         for observer in (self.membership, self.liveness, self):
             self.swarm.add_observer(observer)
@@ -209,6 +211,9 @@ class MeshNode:
 
     def _learnt(self, peer: PeerID, name: str, addresses: tuple[Multiaddr, ...]) -> None:
         self.membership.found(peer, addresses, "member", name)
+
+    def _calm(self) -> bool:
+        return not self.swarm.pending_handshakes
 
     def _linked(self) -> list[PeerID]:
         return list(self.swarm.links)

@@ -79,7 +79,7 @@ class _Answer(msgspec.Struct):
 class PeerExchange:
     """Asks and answers.
 
-    :param known: the peers that this node knows, whose addresses it need not be told.
+    :param known: the peers whose addresses this node need not be told.
     :param linked: the peers that this node is linked to.
     :param describe: what is told of one of them.
     :param learnt: told of each peer that an answer names.

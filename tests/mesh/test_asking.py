@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -14,8 +15,11 @@ class AskingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.asked: list[tuple[Any, float]] = []
+        self.calm = True
         self.asking = Asking(
-            self.clock, lambda link: self.asked.append((link, self.clock.seconds()))
+            self.clock,
+            lambda link: self.asked.append((link, self.clock.seconds())),
+            lambda: self.calm,
         )
 
     def up(self, *names: str) -> None:
@@ -49,6 +53,19 @@ class AskingTests(SynchronousTestCase):
         for index, at in enumerate(times):
             late = max(0, index - BURST + 1) * GAP
             self.assertLess(abs(at - AFTER - late), 0.02)
+
+    def test_forming(self) -> None:
+        """While a mesh forms only a burst is asked; the others when it is done."""
+        self.calm = False
+        self.up(*"abcdefgh")
+        self.clock.pump([0.1] * 300)
+        self.assertEqual([link for link, _ in self.asked], list("abcdefgh"[:BURST]))
+        self.calm = True
+        self.clock.pump([0.1] * 100)
+        self.assertEqual([link for link, _ in self.asked], list("abcdefgh"))
+        times = [at for _, at in self.asked[BURST:]]
+        for before, after in itertools.pairwise(times):
+            self.assertGreater(after - before, 0.9 * GAP)
 
     def test_rested(self) -> None:
         """After a quiet time there is a burst again."""

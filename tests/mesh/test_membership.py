@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz.errors import DialError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import membership
@@ -83,6 +84,20 @@ class TableTests(SynchronousTestCase):
             said = Identify("", "agent", None, addresses, None, (), f"n{number}")
             self.table.identified(link, said)
         return link
+
+    def test_not_sought(self) -> None:
+        """Others need not tell where a peer is, until a dial of it has failed."""
+        self.assertEqual(self.table.not_sought(), [])
+        link = self.link(1)
+        self.table.found(peer(2), [ADDRESS], "mdns")
+        self.assertEqual(set(self.table.not_sought()), {peer(1), peer(2)})
+        self.clock.advance(1)
+        self.assertEqual(len(self.swarm.dials), 1)
+        self.assertEqual(set(self.table.not_sought()), {peer(1), peer(2)})
+        self.swarm.dials[0].errback(DialError("refused"))
+        self.assertEqual(self.table.not_sought(), [peer(1)])
+        self.table.link_down(link, "gone")
+        self.assertEqual(self.table.not_sought(), [])
 
     def test_never_said_who(self) -> None:
         """A peer that came and went without a word leaves no trace."""
