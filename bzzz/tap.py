@@ -170,8 +170,9 @@ def log_observer(out: IO[str], level: str) -> ILogObserver:
 class Daemon(MultiService):
     """The root of the tree: holds the state directory while the node below it lives."""
 
-    def __init__(self, state: OpenState, observer: ILogObserver | None) -> None:
+    def __init__(self, state: OpenState, observer: ILogObserver | None, reactor: Any) -> None:
         super().__init__()
+        self._reactor = reactor
         self._state = state
         self._observer = observer
 
@@ -189,6 +190,7 @@ class Daemon(MultiService):
         # instead of 30, in which no link gets its turn.
         gc.collect()
         gc.freeze()
+        self._reactor.addSystemEventTrigger("before", "shutdown", expect_second_signals)
         super().startService()
 
     def stopService(self) -> Deferred[None]:
@@ -199,6 +201,15 @@ class Daemon(MultiService):
             await super().stopService()
         finally:
             self._state.close()
+
+
+def expect_second_signals() -> None:
+    """While the node stops, SIGTERM changes nothing and SIGINT ends the process at once.
+
+    Twisted's handlers would stop the reactor again, which logs a traceback.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _observer_for(parent: Any, level: str) -> ILogObserver | None:
@@ -222,6 +233,8 @@ def _observer_for(parent: Any, level: str) -> ILogObserver | None:
 def makeService(options: Options) -> IService:
     """Open what the node needs and build its tree, or refuse in one line."""
     # Only here: the options and their errors need nothing of the node, and are told sooner.
+    from twisted.internet import reactor
+
     from bzzz.node import make_node
 
     config = options.config
@@ -230,7 +243,8 @@ def makeService(options: Options) -> IService:
     try:
         state = StateDirectory(config.state_dir).open()
         control = bind_control_socket(config.runtime_dir)
-        daemon = Daemon(state, _observer_for(getattr(options, "parent", None), config.log_level))
+        observer = _observer_for(getattr(options, "parent", None), config.log_level)
+        daemon = Daemon(state, observer, reactor)
         make_node(config, state, control).setServiceParent(daemon)
     except BzzzError as error:
         if control is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import twisted.internet
 from twisted.application.service import Application, IServiceMaker, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactor
 from twisted.logger import ILogObserver, Logger, eventAsText
 from twisted.plugin import getPlugins
 from twisted.python.components import Componentized
@@ -167,6 +170,21 @@ class MakeServiceTests(SynchronousTestCase):
         node.stopped.callback(None)
         self.assertIsNone(self.successResultOf(done))
         tap.makeService(self.options())
+
+    def test_second_signals(self) -> None:
+        """While it stops, SIGTERM changes nothing, and SIGINT ends the process."""
+        triggers = MemoryReactor()
+        self.patch(twisted.internet, "reactor", triggers)
+        service = tap.makeService(self.options())
+        service.startService()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        before = signal.getsignal(signal.SIGTERM)
+        self.assertIsNot(before, signal.SIG_IGN)
+        for call, arguments, keywords in triggers.triggers["before"]["shutdown"]:
+            call(*arguments, **keywords)
+        self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_IGN)
+        self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_DFL)
 
     def test_pid_after_a_fork(self) -> None:
         """The lock names the process that runs the reactor, not the one that parsed the options."""
