@@ -38,6 +38,7 @@ from bzzz.mesh.commands import Commands
 from bzzz.mesh.detect import Detector
 from bzzz.mesh.inventory import Configured, Inventory
 from bzzz.mesh.listening import Listening
+from bzzz.mesh.membership import ADDRESS_BOOK
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
 from bzzz.net.background import in_background
 from bzzz.net.tcp import TCPNetwork
@@ -220,7 +221,7 @@ class NodeService(Service):
         await self._listen(verdicts)
         self._following = True
         for entry in self.book.entries():
-            self.mesh.membership.found(entry.peer_id, entry.addresses, "address book", entry.name)
+            self.mesh.membership.found(entry.peer_id, entry.addresses, ADDRESS_BOOK, entry.name)
         # The first broadcast should already say what this node can do.
         await self.inventory.start()
         if self._stopping:

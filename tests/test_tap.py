@@ -173,6 +173,8 @@ class MakeServiceTests(SynchronousTestCase):
 
     def test_second_signals(self) -> None:
         """While it stops, SIGTERM changes nothing, and SIGINT ends the process."""
+        from twisted.internet import reactor  # noqa: F401 - for there to be one to replace
+
         triggers = MemoryReactor()
         self.patch(twisted.internet, "reactor", triggers)
         service = tap.makeService(self.options())

@@ -3,7 +3,8 @@
 A new peer is asked soon after its link came up. When a mesh forms, each node gets dozens of links
 at once and asking each of them would be N questions with answers of N peers, on N nodes, for what
 the first answers have told: so after :data:`BURST` questions the others wait, :data:`GAP` seconds
-each, and until no handshake is under way, and by then have hardly anything to tell.
+each, and up to :data:`PATIENCE` seconds until no handshake is under way, and by then have hardly
+anything to tell.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
 
-__all__ = ["AFTER", "BURST", "GAP", "Asking"]
+__all__ = ["AFTER", "BURST", "GAP", "PATIENCE", "Asking"]
 
 # A new link is asked after this many seconds: in a mesh that forms, most of the answer is known by
 # then and need not be sent.
@@ -26,6 +27,9 @@ BURST = 4
 
 # Between two questions after those, in seconds.
 GAP = 1.0
+
+# For so many seconds a mesh may form; somebody can have a handshake under way for ever.
+PATIENCE = 20.0
 
 
 class Asking:
@@ -44,6 +48,7 @@ class Asking:
         self._timer: IDelayedCall | None = None
         # When the questions so far would be over if each took GAP.
         self._until = clock.seconds()
+        self._patient_until: float | None = None
 
     def link_up(self, link: Link) -> None:
         """A new link: it is asked soon."""
@@ -76,7 +81,7 @@ class Asking:
             now = self._clock.seconds()
             self._until = max(self._until, now)
             wait = self._until - now - (BURST - 1) * GAP
-            if are_many and not self._calm():
+            if are_many and self._is_patient(now):
                 wait = GAP
                 self._until = now + BURST * GAP
             if wait > 0:
@@ -86,3 +91,11 @@ class Asking:
             link = next(iter(self._waiting))
             del self._waiting[link]
             self._ask(link)
+        self._patient_until = None
+
+    def _is_patient(self, now: float) -> bool:
+        if self._calm():
+            return False
+        if self._patient_until is None:
+            self._patient_until = now + PATIENCE
+        return now < self._patient_until

@@ -237,10 +237,9 @@ class Broadcasts:
             return ValidationResult.ACCEPT
         # Of a node like this one, which sends it to each peer; Go nodes, whose IDs are in their
         # short form here, do not. News that a known peer has is for all, by the shortest way.
-        before = self.heard.last(message.origin, type(document))
-        if before is None or before.same_as(document):  # type: ignore[arg-type]  # of one kind
-            return ValidationResult.UNHURRIED
-        return ValidationResult.ACCEPT
+        if self.heard.is_news(received, document):
+            return ValidationResult.ACCEPT
+        return ValidationResult.UNHURRIED
 
     def _received(self, message: Message, sender: PeerID) -> None:
         decoded, self._last_decoded = self._last_decoded, None

@@ -70,10 +70,14 @@ class Heard:
         """What the documents take, as :data:`MAX_BYTES` counts it."""
         return self._bytes
 
-    def last(self, peer: PeerID, kind: type[Document]) -> Document | None:
-        """What the peer said last of this kind; None if nothing."""
-        entry = self._entries.get((peer, kind))
-        return None if entry is None else entry.document
+    def is_news(self, received: Received, document: Document) -> bool:
+        """Whether the peer said something else before; not if this is its first, or older."""
+        before = self._entries.get((received.sender, type(document)))
+        return (
+            before is not None
+            and received.timestamp >= before.timestamp
+            and not before.document.same_as(document)  # type: ignore[arg-type]  # of one kind
+        )
 
     def received_at(self, peer: PeerID, kind: type[Document] = CapabilityDocument) -> float | None:
         """When the peer said it last, in seconds since the epoch; None if never."""

@@ -39,7 +39,7 @@ from bzzz.net.swarm import Swarm
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["Book", "Member", "MemberState", "Membership"]
+__all__ = ["ADDRESS_BOOK", "Book", "Member", "MemberState", "Membership"]
 
 # How long the peer with the greater ID leaves the dialling to the other, in seconds: a dial on a
 # LAN takes 5 ms, on a loaded machine ten times that.
@@ -71,6 +71,10 @@ COPY_TELL_EVERY = 60.0
 
 # A node without a link says so after this many seconds, and again when it has lasted these.
 ALONE = (10.0, 60.0, 600.0, 3600.0)
+
+
+# The source of what this node knew when it started.
+ADDRESS_BOOK = "address book"
 
 
 class MemberState(enum.Enum):
@@ -362,7 +366,8 @@ class Membership:
     def not_sought(self) -> list[PeerID]:
         """The peers that are linked, or about to be dialled where no dial has failed yet.
 
-        Others need not tell of them; for the rest they may know a better address.
+        Others need not tell of them; for the rest they may know a better address. What only the
+        address book says may be of long ago.
         """
         return [
             peer
@@ -372,6 +377,7 @@ class Membership:
                 member.addresses
                 and not member.attempts
                 and (member.dial is not None or member.queued or member.timer is not None)
+                and any(source != ADDRESS_BOOK for source in member.sources)
             )
         ]
 

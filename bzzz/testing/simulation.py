@@ -18,6 +18,7 @@ from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.capability import CapabilityDocument, Resources
+from bzzz.mesh.membership import ADDRESS_BOOK
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.discovery import Multicast
@@ -116,7 +117,7 @@ class SimNode:
         listening = mesh.swarm.listen(self.host.address, PORT)
         Deferred.fromCoroutine(listening).addErrback(simulation.failed)
         for peer, addresses in self.book.addresses.items():
-            mesh.membership.found(peer, tuple(addresses), "address book")
+            mesh.membership.found(peer, tuple(addresses), ADDRESS_BOOK)
         mesh.start()
 
     def kill(self) -> None:

@@ -232,7 +232,7 @@ class GossipParams:
     graft_flood_threshold: float = 10.0
     postponed_ticks: int = 5
     calm_ticks: int = 3
-    max_postponed_ticks: int = 30
+    max_postponed_ticks: int = 15
     max_postponed_bytes: int = 1 << 20
     flood_publish: bool = True
     seen_ttl: float = 120.0

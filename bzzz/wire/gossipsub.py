@@ -128,8 +128,9 @@ class Gossipsub:
         if peer_id == self._own_id:
             raise LocalProtocolError("a node is not its own peer")
         self.stream_lost(peer_id)  # of the stream before, if there is one still
+        if peer_id not in self._peers.by_id:
+            self._newcomer = self._tick
         peer = self._peers.opened(peer_id, protocol, outbound)
-        self._newcomer = self._tick
         self._scores.add_peer(peer_id, address)
         self._peers.greet(peer, self._subscriptions)
         self._meshes.peer_ready(peer, now)
@@ -413,6 +414,10 @@ class Gossipsub:
         for message in self._postponed.due(self._tick, self._newcomer):
             self._cache.put(message)
             postponed.setdefault(message.topic, []).append(message.id)
+            for peer_id, peer in self._meshes.members(message.topic).items():
+                # It is sent messages only, and the mesh is told but once.
+                if peer.congested and peer_id != message.origin:
+                    self._peers.send(peer, message.encoded)
         for topic, ids in postponed.items():
             self._lazy.tell_mesh(topic, ids, self._meshes.members(topic).values())
         topics = self._meshes.gossip_topics()

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.mesh.asking import AFTER, BURST, GAP, Asking
+from bzzz.mesh.asking import AFTER, BURST, GAP, PATIENCE, Asking
 
 
 class AskingTests(SynchronousTestCase):
@@ -58,7 +58,7 @@ class AskingTests(SynchronousTestCase):
         """While a mesh forms only a burst is asked; the others when it is done."""
         self.calm = False
         self.up(*"abcdefgh")
-        self.clock.pump([0.1] * 300)
+        self.clock.pump([0.1] * int(10 * PATIENCE))
         self.assertEqual([link for link, _ in self.asked], list("abcdefgh"[:BURST]))
         self.calm = True
         self.clock.pump([0.1] * 100)
@@ -66,6 +66,19 @@ class AskingTests(SynchronousTestCase):
         times = [at for _, at in self.asked[BURST:]]
         for before, after in itertools.pairwise(times):
             self.assertGreater(after - before, 0.9 * GAP)
+
+    def test_forming_for_ever(self) -> None:
+        """Somebody who always has a handshake under way does not keep the others from being asked,
+        and after that the patience is as great as before."""
+        self.calm = False
+        for names in ("abcdefgh", "ijklmnop"):
+            self.asked.clear()
+            self.up(*names)
+            self.clock.pump([0.1] * int(10 * PATIENCE))
+            self.assertEqual([link for link, _ in self.asked], list(names[:BURST]))
+            self.clock.pump([0.1] * int(10 * (BURST + 3) * GAP))
+            self.assertEqual([link for link, _ in self.asked], list(names))
+            self.clock.pump([0.1] * int(10 * BURST * GAP))
 
     def test_rested(self) -> None:
         """After a quiet time there is a burst again."""

@@ -294,6 +294,9 @@ class ListeningTests(Base):
         self.assertIs(self.hear(), ValidationResult.UNHURRIED)
         self.assertIs(self.hear(models=("phi3",)), ValidationResult.ACCEPT)
         self.assertIs(self.hear(models=("phi3",)), ValidationResult.UNHURRIED)
+        # It was said before, and comes late.
+        self.assertIs(self.hear(at=-10.0), ValidationResult.UNHURRIED)
+        self.assertEqual(self.broadcasts.documents[WALNUT].models, ("phi3",))
 
     def test_event(self) -> None:
         """Each one received is an event, with the document if it changed."""

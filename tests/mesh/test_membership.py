@@ -13,7 +13,7 @@ from bzzz.errors import DialError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import membership
-from bzzz.mesh.membership import FORGET_UNREACHABLE, Membership, MemberState
+from bzzz.mesh.membership import ADDRESS_BOOK, FORGET_UNREACHABLE, Membership, MemberState
 from bzzz.net.swarm import SwarmLimits
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -98,6 +98,11 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.table.not_sought(), [peer(1)])
         self.table.link_down(link, "gone")
         self.assertEqual(self.table.not_sought(), [])
+        # What the address book says may be of long ago, until somebody says it now.
+        self.table.found(peer(3), [ADDRESS], ADDRESS_BOOK)
+        self.assertEqual(self.table.not_sought(), [])
+        self.table.found(peer(3), [ADDRESS], "mdns")
+        self.assertEqual(self.table.not_sought(), [peer(3)])
 
     def test_never_said_who(self) -> None:
         """A peer that came and went without a word leaves no trace."""

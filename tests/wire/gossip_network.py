@@ -47,12 +47,20 @@ def decoded(rpcs: Iterable[tuple[PeerID, bytes]]) -> dict[PeerID, rpc_pb2.RPC]:
 class Network:
     """Cores that are linked, and what they deliver.
 
+    :ivar unhurried: how the applications accept messages.
     :ivar lose: whether an RPC from one node to another is lost.
     :ivar delivered: the messages that each node's application got.
     """
 
-    def __init__(self, size: int, params: GossipParams | None = None, seed: object = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        params: GossipParams | None = None,
+        seed: object = 0,
+        unhurried: bool = False,
+    ) -> None:
         self.now = 0.0
+        self.unhurried = unhurried
         self.random = random.Random(f"network {seed}")
         self.keys = [key_of(number + 1) for number in range(size)]
         self.nodes = [
@@ -114,7 +122,7 @@ class Network:
         self.events[receiver].extend(events)
         for event in events:
             if isinstance(event, MessageReceived):
-                node.accept(event.message.id, self.now)
+                node.accept(event.message.id, self.now, self.unhurried)
                 self.delivered[receiver].append(event.message)
 
     def publish(self, index: int, data: bytes, topic: str = TOPIC) -> Message:

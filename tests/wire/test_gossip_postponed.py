@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.wire.gossip_message import Message, sign
 from bzzz.wire.gossip_params import FLOODSUB, GossipParams
-from tests.wire.gossip_network import TOPIC, Lab
+from tests.wire.gossip_network import TOPIC, Lab, Network
 
 PARAMS = GossipParams()
 
@@ -106,8 +108,48 @@ class PostponedTests(SynchronousTestCase):
         self.hear(0, 0, large)
         self.assertEqual(self.pushed(), set())
 
+    def test_congested(self) -> None:
+        """Members of the mesh that take slowly, and so are told nothing, are sent it."""
+        message = self.hear(0, 0)
+        for slow in (0, 2):
+            self.lab.core.set_congested(self.lab.ids[slow], True)
+        sent = self.lab.beat(PARAMS.postponed_ticks)
+        self.assertEqual(
+            {self.lab.ids.index(peer) for peer, rpc in sent.items() if rpc.publish}, {2}
+        )
+        told = {
+            self.lab.ids.index(peer)
+            for peer, rpc in sent.items()
+            if any(message.id in ihave.messageIDs for ihave in rpc.control.ihave)
+        }
+        self.assertEqual(told, {1, 3, 4})
+
     def test_author_gone(self) -> None:
         """What a peer said before its link was lost is told of all the same."""
         message = self.hear(0, 0)
         self.lab.core.remove_peer(self.lab.ids[0], self.lab.now)
         self.assertEqual(self.told(PARAMS.postponed_ticks)[1], [message.id])
+
+
+class LineTests(SynchronousTestCase):
+    """Nodes of which each is linked to the next only."""
+
+    def test_line(self) -> None:
+        """All hear it, each once, and from one to the next it takes no longer than is promised."""
+        network = Network(5, unhurried=True)
+        for number in range(4):
+            network.link(number, number + 1)
+        network.subscribe_all()
+        network.pass_time(20)
+        network.publish(0, b"me")
+        heard: list[int] = []
+        for second in range(5 * PARAMS.max_postponed_ticks):
+            got = network.got(b"me")
+            heard.extend([second] * (len(got) - len(heard)))
+            network.pass_time(1)
+        # The author's own application is not told.
+        self.assertEqual(len(heard), 4, heard)
+        self.assertEqual(heard[0], 0)
+        for before, after in itertools.pairwise(heard):
+            self.assertLessEqual(after - before, PARAMS.postponed_ticks + 1)
+        self.assertTrue(all(len(messages) == 1 for messages in network.delivered[1:]))
