@@ -20,9 +20,13 @@ from bzzz.net.interfaces import Randomness
 
 __all__ = ["EPOCH", "NodeClock", "SimCall", "SimReactor", "SimulationStuck"]
 
-# The shortest wait of a node's clock but none at all, in seconds. A call that came early by the
-# rounding of a drifting clock would else be planned again and again for the same instant.
+# The shortest wait of a node's clock but none at all, in seconds. One too short for the time to
+# change would else be planned again and again for the same instant.
 GRANULARITY = 1e-6
+
+# By so many seconds a call is put off, as often as it takes, that would come early by the rounding
+# of a drifting clock: more than the rounding of a simulation of hours.
+ROUNDING = 1e-11
 
 # The wall clock of every simulation starts here: 2026-01-01T00:00:00Z.
 EPOCH = 1767225600.0
@@ -316,9 +320,12 @@ class NodeClock:
         if 0 < delay < GRANULARITY:
             delay = GRANULARITY
         reactor = self._reactor
-        return reactor.call_at(
-            self, reactor.now + delay / self._drift, callable, args, kwargs or None
-        )
+        time = reactor.now + delay / self._drift
+        due = self.seconds() + delay
+        while self.at(time) < due:
+            # Rounded down. Real calls are never early: a LoopingCall would make its own twice.
+            time += ROUNDING
+        return reactor.call_at(self, time, callable, args, kwargs or None)
 
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
         """Make a call soon; there are no threads here."""

@@ -56,6 +56,8 @@ class SimNode:
     """One machine with a node on it.
 
     :ivar mesh: the node that runs; None while it does not.
+    :ivar document: what it can do, from its first start on; after a change call
+        ``mesh.broadcasts.changed()``.
     :ivar starts: how often it was started.
     """
 
@@ -65,6 +67,7 @@ class SimNode:
         self.key = PrivateKey(simulation.random.randbytes(32))
         self.book = SimBook()
         self.mesh: MeshNode | None = None
+        self.document: CapabilityDocument
         self.starts = 0
         self.host: Host = simulation.network.add_host(self._clock())
         self.host.clock.crashed = True
@@ -83,7 +86,7 @@ class SimNode:
         # Drawn anew at each start, as a process would, but from the seed.
         own = random.Random(simulation.random.randbytes(16))  # noqa: S311 - no secrets here
         address = Multiaddr.tcp(self.host.address, PORT)
-        document = CapabilityDocument(
+        self.document = CapabilityDocument(
             node_id=str(self.key.peer_id),
             name=self.name,
             version="simulated",
@@ -104,7 +107,7 @@ class SimNode:
                 clock, simulation.network.of(self.host), clock.wall_time, own, own.randbytes
             ),
             self.book,
-            lambda: document,
+            lambda: self.document,
             Availability(2, clock.wall_time),
             self._emit,
             [simulation.multicast.source(self.host, clock, self.key.peer_id, lambda: (address,))]

@@ -191,6 +191,19 @@ class NodeClockTests(SynchronousTestCase):
         self.assertEqual(made, [(8.0, 110.0)])
         self.assertEqual(clock.wall_time(), EPOCH + 25)
 
+    def test_never_early(self) -> None:
+        """However a clock drifts, its calls come when it says that they are due, or after."""
+        for number in range(1, 200):
+            loop = reactor()
+            clock = NodeClock(loop, drift=1 + number * 1.1e-6, offset=number * 7.7)
+            loop.run_until(number / 7)
+            begin = clock.seconds()
+            made: list[float] = []
+            clock.callLater(30, lambda made=made, clock=clock: made.append(clock.seconds()))
+            loop.run_until(100)
+            self.assertGreaterEqual(made[0], begin + 30)
+            self.assertLess(made[0], begin + 30 + 1e-9)
+
     def test_drift_of_moved_calls(self) -> None:
         """delay() and reset() are in the clock's own seconds."""
         loop = reactor()
