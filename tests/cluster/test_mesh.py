@@ -90,10 +90,10 @@ class ClusterTestCase(SynchronousTestCase):
             for other in self.others(node)
         )
 
-    def start_all(self) -> float:
+    def start_all(self, *options: str) -> float:
         """Start all nodes and wait for a full mesh; returns when the last one listened."""
         for node in self.nodes:
-            node.start()
+            node.start(*options)
         listening = max(node.listening() for node in self.nodes)
         self.until_full()
         return listening
@@ -196,16 +196,7 @@ class FaultTests(ClusterTestCase):
         with self.shown():
             self.start_all()
             cut, *rest = self.nodes
-            at = time.time()
-            cut.host.plug(False)
-
-            def noticed() -> list[float]:
-                lost = [cut.events("lost", at, name=other.name) for other in rest]
-                lost += [other.events("lost", at, name=cut.name) for other in rest]
-                return [when(one[0]["time"]) - at for one in lost] if all(lost) else []
-
-            times = until(noticed, PATIENCE, "lost on both sides", 0.2)
-            self.figure("noticed on both sides", *times, limit=SILENT_WITHIN)
+            at = self.cut_and_noticed(cut)
             for one, other in (rest, rest[::-1]):
                 self.assertEqual(one.connected(), [other.name])
             time.sleep(max(0.0, at + CUT_OFF - time.time()))
@@ -215,6 +206,32 @@ class FaultTests(ClusterTestCase):
             self.until_full("healed")
             self.figure("healed", self.healed(returned, cut), limit=HEALED_WITHIN)
             self.no_duplicates()
+
+    def test_cut_off_while_talking(self) -> None:
+        """So is one that is cut off while all are sending, so that data is on its way."""
+        with self.shown():
+            self.start_all("--broadcast-interval", "0.1")
+            self.cut_and_noticed(self.nodes[0])
+            returned = time.time()
+            self.nodes[0].host.plug(True)
+            self.until_full("healed")
+            self.figure("healed", self.healed(returned, self.nodes[0]), limit=HEALED_WITHIN)
+            self.no_duplicates()
+
+    def cut_and_noticed(self, cut: NodeProcess) -> float:
+        """Pull the cable of a host, wait until both sides have noticed; returns when it was cut."""
+        rest = self.others(cut)
+        at = time.time()
+        cut.host.plug(False)
+
+        def noticed() -> list[float]:
+            lost = [cut.events("lost", at, name=other.name) for other in rest]
+            lost += [other.events("lost", at, name=cut.name) for other in rest]
+            return [when(one[0]["time"]) - at for one in lost] if all(lost) else []
+
+        times = until(noticed, PATIENCE, "lost on both sides", 0.2)
+        self.figure("noticed on both sides", *times, limit=SILENT_WITHIN)
+        return at
 
     def healed(self, since: float, node: NodeProcess) -> float:
         """How long after ``since`` all links of a node were there."""
