@@ -42,9 +42,14 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.unix = self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+    def wait_for_ever(self) -> None:
+        """Read without a limit from now on; to be called after the answer has begun."""
+        # ``sock`` is gone by then: http.client leaves the socket to the answer.
+        self.unix.settimeout(None)
 
 
 class NodeClient:
@@ -77,9 +82,9 @@ class NodeClient:
         connection = _Connection(self.path, TIMEOUT)
         try:
             response = self._ask(connection, what)
-            if follow and connection.sock is not None:
+            if follow:
                 # The next event may be long in coming.
-                connection.sock.settimeout(None)
+                connection.wait_for_ever()
             while True:
                 try:
                     line = response.readline(MAX_LINE)

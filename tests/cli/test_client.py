@@ -13,6 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import bzzz
+from bzzz.cli import client
 from bzzz.cli.client import NodeClient, NodeError, NoNode
 
 
@@ -97,6 +98,25 @@ class ClientTests(SynchronousTestCase):
         )
         lines = list(NodeClient(self.path).lines("events", follow=True))
         self.assertEqual(lines[:2], ["{}", "ab"])
+
+
+    def test_follow(self) -> None:
+        """Who follows waits for the next line for as long as it takes; who does not, does not."""
+        made: list[client._Connection] = []
+
+        class Kept(client._Connection):
+            def connect(self) -> None:
+                super().connect()
+                made.append(self)
+
+        self.patch(client, "_Connection", Kept)
+        for follow, limit in ((True, None), (False, client.TIMEOUT)):
+            self.serve(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\na\nb\n")
+            lines = NodeClient(self.path).lines("events", follow=follow)
+            self.assertEqual(next(lines), "a")
+            self.assertEqual(made[-1].unix.gettimeout(), limit)
+            self.assertEqual(list(lines), ["b"])
+            self.path.unlink()
 
 
 class ProgramTests(SynchronousTestCase):
