@@ -268,6 +268,7 @@ class NodeService(Service):
             listening=self.mesh.swarm.listen_addresses,
             mdns=None if self.mdns is None else self.mdns.states(),
             links=len(self.mesh.swarm.links),
+            unreachable=self.mesh.unreachable(),
         )
         return self.doctor.examine(health).addCallback(
             lambda findings: [

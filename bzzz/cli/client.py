@@ -53,10 +53,14 @@ class _Connection(http.client.HTTPConnection):
 
 
 class NodeClient:
-    """Asks the node behind one control socket."""
+    """Asks the node behind one control socket.
 
-    def __init__(self, path: Path) -> None:
+    :param options: with which a node has to be started to be behind it.
+    """
+
+    def __init__(self, path: Path, options: str = "") -> None:
         self.path = path
+        self._options = f" {options}" if options else ""
 
     def get(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The answer to ``GET /v1/<what>``.
@@ -102,8 +106,9 @@ class NodeClient:
             connection.request("GET", f"/v1/{what}", headers={"Connection": "close"})
             response = connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            start = f"twistd -n bzzz{self._options}"
             raise NoNode(
-                f"No node is running here ({self.path}). Start one with: twistd -n bzzz"
+                f"No node is running here ({self.path}). Start one with: {start}"
             ) from None
         except PermissionError:
             raise NoNode(

@@ -225,8 +225,9 @@ class Demo:
         """How far it is, in a line."""
         if self.whole_after is None:
             return f"{time.monotonic() - self.started:.1f} s: {self.missing()[0]}"
-        linked = "all linked to each other, all know what all can do"
-        return f"{len(NAMES)} nodes, {linked}, {self.whole_after:.1f} s after the first was started"
+        # As wide as a terminal.
+        linked = "all linked, all know what all can do"
+        return f"{len(NAMES)} nodes, {linked}, {self.whole_after:.1f} s after the first start"
 
     def hints(self) -> list[str]:
         """What else can be done with it."""

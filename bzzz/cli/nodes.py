@@ -226,6 +226,9 @@ def capabilities(session: Session, peer: str | None) -> None:
 
 
 def _busy(node: Mapping[str, Any]) -> str:
+    if node.get("state") not in (None, "connected"):
+        # What it said last of its work is over.
+        return str(node["state"])
     said = node.get("availability")
     if not said:
         return ""
@@ -311,6 +314,16 @@ def _event_line(event: Mapping[str, Any]) -> str:
     for key, value in event.items():
         if key in EVENT_HEAD or value in (None, "", []):
             continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = _plain(value)
         parts.append(f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text else text}")
     return safe(" ".join(parts))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, float):
+        value = round(value, 3)
+    return json.dumps(value, ensure_ascii=False)

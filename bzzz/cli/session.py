@@ -72,7 +72,8 @@ class Session:
 
     def client(self) -> NodeClient:
         """Asks the node."""
-        return NodeClient(self.socket())
+        options = "" if self.runtime_dir is None else f"--runtime-dir {self.runtime_dir}"
+        return NodeClient(self.socket(), options)
 
     def ask(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The node's answer, or the end of the command."""

@@ -73,7 +73,9 @@ def _from_flags(flags: Mapping[str, Sequence[str]], problems: list[str]) -> Said
     for key, texts in flags.items():
         option = BY_KEY[key]
         try:
-            said[key] = (option.kind.from_texts(list(texts)), f"flag {option.flag}")
+            value = option.kind.from_texts(list(texts))
+            flag = f"--no-{option.flag[2:]}" if value is False else option.flag
+            said[key] = (value, f"flag {flag}")
         except BadValue as bad:
             problems.append(f"{option.flag}: {bad}")
     return said

@@ -29,6 +29,9 @@ __all__ = ["Doctor", "Finding", "NodeHealth", "SystemProbes", "Verdict"]
 # nothing is decided by them.
 SKEW = 5.0
 
+# Peers that cannot be reached, of which each is a finding.
+MAX_UNREACHABLE = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeHealth:
@@ -38,6 +41,7 @@ class NodeHealth:
     :ivar mdns: how mDNS does on each interface; None when it is off.
     :ivar skews: by peer's name, how many seconds its clock is ahead of ours.
     :ivar links: how many peers are linked.
+    :ivar unreachable: bootstrap addresses and peers that are not linked, each with the reason.
     """
 
     verdicts: Verdicts
@@ -45,6 +49,7 @@ class NodeHealth:
     mdns: Sequence[MdnsState] | None
     skews: Mapping[str, float] = field(default_factory=dict)
     links: int = 0
+    unreachable: Sequence[tuple[str, str]] = ()
 
     @property
     def port(self) -> int | None:
@@ -99,6 +104,7 @@ class Doctor:
             "multicast": self._multicast,
             "port-5353": self._port_5353,
             "listening": self._listening,
+            "peers": self._peers,
             "clock": self._clock,
             "firewall": lambda node: examine_firewall(node.port, self._run),
         }
@@ -240,9 +246,26 @@ class Doctor:
             return [Finding("listening", "error", what, "restart the node")]
         return [Finding("listening", "ok", ", ".join(str(each) for each in node.listening))]
 
+    async def _peers(self, node: NodeHealth) -> list[Finding]:
+        if not node.unreachable and not node.links:
+            # Nobody is known, or no node runs: the other checks are for that.
+            return []
+        if not node.unreachable:
+            said = "one peer is" if node.links == 1 else f"{node.links} peers are"
+            return [Finding("peers", "ok", f"{said} linked; none is out of reach")]
+        mend = "see whether it runs, at that address, and whether a firewall lets its port through"
+        shown = node.unreachable[:MAX_UNREACHABLE]
+        findings = [
+            Finding("peers", "warning", f"{who} is not linked: {why}", mend) for who, why in shown
+        ]
+        if len(node.unreachable) > len(shown):
+            what = f"{len(node.unreachable) - len(shown)} more are not linked"
+            findings.append(Finding("peers", "warning", what, "bzzz peers lists them"))
+        return findings
+
     async def _clock(self, node: NodeHealth) -> list[Finding]:
         findings = []
-        mend = "sudo timedatectl set-ntp true"
+        mend = "sudo timedatectl set-ntp true, or install chrony where there is no systemd"
         try:
             clock = await self._defer_to_thread(self._probes.clock_state)
         except OSError as error:

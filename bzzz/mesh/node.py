@@ -187,6 +187,15 @@ class MeshNode:
         for stopped in stopping:
             await stopped
 
+    def unreachable(self) -> list[tuple[str, str]]:
+        """Bootstrap addresses and peers that are not linked, each with the reason."""
+        members = self.membership.members.values()
+        return self.seeds.failing() + [
+            (member.label, member.reason)
+            for member in members
+            if member.link is None and member.reason
+        ]
+
     # -- swarm observer
 
     def link_up(self, link: Link) -> None:
@@ -238,5 +247,5 @@ class MeshNode:
         tried = [str(source) for source in self._sources] + self.seeds.tried()
         known = len(self.membership.members)
         if known:
-            tried.append(f"{known} known peers")
+            tried.append("one known peer" if known == 1 else f"{known} known peers")
         return "; ".join(tried) or "nothing: mDNS is off and there is no bootstrap address"

@@ -25,6 +25,9 @@ __all__ = ["Seeds"]
 # membership at once; this only finds that another peer answers at the address now.
 REST = 10.0
 
+# What came of an address that could be reached.
+LINKED = "linked"
+
 
 class _Seed:
     def __init__(self, address: Multiaddr, backoff: Backoff) -> None:
@@ -78,12 +81,20 @@ class Seeds:
         """Each address with what came of it last, in words."""
         return [f"{seed.address} ({seed.said or 'under way'})" for seed in self._seeds]
 
+    def failing(self) -> list[tuple[str, str]]:
+        """Each address that could not be reached last, and why."""
+        return [
+            (str(seed.address), seed.said)
+            for seed in self._seeds
+            if seed.said and seed.said != LINKED
+        ]
+
     def _look(self, seed: _Seed) -> None:
         seed.timer = None
         if not self._running:
             return
         if seed.peer is not None and seed.peer in self._swarm.links:
-            seed.said = "linked"
+            seed.said = LINKED
             seed.backoff.reset()
             self._again(seed, REST)
             return
@@ -99,7 +110,7 @@ class Seeds:
 
     def _reached(self, _: None, seed: _Seed) -> None:
         seed.work = None
-        seed.said = "linked"
+        seed.said = LINKED
         self._again(seed, REST)
 
     def _failed(self, failure: Failure, seed: _Seed) -> None:

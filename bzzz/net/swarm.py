@@ -208,7 +208,7 @@ class Swarm:
         race = _Race(self, addresses[: self.limits.addresses], expected)
         return race.result
 
-    async def stop(self, reason: str = "the node is stopping") -> None:
+    async def stop(self, reason: str = "this node is stopping") -> None:
         """Stop listening and close every link in order."""
         self._stopped = True
         for host, port in list(self._ports):

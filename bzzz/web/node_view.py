@@ -102,7 +102,7 @@ class MeshView:
             )
         ]
         return nodes + [
-            self._node(peer, member.name) for peer, member in mesh.membership.members.items()
+            self._node(peer, member) for peer, member in mesh.membership.members.items()
         ]
 
     def recent_events(self) -> Sequence[dict[str, Any]]:
@@ -150,14 +150,15 @@ class MeshView:
             available_for_work=None if availability is None else availability.available_for_work,
         )
 
-    def _node(self, peer: PeerID, name: str) -> NodeDocument:
+    def _node(self, peer: PeerID, member: Member) -> NodeDocument:
         heard = self._mesh.broadcasts
         document = heard.documents.get(peer)
         received = heard.heard.received_at(peer)
         return NodeDocument(
             peer_id=str(peer),
             short_id=peer.short,
-            name=name or (document.name if document is not None else None) or None,
+            name=member.name or (document.name if document is not None else None) or None,
+            state=member.state.value,
             received=None if received is None else rfc3339(received),
             summary=document.describe() if document is not None else None,
             capabilities=document,

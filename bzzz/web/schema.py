@@ -136,6 +136,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     :ivar short_id: the last six characters of the peer ID.
     :ivar name: which it gives itself.
     :ivar is_self: whether it is the node that answers.
+    :ivar state: as in the list of peers; null for the node that answers.
     :ivar received: when its last broadcast came.
     :ivar summary: what it can do, in a line for people.
     :ivar capabilities: the data of its ``capability_broadcast``; null until one was heard.
@@ -146,6 +147,7 @@ class NodeDocument(msgspec.Struct, frozen=True, kw_only=True):
     short_id: str
     name: str | None
     is_self: bool = msgspec.field(name="self", default=False)
+    state: str | None = None
     received: str | None = None
     summary: str | None = None
     capabilities: CapabilityDocument | None = None

@@ -61,6 +61,9 @@ class CommandTests(SynchronousTestCase):
                 response.begin()
                 return response
 
+            def wait_for_ever(self) -> None:
+                pass
+
             def close(self) -> None:
                 pass
 

@@ -99,7 +99,6 @@ class ClientTests(SynchronousTestCase):
         lines = list(NodeClient(self.path).lines("events", follow=True))
         self.assertEqual(lines[:2], ["{}", "ab"])
 
-
     def test_follow(self) -> None:
         """Who follows waits for the next line for as long as it takes; who does not, does not."""
         made: list[client._Connection] = []
@@ -140,7 +139,7 @@ class ProgramTests(SynchronousTestCase):
                 3,
                 "",
                 "No node is running here (/nonexistent/control.sock). "
-                "Start one with: twistd -n bzzz\n",
+                "Start one with: twistd -n bzzz --runtime-dir /nonexistent\n",
             ),
         )
 

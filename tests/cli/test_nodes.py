@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from bzzz.cli.main import bzzz
 from bzzz.cli.nodes import _complete_peer
 from bzzz.errors import BzzzError
@@ -120,6 +122,14 @@ class NodeCommandTests(CommandTests):
             self.assertRegex(shown, r"(?m)^labels\.rack +a3$")
             self.assertRegex(shown, r"(?m)^resources\.memory_bytes +33000000000$")
 
+    def test_capabilities_of_the_lost(self) -> None:
+        """Who is lost is not shown as ready for work."""
+        assert self.node is not None
+        nodes = [replace(node, state="lost") for node in self.node.capabilities()[:1]]
+        self.patch(self.node, "capabilities", lambda: nodes)
+        self.assertRegex(self.output("capabilities"), r"ironwood .* lost ")
+        self.assertRegex(self.output("capabilities", "ironwood"), r"(?m)^work +lost$")
+
     def test_node_refuses(self) -> None:
         """What the node answers with an error is told, and the exit code is 4."""
         result = self.run_command("capabilities", "oak/../x y")
@@ -146,7 +156,7 @@ class NodeCommandTests(CommandTests):
         assert self.node is not None
         self.node.log.emit("connected", peer_id=IRONWOOD, name="ironwood", address="/ip4/192.0.2.2")
         self.node.log.emit("capability_broadcast", direction="sent", summary="8 cores", document={})
-        self.node.log.emit("alone", seconds=10.0)
+        self.node.log.emit("alone", seconds=10.0001234, addresses=["/ip4/192.0.2.2", "/ip6/::1"])
         lines = self.output("events").splitlines()
         self.assertRegex(
             lines[0], rf"^\d\d:\d\d:\d\d connected ironwood \({IRONWOOD[-6:]}\) address=/ip4/192"
@@ -154,7 +164,7 @@ class NodeCommandTests(CommandTests):
         self.assertTrue(
             lines[1].endswith('capability_broadcast direction=sent summary="8 cores"'), lines[1]
         )
-        self.assertTrue(lines[2].endswith("alone seconds=10.0"))
+        self.assertTrue(lines[2].endswith("alone seconds=10.0 addresses=/ip4/192.0.2.2,/ip6/::1"))
         self.assertEqual(len(self.output("events", "-n", "1").splitlines()), 1)
         as_json = [json.loads(line) for line in self.output("events", "--json").splitlines()]
         self.assertEqual(as_json[1]["document"], {})

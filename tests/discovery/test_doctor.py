@@ -86,13 +86,13 @@ class DoctorTests(SynchronousTestCase):
 
     def test_well(self) -> None:
         """A node that is well: every check says so, each interface with its reason."""
-        findings = self.examine(health(), well())
+        findings = self.examine(health(links=1), well())
         self.assertEqual({finding.status for finding in findings}, {"ok"})
         self.assertEqual(
             [finding.check for finding in findings],
             [
                 *("interfaces", "interfaces", "mdns", "multicast", "multicast"),
-                *("port-5353", "listening", "clock"),
+                *("port-5353", "listening", "peers", "clock"),
             ],
         )
         self.assertEqual(
@@ -122,6 +122,16 @@ class DoctorTests(SynchronousTestCase):
             ),
             (health(verdicts=judge([unplugged])), well(), [("interfaces", "warning")]),
             (health(mdns=None), well(), [("mdns", "warning")]),
+            (
+                health(links=3, unreachable=[("/ip4/192.0.2.9/tcp/1", "refused")]),
+                well(),
+                [("peers", "warning")],
+            ),
+            (
+                health(unreachable=[(str(n), "gone") for n in range(doctor.MAX_UNREACHABLE + 1)]),
+                well(),
+                [("peers", "warning")] * (doctor.MAX_UNREACHABLE + 1),
+            ),
             (health(), well(multicast_comes_back=no_route), [("multicast", "error")]),
             (
                 health(mdns=[MdnsState("eth0", in_use, 0, ())]),

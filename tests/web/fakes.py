@@ -93,6 +93,7 @@ class FakeNode:
                 short_id=peer_id[-6:],
                 name=name,
                 is_self=mine,
+                state=None if mine else "connected",
                 received=EARLY,
                 summary="8 cores, 31 GiB",
                 capabilities=CapabilityDocument(
