@@ -66,7 +66,7 @@ class OpenState:
         except (OSError, UnicodeDecodeError):
             # A port that cannot be read is chosen anew, which costs less than not starting.
             return None
-        return int(text) if text.isdigit() and 0 < int(text[:6]) < 65536 else None
+        return int(text) if text.isdigit() and len(text) < 6 and 0 < int(text) < 65536 else None
 
     def remember_port(self, port: int) -> None:
         """Use this port at the next start.

@@ -155,7 +155,17 @@ class StateDirectoryTests(SynchronousTestCase):
     def test_damaged_port(self) -> None:
         """A remembered port that makes no sense is forgotten; the node starts."""
         state = self.open()
-        for text in (b"", b"abc", b"0", b"65536", b"-1", b"\xff", b"9" * 10_000):
+        for text in (
+            b"",
+            b"abc",
+            b"0",
+            b"65536",
+            b"-1",
+            b"\xff",
+            b"9" * 10_000,
+            b"0000019999999",
+            b"000001" + b"0" * 5000,
+        ):
             (self.path / "listen_port").write_bytes(text)
             self.assertIsNone(state.listen_port)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import click
+from click.shell_completion import CompletionItem
 
 from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.session import NobodyAnswers, Refusal, Session, shared
@@ -30,7 +32,7 @@ EVENT_HEAD = ("time", "event", "name", "peer_id", "document")
 
 def _complete_peer(
     ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[click.shell_completion.CompletionItem]:
+) -> list[CompletionItem]:
     session = ctx.find_object(Session) or Session()
     try:
         nodes = session.client().get("capabilities", COMPLETION_TIMEOUT)["nodes"]
@@ -38,9 +40,7 @@ def _complete_peer(
         return []
     words = [str(node[key]) for key in ("name", "short_id") for node in nodes if node[key]]
     return [
-        click.shell_completion.CompletionItem(word)
-        for word in words
-        if word.startswith(incomplete) and word.isprintable()
+        CompletionItem(word) for word in words if word.startswith(incomplete) and word.isprintable()
     ]
 
 
@@ -200,7 +200,7 @@ def capabilities(session: Session, peer: str | None) -> None:
     PEER is a name, a short ID, a peer ID, or the beginning of one of them.
     """
     if peer is not None:
-        answer = session.ask(f"capabilities/{quote(peer, safe='')}")
+        answer = session.ask(f"capabilities/{quote(os.fsencode(peer), safe='')}")
         if session.json:
             session.print_json(answer)
         else:

@@ -106,8 +106,9 @@ class Bootstrap:
             return [address.without_peer()]
         try:
             hosts = await self._defer_to_thread(lambda: self._lookup(host, port, _FAMILIES[kind]))
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, UnicodeError) as error:
+            # UnicodeError: a label of the name is empty or too long.
+            reason = getattr(error, "strerror", None) or str(error)
             raise DialError(f"the name {host} cannot be looked up: {reason}") from error
         return [Multiaddr.tcp(each, port) for each in hosts]
 

@@ -26,6 +26,7 @@ from bzzz.mesh import messages
 from bzzz.mesh.availability import Availability, AvailabilityDocument
 from bzzz.mesh.capability import CapabilityDocument
 from bzzz.mesh.heard import Heard
+from bzzz.mesh.line_limit import LineLimit
 from bzzz.mesh.messages import AVAILABILITY, CAPABILITY, COORDINATION_TOPIC, DISCUSSION_TOPIC
 from bzzz.mesh.pubsub import ValidationResult
 from bzzz.net.interfaces import Clock
@@ -38,15 +39,6 @@ D = TypeVar("D", CapabilityDocument, AvailabilityDocument)
 # Seconds between two broadcasts of one kind: a program that changes something in a loop must not
 # flood the mesh.
 APART = 0.1
-
-# Lines at info about one kind of message of one peer, or about the discussion: so many at once, and
-# one more each so many seconds. What a peer says must not decide how fast the log grows; what is
-# not at info is at debug.
-LINES = 5
-LINES_APART = 1.0
-
-# For how many peers and kinds that is remembered; those forgotten may write again.
-MAX_SUBJECTS = 8192
 
 
 class Topics(Protocol):
@@ -113,8 +105,8 @@ class Broadcasts:
         self._on_update = on_update
         self._running = False
         self._last_decoded: tuple[Message, messages.Received] | None = None
-        # What may still be written about each, and when that was so; the longest ago comes first.
-        self._lines: dict[object, tuple[float, float]] = {}
+        # What is not at info is at debug.
+        self._lines = LineLimit(clock)
         self._capability = _Outlet(self, CAPABILITY, document)
         self._availability = _Outlet(
             self, AVAILABILITY, lambda: availability.document(str(peer_id))
@@ -219,7 +211,7 @@ class Broadcasts:
             received = messages.decode(message.data, message.origin)
         except RemoteProtocolError as error:
             self.rejected[error.code] += 1
-            write = self._log.warn if self._may_write(error.code) else self._log.debug
+            write = self._log.warn if self._lines.allows(error.code) else self._log.debug
             write(
                 "A message of {peer}, sent by {sender}, is wrong: {error} ({code})",
                 peer=str(message.origin),
@@ -283,7 +275,9 @@ class Broadcasts:
         # What a new peer is doing at the moment is no news; that it is there has its own line.
         news = changed and not (is_first and received.type == AVAILABILITY)
         write = (
-            self._log.info if news and self._may_write((peer, received.type)) else self._log.debug
+            self._log.info
+            if news and self._lines.allows((peer, received.type))
+            else self._log.debug
         )
         write(
             "{kind} from {short} ({name}): {summary}",
@@ -327,7 +321,7 @@ class Broadcasts:
             return
         kind, text = messages.discussion_text(message.data)
         name = self._name(message.origin)
-        write = self._log.info if self._may_write(DISCUSSION_TOPIC) else self._log.debug
+        write = self._log.info if self._lines.allows(DISCUSSION_TOPIC) else self._log.debug
         write(
             "{kind} from {short} ({name}): {text}",
             kind=kind or "discussion",
@@ -343,16 +337,6 @@ class Broadcasts:
             type=kind,
             text=text,
         )
-
-    def _may_write(self, about: object) -> bool:
-        """Whether one more line about this may be at info or above, at this moment."""
-        now = self._clock.seconds()
-        left, then = self._lines.pop(about, (float(LINES), now))
-        left = min(float(LINES), left + (now - then) / LINES_APART)
-        if len(self._lines) >= MAX_SUBJECTS:
-            del self._lines[next(iter(self._lines))]
-        self._lines[about] = (left - 1.0 if left >= 1.0 else left, now)
-        return left >= 1.0
 
 
 class _Outlet:

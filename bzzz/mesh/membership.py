@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.dial_limit import DialLimit
+from bzzz.mesh.line_limit import LineLimit
 from bzzz.net.backoff import Backoff
 from bzzz.net.interfaces import Clock, Randomness
 from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
@@ -189,6 +190,7 @@ class Membership:
         self._alone_timer: IDelayedCall | None = None
         self._stopped = True
         self._full_said = False
+        self._lines = LineLimit(clock)
         self._copy_told: float | None = None
 
     # -- life
@@ -466,7 +468,7 @@ class Membership:
         member.attempts += 1
         member.reason = failure.getErrorMessage()
         level = self._log.debug
-        if not member.told_failure:
+        if not member.told_failure and self._lines.allows("cannot reach"):
             member.told_failure = True
             level = self._log.info
         level(

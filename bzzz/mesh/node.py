@@ -42,6 +42,11 @@ __all__ = ["MeshNode", "MeshSettings", "Surroundings"]
 # Between two rounds of asking one peer at random, in seconds.
 ASK_EVERY = 30.0
 
+# An address of ours that is not ours is dialled again after so many seconds: in most cases it is
+# one that this machine had before. So many are remembered.
+COPY_AGAIN = 3600.0
+MAX_FOREIGN = 64
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -152,6 +157,7 @@ class MeshNode:
         self._asking_one = Periodic(
             clock, ASK_EVERY, self._ask_one, "asking a peer for other peers", self._log
         )
+        self._foreign: dict[Multiaddr, float] = {}
         self._asking = Asking(clock, self._ask, self._calm)
         self.membership.on_forgotten = self.broadcasts.forget
         for observer in (self.membership, self.liveness, self):
@@ -219,7 +225,25 @@ class MeshNode:
             self.membership.found(found.peer_id, found.addresses, found.source, found.name)
 
     def _learnt(self, peer: PeerID, name: str, addresses: tuple[Multiaddr, ...]) -> None:
-        self.membership.found(peer, addresses, "member", name)
+        if peer == self.peer_id:
+            self._told_of_ourselves(addresses)
+        else:
+            self.membership.found(peer, addresses, "member", name)
+
+    def _told_of_ourselves(self, addresses: tuple[Multiaddr, ...]) -> None:
+        """Where this node is not, another may have its key; without mDNS only others know."""
+        now = self._clock.seconds()
+        foreign = [
+            address
+            for address in addresses
+            if address not in self.swarm.listen_addresses
+            and now - self._foreign.get(address, float("-inf")) >= COPY_AGAIN
+        ]
+        for address in foreign:
+            self._foreign[address] = now
+        while len(self._foreign) > MAX_FOREIGN:
+            del self._foreign[next(iter(self._foreign))]
+        self.membership.conflict(foreign)
 
     def _calm(self) -> bool:
         return not self.swarm.pending_handshakes

@@ -127,7 +127,6 @@ class PeerExchange:
                 "peers_bad_question",
             ) from error
         have = {tails[start : start + TAIL] for start in range(0, len(tails), TAIL)}
-        have.add(asker.bytes[-TAIL:])
         lacking = [peer for peer in self._linked() if peer.bytes[-TAIL:] not in have]
         return msgspec.json.encode(_Answer([self._describe(peer) for peer in lacking[:MAX_PEERS]]))
 

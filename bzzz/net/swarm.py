@@ -44,6 +44,9 @@ from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["Swarm", "SwarmLimits", "SwarmObserver"]
 
+# That all links are in use is said again after so many seconds.
+FULL_AGAIN = 60.0
+
 # Two links to one peer that became ready within this many seconds of each other were dialled at
 # the same moment by both sides.
 SIMULTANEOUS = 3.0
@@ -227,6 +230,7 @@ class Swarm:
             await done
 
     _all_closed: Deferred[None] | None = None
+    _full_said_at = float("-inf")
 
     # -- for links
 
@@ -243,6 +247,7 @@ class Swarm:
             return
         existing = self.links.get(peer)
         if existing is None and len(self.links) >= self.limits.links:
+            self._say_full(link)
             # Closing it tells the one who dialled, through link_closed().
             link.close(f"this node has its {self.limits.links} links already")
             return
@@ -262,6 +267,19 @@ class Swarm:
             self._tell_down(existing, "replaced")
         if self.links.get(peer) is link:
             self._keep(link)
+
+    def _say_full(self, link: Link) -> None:
+        now = self.clock.seconds()
+        if now - self._full_said_at < FULL_AGAIN:
+            return
+        self._full_said_at = now
+        self._log.warn(
+            "All {limit} links are in use: {peer} at {address} was refused, and others may be;"
+            " raise max_links to link more peers",
+            limit=self.limits.links,
+            peer=str(link.remote_peer),
+            address=str(link.remote_multiaddr),
+        )
 
     def link_closed(self, link: Link, reason: str) -> None:
         """See :class:`~bzzz.net.link.LinkOwner`."""

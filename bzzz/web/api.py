@@ -30,6 +30,7 @@ from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from werkzeug.exceptions import HTTPException
 from zope.interface import implementer
@@ -205,6 +206,15 @@ class _LocalRequest(Request):
         return b"localhost"
 
 
+class _NotText(Resource):
+    """Answers a request whose path is no UTF-8, which Klein would log as a failure."""
+
+    isLeaf = True
+
+    def render(self, request: IRequest) -> bytes:
+        return _error(request, 400, "bad_argument", "the path is not UTF-8")
+
+
 class _QuietSite(Site):
     """HTTP without an access log, which ``bzzz peers --watch`` would fill."""
 
@@ -221,6 +231,14 @@ class _QuietSite(Site):
 
     def log(self, request: object) -> None:
         pass
+
+    def getResourceFor(self, request: Request) -> IResource:
+        try:
+            b"/".join(request.postpath or ()).decode()
+        except UnicodeDecodeError:
+            return _NotText()
+        found: IResource = super().getResourceFor(request)
+        return found
 
 
 class ControlServer(Service):

@@ -130,6 +130,11 @@ class NodeCommandTests(CommandTests):
         self.assertRegex(self.output("capabilities"), r"ironwood .* lost ")
         self.assertRegex(self.output("capabilities", "ironwood"), r"(?m)^work +lost$")
 
+    def test_any_bytes(self) -> None:
+        """Whatever the shell passes on is a name that no node has."""
+        result = self.run_command("capabilities", "\udcff")
+        self.assertEqual((result.exit_code, result.exception.__class__), (4, SystemExit))
+
     def test_node_refuses(self) -> None:
         """What the node answers with an error is told, and the exit code is 4."""
         result = self.run_command("capabilities", "oak/../x y")

@@ -83,6 +83,19 @@ class BootstrapTests(SynchronousTestCase):
             "the name nobody cannot be looked up: Name or service not known",
         )
 
+    def test_no_name(self) -> None:
+        """So is one that is no name of DNS: the resolver refuses to encode it."""
+
+        def lookup(host: str, port: int, family: int) -> list[str]:
+            host.encode("idna")
+            return []
+
+        self.bootstrap = Bootstrap(in_thread, self.lookup_text, lookup=lookup)
+        for name in ("a..b", "x" * 64):
+            self.assertIn(
+                f"the name {name} cannot be looked up", self.refusal(f"/dns/{name}/tcp/1")
+            )
+
     def test_not_tcp(self) -> None:
         """An address over something else is refused."""
         self.assertIn("no address over TCP", self.refusal("/ip4/192.0.2.7/udp/4001/quic-v1"))

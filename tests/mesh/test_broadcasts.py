@@ -12,11 +12,11 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.peer_id import PeerID
-from bzzz.mesh import broadcasts as module
-from bzzz.mesh import messages
+from bzzz.mesh import line_limit, messages
 from bzzz.mesh.availability import Availability, AvailabilityDocument
-from bzzz.mesh.broadcasts import APART, LINES, LINES_APART, Broadcasts
+from bzzz.mesh.broadcasts import APART, Broadcasts
 from bzzz.mesh.capability import CapabilityDocument, Resources
+from bzzz.mesh.line_limit import LINES, LINES_APART
 from bzzz.mesh.messages import AVAILABILITY, CAPABILITY, COORDINATION_TOPIC, DISCUSSION_TOPIC
 from bzzz.mesh.pubsub import ValidationResult
 from bzzz.wire.gossip_message import Message
@@ -355,7 +355,7 @@ class ListeningTests(Base):
 
     def test_lines_are_bounded(self) -> None:
         """Of how many peers it is remembered what was written has a cap."""
-        self.patch(module, "MAX_SUBJECTS", 2)
+        self.patch(line_limit, "MAX_SUBJECTS", 2)
         for number in range(10, 20):
             self.hear(origin=PeerID(b"\x00\x24\x08\x01\x12\x20" + bytes([number]) * 32))
         self.assertEqual(len(self.broadcasts._lines), 2)

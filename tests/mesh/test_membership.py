@@ -7,12 +7,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import membership
+from bzzz.mesh.line_limit import LINES, LINES_APART
 from bzzz.mesh.membership import ADDRESS_BOOK, FORGET_UNREACHABLE, Membership, MemberState
 from bzzz.net.swarm import SwarmLimits
 from bzzz.wire.identify import Identify
@@ -37,6 +39,7 @@ class FakeLink:
 class FakeSwarm:
     peer_id = peer(0)
     limits = SwarmLimits()
+    pending_handshakes = 0
 
     def __init__(self) -> None:
         self.links: dict[PeerID, Any] = {}
@@ -103,6 +106,26 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.table.not_sought(), [])
         self.table.found(peer(3), [ADDRESS], "mdns")
         self.assertEqual(self.table.not_sought(), [peer(3)])
+
+    def test_many_that_cannot_be_reached(self) -> None:
+        """Somebody who invents peers decides not how fast the log grows."""
+        lines: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            if event["log_level"] is LogLevel.info:
+                lines.append(formatEvent(event))
+
+        observer: Any = observe
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for number in range(1, 101):
+            self.table.found(peer(number), [ADDRESS], "mdns")
+        while len(self.swarm.dials) < 100:
+            self.clock.advance(0.01)
+            for dial in self.swarm.dials:
+                if not dial.called:
+                    dial.errback(DialError("refused"))
+        self.assertIn(len(lines), range(LINES, LINES + 1 + int(self.clock.seconds() / LINES_APART)))
 
     def test_never_said_who(self) -> None:
         """A peer that came and went without a word leaves no trace."""

@@ -42,10 +42,16 @@ class ExchangeTests(SynchronousTestCase):
         self.exchange.answered(json.dumps({"peers": peers}).encode(), self.link)
 
     def test_round_trip(self) -> None:
-        """Who asks is told of those whom it neither knows nor is."""
-        said = self.exchange.answer(self.exchange.question(), WALNUT)
+        """Who asks is told of those that it does not know."""
+        said = self.exchange.answer(self.exchange.question(), OURS)
         self.exchange.answered(said, self.link)
         self.assertEqual(self.learnt, [(ACACIA, "acacia", (Multiaddr.parse(ADDRESS),))])
+
+    def test_the_asker(self) -> None:
+        """Who asks is told of itself, too: where it is not, somebody else has its key."""
+        said = self.exchange.answer(b'{"have": ""}', ACACIA)
+        self.exchange.answered(said, self.link)
+        self.assertEqual([peer for peer, _, _ in self.learnt], [WALNUT, ACACIA])
 
     def test_names(self) -> None:
         """A name that a peer gives another cannot steer a terminal, forge a log or fill a table."""

@@ -7,12 +7,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError, LinkClosed, LocalProtocolError, NegotiationError, StreamReset
 from bzzz.identity.keys import PrivateKey
 from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
-from bzzz.net.swarm import LINGER, STAGGER, STAGGER_HANDSHAKE, Swarm, SwarmLimits
+from bzzz.net.swarm import FULL_AGAIN, LINGER, STAGGER, STAGGER_HANDSHAKE, Swarm, SwarmLimits
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.network import Host, SimNetwork
 from bzzz.wire.identify import Identify
@@ -217,6 +218,30 @@ class DialTests(SwarmCase):
         self.assertEqual(b.swarm.links, {})
         self.assertEqual([what for what, _ in b.told if what == "down"], ["down"] * len(b.ups))
         del dialled
+
+    def test_full_is_said(self) -> None:
+        """The swarm that refuses says so, once a minute at most."""
+        a, b, c = Peer(self, 1), Peer(self, 2), Peer(self, 3, links=1)
+        lines: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            if event["log_level"] is LogLevel.warn:
+                lines.append(formatEvent(event))
+
+        observer: Any = observe
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        a.dial(c)
+        self.run_for(1)
+        for _ in range(3):
+            b.dial(c).addErrback(lambda failure: None)
+            self.run_for(1)
+        (line,) = lines
+        self.assertIn(f"All 1 links are in use: {b.swarm.peer_id} at /ip4/", line)
+        self.run_for(FULL_AGAIN)
+        b.dial(c).addErrback(lambda failure: None)
+        self.run_for(1)
+        self.assertEqual(len(lines), 2)
 
     def test_itself(self) -> None:
         """Dialling one's own address is found out, and is no copy."""

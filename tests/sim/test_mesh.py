@@ -254,6 +254,20 @@ class FaultTests(SimulationCase):
         self.assertEqual(self.events(world, "lost"), [])
         self.assertEqual(world.problems(), [])
 
+    def test_copied_identity_without_multicast(self) -> None:
+        """They do so, too, where only a third node knows of both."""
+        world = self.world(3, use_multicast=False)
+        hub, one, other = world.nodes
+        other.key = one.key
+        hub.start()
+        address = Multiaddr.tcp(hub.host.address, PORT)
+        one.start(bootstrap=[address])
+        world.run(5.0)
+        other.start(bootstrap=[address])
+        world.run(60.0)
+        said = {who for who, _ in self.events(world, "identity_conflict")}
+        self.assertEqual(said, {one.name, other.name})
+
     def test_copied_identity(self) -> None:
         """Two machines with one key both say so."""
         world = self.formed(4)
