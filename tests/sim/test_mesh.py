@@ -90,6 +90,25 @@ class FormingTests(SimulationCase):
             node.start(bootstrap=[address])
         self.whole(world, FORMED_WITHIN)
 
+    def test_out_of_reach(self) -> None:
+        """Whoever cannot be reached is named with the reason, until it is linked."""
+        world = self.world(2, use_multicast=False)
+        one, other = world.nodes
+        address = Multiaddr.tcp(other.host.address, PORT)
+        one.start(bootstrap=[address])
+        world.run(5.0)
+        ((who, why),) = self.mesh(one).unreachable()
+        self.assertEqual(who, str(address))
+        self.assertIn("refused", why)
+        other.start()
+        self.whole(world, WHOLE_WITHIN)
+        self.assertEqual(self.mesh(one).unreachable(), [])
+        other.kill()
+        world.run(5.0)
+        self.assertIn(
+            "refused", dict(self.mesh(one).unreachable())[f"{other.key.peer_id.short} (n1)"]
+        )
+
     def test_bootstrap_from_a_stale_book(self) -> None:
         """What the address books say of those who have moved keeps nobody from learning where they
         are now."""
