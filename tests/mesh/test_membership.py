@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError
@@ -19,6 +19,7 @@ from bzzz.mesh.membership import ADDRESS_BOOK, FORGET_UNREACHABLE, Membership, M
 from bzzz.net.swarm import SwarmLimits
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
+from tests.logs import lines_at
 
 ADDRESS = Multiaddr.parse("/ip4/192.0.2.9/tcp/4001")
 
@@ -109,15 +110,7 @@ class TableTests(SynchronousTestCase):
 
     def test_many_that_cannot_be_reached(self) -> None:
         """Somebody who invents peers decides not how fast the log grows."""
-        lines: list[str] = []
-
-        def observe(event: LogEvent) -> None:
-            if event["log_level"] is LogLevel.info:
-                lines.append(formatEvent(event))
-
-        observer: Any = observe
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        lines = lines_at(self, LogLevel.info)
         for number in range(1, 101):
             self.table.found(peer(number), [ADDRESS], "mdns")
         while len(self.swarm.dials) < 100:

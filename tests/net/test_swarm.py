@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError, LinkClosed, LocalProtocolError, NegotiationError, StreamReset
@@ -19,6 +19,7 @@ from bzzz.testing.network import Host, SimNetwork
 from bzzz.wire.identify import Identify
 from bzzz.wire.limits import OUTBOUND_STREAMS
 from bzzz.wire.multiaddr import Multiaddr
+from tests.logs import lines_at
 
 PORT = 4001
 LATENCY = 0.01
@@ -222,15 +223,7 @@ class DialTests(SwarmCase):
     def test_full_is_said(self) -> None:
         """The swarm that refuses says so, once a minute at most."""
         a, b, c = Peer(self, 1), Peer(self, 2), Peer(self, 3, links=1)
-        lines: list[str] = []
-
-        def observe(event: LogEvent) -> None:
-            if event["log_level"] is LogLevel.warn:
-                lines.append(formatEvent(event))
-
-        observer: Any = observe
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        lines = lines_at(self, LogLevel.warn)
         a.dial(c)
         self.run_for(1)
         for _ in range(3):
