@@ -10,7 +10,7 @@ from collections import deque
 from itertools import islice
 
 from bzzz.identity.peer_id import PeerID
-from bzzz.wire.gossip_message import Message
+from bzzz.wire.gossip_message import Sendable
 
 __all__ = ["MessageCache", "SeenCache"]
 
@@ -66,14 +66,14 @@ class MessageCache:
     nothing from here.
 
     :param gossip: for how many heartbeats IDs are told.
-    :ivar bytes: the size of all messages held.
+    :ivar bytes: what all messages held cost, about.
     :ivar evicted: how many went early.
     """
 
     def __init__(self, length: int, gossip: int, max_bytes: int) -> None:
         self._gossip = gossip
         self._max_bytes = max_bytes
-        self._messages: dict[bytes, Message] = {}
+        self._messages: dict[bytes, Sendable] = {}
         self._sent: dict[bytes, dict[PeerID, int]] = {}
         self._windows: deque[dict[str, list[bytes]]] = deque(({} for _ in range(length)), length)
         self.bytes = 0
@@ -82,22 +82,22 @@ class MessageCache:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Sendable) -> None:
         """Keep a message in the current window."""
         if message.id in self._messages:
             return
         self._messages[message.id] = message
-        self.bytes += len(message.encoded)
+        self.bytes += message.cost
         self._windows[0].setdefault(message.topic, []).append(message.id)
         while self.bytes > self._max_bytes and len(self._messages) > 1:
             self._forget(next(iter(self._messages)))
             self.evicted += 1
 
-    def get(self, message_id: bytes) -> Message | None:
+    def get(self, message_id: bytes) -> Sendable | None:
         """The message, if it is still held."""
         return self._messages.get(message_id)
 
-    def get_for_peer(self, message_id: bytes, peer: PeerID, most: int) -> Message | None:
+    def get_for_peer(self, message_id: bytes, peer: PeerID, most: int) -> Sendable | None:
         """The message, counting that ``peer`` asked; None when it did more than ``most`` times."""
         message = self._messages.get(message_id)
         if message is None:
@@ -130,5 +130,5 @@ class MessageCache:
 
     def _forget(self, message_id: bytes) -> None:
         message = self._messages.pop(message_id)
-        self.bytes -= len(message.encoded)
+        self.bytes -= message.cost
         self._sent.pop(message_id, None)

@@ -181,7 +181,7 @@ class GossipParams:
     :ivar calm_ticks: heartbeats without a new peer until the mesh counts as formed. Until then
         postponed messages go on waiting.
     :ivar max_postponed_ticks: heartbeats for which they wait at most.
-    :ivar max_postponed_bytes: messages that wait so; more are pushed at once.
+    :ivar max_postponed_bytes: memory of messages that wait so; more are pushed at once.
     :ivar flood_publish: own messages go to every peer in the topic, not only to the mesh.
     :ivar seen_ttl: how long a message ID is remembered; 120 as in go-libp2p.
     :ivar opportunistic_graft_ticks: heartbeats between looks at the mesh's median score.
@@ -206,7 +206,7 @@ class GossipParams:
     :ivar max_topic_length: longest topic name kept, in UTF-8 bytes.
     :ivar max_seen: message IDs remembered, about 3.5 MB: 130 a second for ``seen_ttl``. When more
         come, the oldest is forgotten sooner; copies come within seconds.
-    :ivar max_cache_bytes: message bytes kept for peers that ask.
+    :ivar max_cache_bytes: memory of messages kept for peers that ask.
     :ivar max_pending: messages waiting for their validation's result.
     :ivar max_held_bytes: bytes kept for a peer whose outbound stream is not open yet.
     :ivar max_backoffs: backoffs remembered: some topics of more peers than a node can link.

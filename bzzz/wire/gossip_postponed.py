@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from bzzz.wire.gossip_message import Message
+from bzzz.wire.gossip_message import Sendable
 from bzzz.wire.gossip_params import GossipParams
 
 __all__ = ["Postponed"]
@@ -26,25 +26,25 @@ class Postponed:
 
     def __init__(self, params: GossipParams) -> None:
         self._params = params
-        self._waiting: deque[tuple[int, Message]] = deque()
+        self._waiting: deque[tuple[int, Sendable]] = deque()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, message: Message, tick: int) -> bool:
+    def take(self, message: Sendable, tick: int) -> bool:
         """Keep the message if there is room; whether it was kept.
 
         :param tick: the number of this heartbeat.
         """
-        size = len(message.encoded)
-        if self.bytes + size > self._params.max_postponed_bytes:
+        cost = message.cost
+        if self.bytes + cost > self._params.max_postponed_bytes:
             return False
         self._waiting.append((tick + self._params.postponed_ticks, message))
-        self.bytes += size
+        self.bytes += cost
         return True
 
-    def due(self, tick: int, newcomer: int) -> list[Message]:
+    def due(self, tick: int, newcomer: int) -> list[Sendable]:
         """The messages that have waited for long enough, the oldest first.
 
         :param newcomer: the heartbeat in which a peer came last. While a mesh forms, who lacks
@@ -56,6 +56,6 @@ class Postponed:
         messages = []
         while self._waiting and self._waiting[0][0] <= tick:
             _, message = self._waiting.popleft()
-            self.bytes -= len(message.encoded)
+            self.bytes -= message.cost
             messages.append(message)
         return messages

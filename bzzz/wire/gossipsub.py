@@ -198,7 +198,7 @@ class Gossipsub:
         message = sign(self._key, topic, data, self._seqno)
         self._seqno += 1
         self._seen.add(message.id, now)
-        self._cache.put(message)
+        self._cache.put(message.sendable())
         self.counts["published"] += 1
         for peer in self._recipients(topic, now):
             self._peers.send(peer, message.encoded)
@@ -350,7 +350,7 @@ class Gossipsub:
         pending = self._pending.pop(message_id, None)
         if pending is None:
             return
-        message = pending.message
+        message = pending.message.sendable()
         topic = message.topic
         sender = pending.sender
         origin = message.origin

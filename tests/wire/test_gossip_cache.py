@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.wire.gossip_backoff import Backoffs
 from bzzz.wire.gossip_cache import MessageCache, SeenCache
-from bzzz.wire.gossip_message import Message, sign
+from bzzz.wire.gossip_message import OVERHEAD, Sendable, sign
 from tests.wire.gossip_network import key_of
 
 KEY = key_of(1)
@@ -14,8 +14,8 @@ PEER = key_of(2).peer_id
 OTHER = key_of(3).peer_id
 
 
-def message(seqno: int, topic: str = "t", size: int = 10) -> Message:
-    return sign(KEY, topic, bytes(size), seqno)
+def message(seqno: int, topic: str = "t", size: int = 10) -> Sendable:
+    return sign(KEY, topic, bytes(size), seqno).sendable()
 
 
 class SeenCacheTests(SynchronousTestCase):
@@ -80,17 +80,24 @@ class MessageCacheTests(SynchronousTestCase):
 
     def test_bytes_are_bounded(self) -> None:
         """Beyond its bytes the oldest messages go, and are no longer told of."""
-        cache = MessageCache(5, 3, 5000)
+        cache = MessageCache(5, 3, 7000)
         messages = [message(number, size=1000) for number in range(10)]
         for each in messages:
             cache.put(each)
-        self.assertLessEqual(cache.bytes, 5000)
+        self.assertLessEqual(cache.bytes, 7000)
         self.assertEqual(cache.evicted, 6)
         self.assertIsNone(cache.get(messages[5].id))
         self.assertEqual(cache.gossip_ids("t"), [each.id for each in messages[6:]])
         for _ in range(5):
             cache.shift()
         self.assertEqual((len(cache), cache.bytes), (0, 0))
+
+    def test_small_messages(self) -> None:
+        """What Python adds counts too: it is most of what messages without data take."""
+        cache = MessageCache(5, 3, 10 * OVERHEAD)
+        for number in range(20):
+            cache.put(message(number, size=0))
+        self.assertLess(len(cache), 10)
 
     def test_retransmissions(self) -> None:
         """One peer gets one message at most so many times; another peer has its own count."""

@@ -428,7 +428,7 @@ class ReceiveTests(SynchronousTestCase):
         self.assertEqual((sizes["peers"], sizes["seen"], sizes["pending"]), (2, 1, 1))
         lab.core.accept(self.message.id, 0.0)
         sizes = lab.core.sizes()
-        self.assertEqual(sizes["cached_bytes"], len(self.message.encoded))
+        self.assertEqual(sizes["cached_bytes"], self.message.sendable().cost)
         self.assertEqual(lab.core.topics, (TOPIC,))
         lab.beat(11)
         sizes = lab.core.sizes()
