@@ -7,7 +7,8 @@ asks for. libp2p specs: pubsub/gossipsub/gossipsub-v1.0.md "Message Cache".
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from bzzz.identity.peer_id import PeerID
 from bzzz.wire.gossip_message import Sendable
@@ -59,6 +60,14 @@ class SeenCache:
             del since[oldest]
 
 
+@dataclass(slots=True)
+class _Window:
+    """IDs of one heartbeat's messages."""
+
+    told: dict[str, list[bytes]] = field(default_factory=dict)
+    quiet: list[bytes] = field(default_factory=list)
+
+
 class MessageCache:
     """The messages of the last ``length`` heartbeats, for peers that ask for them.
 
@@ -75,20 +84,24 @@ class MessageCache:
         self._max_bytes = max_bytes
         self._messages: dict[bytes, Sendable] = {}
         self._sent: dict[bytes, dict[PeerID, int]] = {}
-        self._windows: deque[dict[str, list[bytes]]] = deque(({} for _ in range(length)), length)
+        self._windows: deque[_Window] = deque((_Window() for _ in range(length)), length)
         self.bytes = 0
         self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._messages)
 
-    def put(self, message: Sendable) -> None:
-        """Keep a message in the current window."""
+    def put(self, message: Sendable, told: bool = True) -> None:
+        """Keep a message in the current window.
+
+        :param told: whether its ID is for :meth:`gossip_ids`.
+        """
         if message.id in self._messages:
             return
         self._messages[message.id] = message
         self.bytes += message.cost
-        self._windows[0].setdefault(message.topic, []).append(message.id)
+        window = self._windows[0]
+        (window.told.setdefault(message.topic, []) if told else window.quiet).append(message.id)
         while self.bytes > self._max_bytes and len(self._messages) > 1:
             self._forget(next(iter(self._messages)))
             self.evicted += 1
@@ -114,7 +127,7 @@ class MessageCache:
         ids: list[bytes] = []
         messages = self._messages
         for window in islice(self._windows, self._gossip):
-            known = window.get(topic)
+            known = window.told.get(topic)
             if known:
                 ids.extend(message_id for message_id in known if message_id in messages)
         return ids
@@ -122,11 +135,11 @@ class MessageCache:
     def shift(self) -> None:
         """A heartbeat has passed: forget the oldest window, and start a new one."""
         windows = self._windows
-        for ids in windows[-1].values():
-            for message_id in ids:
-                if message_id in self._messages:
-                    self._forget(message_id)
-        windows.appendleft({})  # drops the last, the deque has its length
+        oldest = windows[-1]
+        for message_id in chain(oldest.quiet, *oldest.told.values()):
+            if message_id in self._messages:
+                self._forget(message_id)
+        windows.appendleft(_Window())  # drops the last, the deque has its length
 
     def _forget(self, message_id: bytes) -> None:
         message = self._messages.pop(message_id)

@@ -176,8 +176,9 @@ class GossipParams:
     :ivar backoff_slack: added to a backoff, as the other side's clock and heartbeat differ.
     :ivar max_backoff: longest backoff that a peer's PRUNE can impose.
     :ivar graft_flood_threshold: a GRAFT this soon after the PRUNE counts twice.
-    :ivar postponed_ticks: heartbeats until others are told of a message that need not be pushed:
-        about what a mesh of 50 nodes takes to form on two cores, when all have it from its author.
+    :ivar postponed_ticks: heartbeats until others are told of a message that need not be pushed,
+        and between one telling and the next: about what a mesh of 50 nodes takes to form on two
+        cores, when all have it from its author.
     :ivar calm_ticks: heartbeats without a new peer until the mesh counts as formed. Until then
         postponed messages go on waiting.
     :ivar max_postponed_ticks: heartbeats for which they wait at most.
@@ -232,7 +233,7 @@ class GossipParams:
     graft_flood_threshold: float = 10.0
     postponed_ticks: int = 5
     calm_ticks: int = 3
-    max_postponed_ticks: int = 15
+    max_postponed_ticks: int = 30
     max_postponed_bytes: int = 1 << 20
     flood_publish: bool = True
     seen_ttl: float = 120.0

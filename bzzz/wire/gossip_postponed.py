@@ -4,8 +4,8 @@ A node of Bzzz sends its broadcasts to each peer it is linked to, and the last o
 peer. Were they forwarded like any other message, then in a full mesh everybody would get
 everybody's from the author and from the whole mesh: of 50 nodes each would read six copies of each.
 So what the application calls unhurried waits here. Once it has waited for ``postponed_ticks``
-heartbeats, and no new peer has come for ``calm_ticks``, peers are told by IHAVE that it is there,
-and those who lack it, because they have no link to the author, ask.
+heartbeats or up to twice as long, and no new peer has come for ``calm_ticks``, the topic's mesh is
+told by IHAVE that it is there, and those who lack it, because they have no link to the author, ask.
 
 Enters: messages, heartbeats. Leaves: messages whose time has come. gossipsub-v1.0.md has pushing
 ("eager push") and telling ("lazy push") for every message; this only chooses between them.
@@ -47,10 +47,15 @@ class Postponed:
     def due(self, tick: int, newcomer: int) -> list[Sendable]:
         """The messages that have waited for long enough, the oldest first.
 
+        There are some only each ``postponed_ticks`` heartbeats: an IHAVE costs each peer about the
+        same, of how many messages it may be.
+
         :param newcomer: the heartbeat in which a peer came last. While a mesh forms, who lacks
             something is likely to get it from its author, with the link that it is about to make.
         """
         params = self._params
+        if tick % params.postponed_ticks:
+            return []
         if tick - newcomer < params.calm_ticks:
             tick -= params.max_postponed_ticks - params.postponed_ticks
         messages = []

@@ -412,7 +412,8 @@ class Gossipsub:
         self._meshes.heartbeat(now, self._tick)
         postponed: dict[str, list[bytes]] = {}
         for message in self._postponed.due(self._tick, self._newcomer):
-            self._cache.put(message)
+            # The mesh is told now, and tells on: whoever has no link to the author is in it.
+            self._cache.put(message, told=False)
             postponed.setdefault(message.topic, []).append(message.id)
             for peer_id, peer in self._meshes.members(message.topic).items():
                 # It is sent messages only, and the mesh is told but once.

@@ -44,7 +44,7 @@ class PostponedTests(SynchronousTestCase):
         return told
 
     def test_told_later(self) -> None:
-        """It is pushed to nobody; later the mesh is told of it, and can ask for it."""
+        """It is pushed to nobody; later the mesh is told of it once, and can ask for it."""
         message = self.hear(0, 0)
         self.assertEqual(self.pushed(), set())
         self.assertEqual(self.told(PARAMS.postponed_ticks - 1), {})
@@ -54,6 +54,17 @@ class PostponedTests(SynchronousTestCase):
         self.lab.say(2, iwant=[message.id])
         self.assertEqual(self.pushed(), {2})
         self.assertEqual(self.lab.core.sizes()["postponed"], 0)
+        self.assertEqual(self.told(2 * PARAMS.postponed_ticks), {})
+
+    def test_told_together(self) -> None:
+        """What comes in successive heartbeats is told of by one IHAVE."""
+        self.lab.beat(1)
+        messages = []
+        for number in (0, 1, 2, 3, 0):
+            messages.append(self.hear(number, number).id)
+            self.lab.beat(1)
+        told = self.told(PARAMS.postponed_ticks)
+        self.assertEqual(told[4], messages)
 
     def test_from_others(self) -> None:
         """So it is with what comes by way of others."""
@@ -74,7 +85,7 @@ class PostponedTests(SynchronousTestCase):
             self.newcomer()
             self.assertEqual(self.told(1), {})
         self.assertEqual(self.told(PARAMS.calm_ticks - 2), {})
-        self.assertEqual(self.told(1)[1], [message.id])
+        self.assertEqual(self.told(PARAMS.postponed_ticks)[1], [message.id])
 
     def test_forming_for_ever(self) -> None:
         """Who lacks it is told in the end, even if peers never stop coming."""
