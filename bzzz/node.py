@@ -138,6 +138,7 @@ class NodeService(Service):
                 random=self._random,
                 version=__version__,
                 conflict=self._conflict,
+                in_touch=lambda: self.mesh.swarm.in_touch,
             )
             if config.mdns
             else None

@@ -58,6 +58,7 @@ class MdnsSource:
         (``reactor.callFromThread``).
     :param lost: called when a peer says goodbye. A hint only: anybody can send one.
     :param conflict: called with the addresses when another host announces our peer ID.
+    :param in_touch: whether this node has a link, or somebody is dialling it. Called in the thread.
     :param open_zeroconf: makes an instance for one interface.
     """
 
@@ -73,10 +74,11 @@ class MdnsSource:
         version: str = "",
         lost: Callable[[PeerID], None] | None = None,
         conflict: Callable[[tuple[Multiaddr, ...]], None] | None = None,
+        in_touch: Callable[[], bool] = lambda: False,
         open_zeroconf: Callable[[Announced], Zeroconf] = mdns_interface.open_zeroconf,
     ) -> None:
         self._worker = MdnsWorker(
-            peer_id, name, version, random, call_from_thread, self, open_zeroconf
+            peer_id, name, version, random, call_from_thread, self, open_zeroconf, in_touch
         )
         self._lost = lost
         self._conflict = conflict

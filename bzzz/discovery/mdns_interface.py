@@ -55,14 +55,20 @@ CONFLICT_AGAIN = 60.0
 # multicast is not repeated by the link layer.
 ANNOUNCE_AGAIN = (1.0,)
 
-# Seconds before the first question, at random: RFC 6762 section 5.2, so that hosts that start
-# together do not ask together.
-FIRST_QUESTION = (0.02, 0.12)
+# Seconds before the first question, at random, so that hosts that start together do not ask
+# together. RFC 6762 section 5.2 has 20 to 120 ms for programs that have nothing but the answers to
+# go by. Here the peers that hear our announcement dial us, and tell of the others; a question would
+# have all of them answer to all, and both sides dial.
+FIRST_QUESTION = (1.0, 1.5)
 
 # Further questions: the first after a second, each next one this many times later, to 10 minutes.
 # Announcements tell of new peers; questions find those whose announcement was lost.
 QUESTION_FACTOR = 3.0
 QUESTION_MAX = 600.0
+
+# A node that is in touch with others leaves out the questions that come sooner than so many seconds
+# after the one before.
+UNNEEDED_IN_TOUCH = 27.0
 
 # From this many seconds between questions on, the node answers its own question, so that it is
 # announced again to all; before, its announcements do.
@@ -72,8 +78,8 @@ ANSWER_OWN = 9.0
 COMES_BACK = 3.0
 
 # Seconds after the start until the node is announced as a DNS-SD service: people look at that, and
-# what nodes need of the network in the first seconds goes first.
-DNS_SD_AFTER = (6.0, 10.0)
+# what nodes need to find each other goes first.
+DNS_SD_AFTER = (30.0, 60.0)
 
 # Seconds that the owner of a name has to object: RFC 6762 section 8.1.
 PROBE = 0.25
@@ -177,6 +183,7 @@ class MdnsInterface(RecordUpdateListener):
     :param name: of this node, for people.
     :param own_names: the PTR targets of this node on all its interfaces, now and before.
     :param own_addresses: the addresses of this node on all its interfaces.
+    :param in_touch: whether this node has a link, or somebody is dialling it.
     :param now: monotonic seconds.
     """
 
@@ -191,6 +198,7 @@ class MdnsInterface(RecordUpdateListener):
         label: str,
         own_names: Container[str],
         own_addresses: Callable[[], Container[Multiaddr]],
+        in_touch: Callable[[], bool],
         ear: Ear,
         random: Randomness,
         now: Callable[[], float],
@@ -208,6 +216,7 @@ class MdnsInterface(RecordUpdateListener):
         self._label = label
         self._own_names = own_names
         self._own_addresses = own_addresses
+        self._in_touch = in_touch
         self._ear = ear
         self._random = random
         self._now = now
@@ -296,7 +305,12 @@ class MdnsInterface(RecordUpdateListener):
 
     def _plan_question(self) -> None:
         delay = next(self._question_times)
-        self._after("ask", delay, lambda: self._ask(delay >= ANSWER_OWN))
+        self._after("ask", delay, lambda: self._ask_if_needed(delay))
+
+    def _ask_if_needed(self, delay: float) -> None:
+        if delay >= UNNEEDED_IN_TOUCH or not self._in_touch():
+            self._ask(delay >= ANSWER_OWN)
+        self._plan_question()
 
     def _ask(self, answer_own: bool) -> None:
         now = mdns_records.milliseconds()
@@ -307,7 +321,6 @@ class MdnsInterface(RecordUpdateListener):
             and not (answer_own and record.alias.lower() in self._own_names)
         ]
         self._zeroconf.async_send(mdns_records.question(known, now))
-        self._plan_question()
 
     def _check_came_back(self) -> None:
         if self._came_back:

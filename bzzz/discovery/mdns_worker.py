@@ -81,6 +81,7 @@ class MdnsWorker:
         call_from_thread: Callable[..., Any],
         source: Hearer,
         open_zeroconf: Callable[[Announced], Zeroconf],
+        in_touch: Callable[[], bool],
     ) -> None:
         self.open: dict[str, MdnsInterface] = {}
         self._peer_id = peer_id
@@ -90,6 +91,7 @@ class MdnsWorker:
         self._call_from_thread = call_from_thread
         self._source = source
         self._open_zeroconf = open_zeroconf
+        self._in_touch = in_touch
         self._own_names: deque[str] = deque(maxlen=OWN_NAMES)
         # Replaced as a whole by the reactor's thread, so that this one always reads a whole.
         self._wanted: dict[str, Announced] = {}
@@ -208,6 +210,7 @@ class MdnsWorker:
             label=label,
             own_names=self._own_names,
             own_addresses=self._own_addresses,
+            in_touch=self._in_touch,
             ear=self,
             random=self._random,
             now=loop.time,

@@ -4,7 +4,8 @@ A killed process is noticed by its kernel closing the sockets, and a machine tha
 node's kernel (:mod:`bzzz.net.keepalive`); this is for processes that hang. A link over which
 nothing came for :data:`IDLE` seconds is pinged; one that then stays silent for :data:`DEADLINE`
 seconds *during which this node's own reactor ran on time* is cut. Whatever arrives is proof of
-life, so busy links are never pinged. A new link is pinged once, soon, for its round-trip time.
+life, so busy links are never pinged. A new link is pinged once, for its round-trip time: at once
+while there are few, and else when the mesh has formed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from bzzz.wire.multiaddr import Multiaddr
 __all__ = ["Liveness"]
 
 # Seconds without a byte until a ping, drawn anew each time between these two: were they one number
-# the same side would always ping first and the other never learn its round-trip time. Long, since
-# a full mesh of N nodes pings N * (N - 1) / 2 links this often.
+# the same side would always ping first and the other never learn its round-trip time.
 IDLE = (12.0, 15.0)
+
+# With more links than this the time grows as their number, so that a node of a large mesh is not
+# busy with pings: of 100 nodes each hears from each other by its broadcasts about as often.
+IDLE_LINKS = 32
 
 # Seconds that a ping may stay unanswered while the peer's kernel answers. A peer that is busy takes
 # milliseconds.
@@ -40,6 +44,9 @@ TICK = 0.5
 
 # New links pinged at one look, so that a look stays short when a whole mesh has formed.
 FIRST_PINGS = 8
+
+# With more links than that, seconds without a new one until the mesh counts as formed.
+FORMED_AFTER = 2.0
 
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2).
 SMOOTHING = 0.125
@@ -80,6 +87,7 @@ class Liveness:
         self._lag = lag
         self._calm = calm
         self._watched: dict[Link, _Watch] = {}
+        self._newest = float("-inf")
         self._ticks = Periodic(clock, TICK, self._tick, "checking which links are alive", self._log)
 
     def start(self) -> None:
@@ -92,7 +100,8 @@ class Liveness:
 
     def link_up(self, link: Link) -> None:
         """Watch the link."""
-        self._watched[link] = _Watch(self._random.uniform(*IDLE))
+        self._watched[link] = _Watch(self._draw_idle())
+        self._newest = self._clock.seconds()
 
     def link_down(self, link: Link, reason: str) -> None:
         """Watch it no more."""
@@ -107,7 +116,7 @@ class Liveness:
 
     def _tick(self) -> None:
         now = self._clock.seconds()
-        first = FIRST_PINGS if self._calm() else 0
+        first = FIRST_PINGS if self._has_formed(now) else 0
         for link, watch in list(self._watched.items()):
             silent = now - link.last_received
             if watch.pinged_at is None:
@@ -126,11 +135,18 @@ class Liveness:
             if waited >= DEADLINE:
                 link.abort(f"no sign of life for {silent:.1f} s")
 
+    def _has_formed(self, now: float) -> bool:
+        few = len(self._watched) <= FIRST_PINGS
+        return self._calm() and (few or now - self._newest >= FORMED_AFTER)
+
+    def _draw_idle(self) -> float:
+        return self._random.uniform(*IDLE) * max(1.0, len(self._watched) / IDLE_LINKS)
+
     def _ping(self, link: Link, watch: _Watch) -> None:
         watch.is_new = False
         watch.pinged_at = self._clock.seconds()
         watch.lag_then = self._lag.so_far()
-        watch.idle = self._random.uniform(*IDLE)
+        watch.idle = self._draw_idle()
 
         def answered(rtt: float) -> None:
             watch.pinged_at = None

@@ -168,6 +168,14 @@ class Swarm:
         return self._addresses
 
     @property
+    def in_touch(self) -> bool:
+        """Whether there is a link, or a connection that may become one.
+
+        May be asked from another thread.
+        """
+        return bool(self.links or self._handshakes or self._dialling)
+
+    @property
     def pending_handshakes(self) -> int:
         """How many inbound connections are in their handshake."""
         return len(self._handshakes)

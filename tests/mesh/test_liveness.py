@@ -11,7 +11,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import StreamReset
 from bzzz.mesh.lag import INTERVAL, ReactorLag
-from bzzz.mesh.liveness import DEADLINE, FIRST_PINGS, IDLE, TICK, Liveness
+from bzzz.mesh.liveness import (
+    DEADLINE,
+    FIRST_PINGS,
+    FORMED_AFTER,
+    IDLE,
+    IDLE_LINKS,
+    TICK,
+    Liveness,
+)
 
 
 class Link:
@@ -72,6 +80,7 @@ class LivenessTests(SynchronousTestCase):
     def test_forming(self) -> None:
         """While a mesh forms new links are pinged only when idle; after it, a few at a time."""
         self.answer(0.001)
+        self.run_for(FORMED_AFTER)
         self.calm = False
         links: list[Any] = [Link(self.clock) for _ in range(FIRST_PINGS + 1)]
         for link in links:
@@ -84,6 +93,46 @@ class LivenessTests(SynchronousTestCase):
         self.calm = False
         self.run_for(IDLE[1])
         self.assertEqual(len(self.pings), 3 + FIRST_PINGS)
+
+    def add_links(self, count: int) -> list[Any]:
+        """So many links come up, and are heard of for the last time."""
+        links: list[Any] = [Link(self.clock) for _ in range(count)]
+        for link in links:
+            self.liveness.link_up(link)
+        return links
+
+    def test_many_new(self) -> None:
+        """Of many links the first pings wait until no new one came for a while."""
+        self.answer(0.001)
+        self.add_links(FIRST_PINGS)
+        for _ in range(5):
+            self.run_for(FORMED_AFTER - TICK)
+            self.add_links(1)
+        self.assertEqual(len(self.pings), 1)
+        self.run_for(FORMED_AFTER + TICK)
+        self.assertEqual(len(self.pings), 1 + FIRST_PINGS)
+
+    def test_few_new(self) -> None:
+        """Of few they do not."""
+        self.answer(0.001)
+        self.add_links(FIRST_PINGS - 1)
+        self.run_for(TICK)
+        self.assertEqual(len(self.pings), FIRST_PINGS)
+
+    def test_many_idle(self) -> None:
+        """The links of a large mesh are pinged more rarely, and cut all the same."""
+        self.answer(0.001)
+        self.liveness.link_down(self.link, "gone")
+        links = self.add_links(2 * IDLE_LINKS)
+        self.run_for(FORMED_AFTER + TICK * (2 + len(links) / FIRST_PINGS))
+        for ping, link in zip(self.pings[1:], links, strict=True):
+            link.hear()
+            ping.callback(0.001)
+        first = len(self.pings)
+        self.run_for(2 * IDLE[0] - TICK)
+        self.assertEqual(len(self.pings), first)
+        self.run_for(2 * (IDLE[1] - IDLE[0]) + DEADLINE + 4 * TICK)
+        self.assertTrue(all(link.aborted for link in links))
 
     def test_busy(self) -> None:
         """A link over which something comes is never pinged again."""
