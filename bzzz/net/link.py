@@ -267,7 +267,7 @@ class Link(Protocol):
         keepalive.watch(transport)
         transport.registerProducer(self, True)
         self._set_deadline(HANDSHAKE_TIMEOUT, self._handshake_late)
-        if self.turns.has_time:
+        if self.turns.is_free:
             self._start()
         else:
             self._wait()
@@ -280,7 +280,7 @@ class Link(Protocol):
         if self._in_line:
             self._unread += data
             self._pause()
-        elif self.turns.has_time:
+        elif self.turns.is_free:
             self._receive(data)
             if self.connection.has_unread and not self.closed:
                 self._wait()

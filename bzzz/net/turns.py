@@ -21,13 +21,13 @@ __all__ = ["BUDGET", "Turns"]
 
 # What may be spent in one turn before the rest waits, in seconds. One thing more is always begun,
 # and what cannot wait comes on top (writing, closing), so that a turn stays below 10 ms.
-BUDGET = 0.003
+BUDGET = 0.004
 
 
 class Turns:
     """The budget of each turn.
 
-    :param clock: ``callLater(0)`` is the next turn.
+    :param clock: ``callLater(0)`` is in this turn, after the sockets that have something to read.
     :param spent: seconds of CPU time this thread has used (:func:`time.thread_time`); without it
         a turn has time for everything, as in the simulator.
     """
@@ -37,52 +37,67 @@ class Turns:
         self._spent = spent
         self._since = 0.0
         self._begun = False
+        self._planned = False
         self._waiting: deque[Callable[[], None]] = deque()
         self._handshakes: deque[Callable[[], None]] = deque()
 
     @property
+    def is_free(self) -> bool:
+        """Whether there is time left in this turn, and nobody has waited for it longer."""
+        return self.has_time and not self._waiting and not self._handshakes
+
+    @property
     def has_time(self) -> bool:
-        """Whether there is time left in this turn."""
+        """Whether there is time left in this turn, for whoever has it already."""
         if self._spent is None:
             return True
         if self._begun:
             return self._spent() - self._since < BUDGET
-        self._begun = True
-        self._since = self._spent()
-        self._clock.callLater(0, self._next)
+        self._begin()
+        self._plan()
         return True
 
     def when_there_is_time(self, work: Callable[[], None]) -> None:
         """Do ``work`` now, or when its turn comes."""
-        if not self._waiting and not self._handshakes and self.has_time:
+        if self.is_free:
             work()
         else:
             self.wait(work)
 
     def wait(self, work: Callable[[], None], handshake: bool = False) -> None:
-        """Do ``work`` in a later turn.
+        """Do ``work`` in a later turn, or at the end of this one.
 
         :param handshake: whether it is part of one.
         """
-        if not self._begun:
-            self._begun = True
-            self._since = 0.0 if self._spent is None else self._spent()
-            self._clock.callLater(0, self._next)
         (self._handshakes if handshake else self._waiting).append(work)
+        self._plan()
 
-    def _next(self) -> None:
-        """A new turn: first those who waited."""
-        self._begun = False
+    def _begin(self) -> None:
+        self._begun = True
+        self._since = 0.0 if self._spent is None else self._spent()
+
+    def _plan(self) -> None:
+        if not self._planned:
+            self._planned = True
+            self._clock.callLater(0, self._end)
+
+    def _end(self) -> None:
+        """The sockets have been read: those who waited, with the time that is left.
+
+        Who still waits then is first in the next turn: newcomers get in line behind them.
+        """
+        self._planned = False
+        if not self._begun:
+            self._begin()
         # What these put off again has its turn after the next.
         handshakes, others = len(self._handshakes), len(self._waiting)
-        while handshakes or others:
+        while (handshakes or others) and self.has_time:
             if handshakes:
-                if not self.has_time:
-                    return
                 handshakes -= 1
                 self._handshakes.popleft()()
-            if others:
-                if not self.has_time:
-                    return
+            if others and self.has_time:
                 others -= 1
                 self._waiting.popleft()()
+        self._begun = False
+        if self._waiting or self._handshakes:
+            self._plan()

@@ -83,6 +83,8 @@ class InboundTests(SynchronousTestCase):
         self.send(*rpcs[5:])
         self.assertEqual(self.owner.rpcs, rpcs[:3])
         self.clock.turn()
+        self.assertEqual(self.owner.rpcs, rpcs[:3])
+        self.clock.turn()
         self.assertEqual(self.owner.rpcs, rpcs[:6])
         self.assertEqual(self.transport.producerState, "paused")
         self.clock.turn()

@@ -48,19 +48,30 @@ class BudgetTests(SynchronousTestCase):
         for name in "abcde":
             self.ask(name, BUDGET * 0.6)
         self.assertEqual(self.done, ["a", "b"])
+        self.assertEqual(self.turn(), [])
         self.assertEqual(self.turn(), ["c", "d"])
         self.assertEqual(self.turn(), ["e"])
         self.assertEqual(self.turn(), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_what_waited_counts_against_its_turn(self) -> None:
-        """Newcomers of a turn that served the waiting get what is left of it: nothing."""
-        for name in "ab":
+    def test_newcomers_wait_behind_the_waiting(self) -> None:
+        """Though there is time, who came first is first."""
+        for name in "abc":
             self.ask(name, BUDGET)
+        self.assertEqual(self.turn(), [])
         self.assertEqual(self.turn(), ["b"])
-        self.ask("c", BUDGET)
+        self.ask("d", BUDGET)
         self.assertEqual(self.done, ["b"])
         self.assertEqual(self.turn(), ["c"])
+        self.assertEqual(self.turn(), ["d"])
+
+    def test_one_budget(self) -> None:
+        """What was done at once and what waited share the turn's time."""
+        self.ask("a", BUDGET * 0.5)
+        for name in "bcd":
+            self.turns.wait(lambda name=name: self.work(name, BUDGET * 0.3))  # type: ignore[misc]  # each its own
+        self.assertEqual(self.turn(), ["b", "c"])
+        self.assertEqual(self.turn(), ["d"])
 
     def test_work_that_goes_on_is_behind_the_others(self) -> None:
         """Whoever has more to do than fits gets in line again."""
