@@ -68,7 +68,7 @@ QUESTION_MAX = 600.0
 
 # A node that is in touch with others leaves out the questions that come sooner than so many seconds
 # after the one before.
-UNNEEDED_IN_TOUCH = 27.0
+UNNEEDED_IN_TOUCH = 81.0
 
 # From this many seconds between questions on, the node answers its own question, so that it is
 # announced again to all; before, its announcements do.

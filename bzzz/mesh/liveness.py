@@ -42,11 +42,13 @@ DEADLINE = 4.0
 # How often links are looked at, in seconds.
 TICK = 0.5
 
-# New links pinged at one look, so that a look stays short when a whole mesh has formed.
-FIRST_PINGS = 8
+# With no more links than this, new ones are pinged at the next look.
+FEW_LINKS = 8
 
-# With more links than that, seconds without a new one until the mesh counts as formed.
-FORMED_AFTER = 2.0
+# With more, so many at one look, once none came for so many seconds: while some nodes of a mesh
+# have all their links others still form it, and this can wait.
+FIRST_PINGS = 2
+FORMED_AFTER = 10.0
 
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2).
 SMOOTHING = 0.125
@@ -116,7 +118,7 @@ class Liveness:
 
     def _tick(self) -> None:
         now = self._clock.seconds()
-        first = FIRST_PINGS if self._has_formed(now) else 0
+        first = self._first_pings(now) if self._calm() else 0
         for link, watch in list(self._watched.items()):
             silent = now - link.last_received
             if watch.pinged_at is None:
@@ -135,9 +137,10 @@ class Liveness:
             if waited >= DEADLINE:
                 link.abort(f"no sign of life for {silent:.1f} s")
 
-    def _has_formed(self, now: float) -> bool:
-        few = len(self._watched) <= FIRST_PINGS
-        return self._calm() and (few or now - self._newest >= FORMED_AFTER)
+    def _first_pings(self, now: float) -> int:
+        if len(self._watched) <= FEW_LINKS:
+            return FEW_LINKS
+        return FIRST_PINGS if now - self._newest >= FORMED_AFTER else 0
 
     def _draw_idle(self) -> float:
         return self._random.uniform(*IDLE) * max(1.0, len(self._watched) / IDLE_LINKS)

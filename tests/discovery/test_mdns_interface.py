@@ -162,7 +162,7 @@ class ScheduleTests(InterfaceCase):
         """A node that has links asks seldom; one that has them no more, at the next time."""
         self.in_touch = True
         self.interface.start()
-        self.assertEqual(self.asked(40), 0)
+        self.assertEqual(self.asked(120), 0)
         self.assertEqual(self.asked(10), 1)
         self.interface.refresh()
         self.assertEqual(self.asked(3), 0)

@@ -13,6 +13,7 @@ from bzzz.errors import StreamReset
 from bzzz.mesh.lag import INTERVAL, ReactorLag
 from bzzz.mesh.liveness import (
     DEADLINE,
+    FEW_LINKS,
     FIRST_PINGS,
     FORMED_AFTER,
     IDLE,
@@ -80,11 +81,8 @@ class LivenessTests(SynchronousTestCase):
     def test_forming(self) -> None:
         """While a mesh forms new links are pinged only when idle; after it, a few at a time."""
         self.answer(0.001)
-        self.run_for(FORMED_AFTER)
         self.calm = False
-        links: list[Any] = [Link(self.clock) for _ in range(FIRST_PINGS + 1)]
-        for link in links:
-            self.liveness.link_up(link)
+        self.add_links(FEW_LINKS)
         self.run_for(IDLE[0] - TICK)
         self.assertEqual(len(self.pings), 1)
         self.calm = True
@@ -92,7 +90,7 @@ class LivenessTests(SynchronousTestCase):
         self.assertEqual(len(self.pings), 1 + FIRST_PINGS)
         self.calm = False
         self.run_for(IDLE[1])
-        self.assertEqual(len(self.pings), 3 + FIRST_PINGS)
+        self.assertEqual(len(self.pings), 2 + FEW_LINKS)
 
     def add_links(self, count: int) -> list[Any]:
         """So many links come up, and are heard of for the last time."""
@@ -104,20 +102,24 @@ class LivenessTests(SynchronousTestCase):
     def test_many_new(self) -> None:
         """Of many links the first pings wait until no new one came for a while."""
         self.answer(0.001)
-        self.add_links(FIRST_PINGS)
+        links = [self.link, *self.add_links(FEW_LINKS)]
         for _ in range(5):
-            self.run_for(FORMED_AFTER - TICK)
-            self.add_links(1)
+            self.run_for(2.0)
+            links += self.add_links(1)
+            for link in links:
+                link.hear()
         self.assertEqual(len(self.pings), 1)
-        self.run_for(FORMED_AFTER + TICK)
+        self.run_for(FORMED_AFTER - TICK)
+        self.assertEqual(len(self.pings), 1)
+        self.run_for(TICK + 0.1)
         self.assertEqual(len(self.pings), 1 + FIRST_PINGS)
 
     def test_few_new(self) -> None:
         """Of few they do not."""
         self.answer(0.001)
-        self.add_links(FIRST_PINGS - 1)
+        self.add_links(FEW_LINKS - 1)
         self.run_for(TICK)
-        self.assertEqual(len(self.pings), FIRST_PINGS)
+        self.assertEqual(len(self.pings), FEW_LINKS)
 
     def test_many_idle(self) -> None:
         """The links of a large mesh are pinged more rarely, and cut all the same."""
