@@ -38,13 +38,14 @@ class Turns:
         self._since = 0.0
         self._begun = False
         self._planned = False
+        self._left_over = False
         self._waiting: deque[Callable[[], None]] = deque()
         self._handshakes: deque[Callable[[], None]] = deque()
 
     @property
     def is_free(self) -> bool:
-        """Whether there is time left in this turn, and nobody has waited for it longer."""
-        return self.has_time and not self._waiting and not self._handshakes
+        """Whether there is time left in this turn, and nobody waits since the one before."""
+        return self.has_time and not self._left_over
 
     @property
     def has_time(self) -> bool:
@@ -100,4 +101,7 @@ class Turns:
                 self._waiting.popleft()()
         self._begun = False
         if self._waiting or self._handshakes:
+            self._left_over = self._spent is not None
             self._plan()
+        else:
+            self._left_over = False
