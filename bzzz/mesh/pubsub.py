@@ -96,6 +96,8 @@ class PubSub:
         self._inbounds: dict[Link, Inbound] = {}
         self._slow: dict[PeerID, Conversation] = {}
         self._counts: Counter[str] = Counter()
+        # Frames that have no time in this turn: a message to a hundred peers takes 10 ms and more.
+        self._unsent: dict[PeerID, list[bytes]] = {}
         self._flush_planned = False
         self._running = False
         self._heartbeat = Periodic(
@@ -244,6 +246,7 @@ class PubSub:
         """The stream to a peer was lost."""
         peer = conversation.link.remote_peer
         self._slow.pop(peer, None)
+        self._unsent.pop(peer, None)
         self.core.stream_lost(peer)
 
     def inbound(self, link: Link) -> Inbound | None:
@@ -330,10 +333,10 @@ class PubSub:
             if conversation is not None:
                 self._counts["dropped_invalid"] += 1
                 conversation.link.abort(reason)
-        self._flush()
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
-        """Send in the reactor's next turn: what comes together goes together.
+        """Send at this turn's end or in the next ones: what comes together goes together.
 
         When links wait for their turn this waits behind them, so that a busy node sends fewer and
         longer RPCs, and so do its peers read.
@@ -345,21 +348,35 @@ class PubSub:
     def _flush_as_planned(self) -> None:
         self._flush_planned = False
         if self._running:
-            self._flush()
+            self._take_rpcs()
+            turns = self._swarm.turns
+            while self._unsent and turns.has_time:
+                self._send_next()
+            if self._unsent:
+                self._flush_soon()
 
     def _flush(self) -> None:
-        queued: dict[PeerID, list[bytes]] = {}
+        """Send all there is, however long it takes."""
+        self._take_rpcs()
+        while self._unsent:
+            self._send_next()
+
+    def _take_rpcs(self) -> None:
+        unsent = self._unsent
         last = framed = b""
         for peer, rpc in self.core.take_rpcs():
             # Usually one message for many peers: they share its frame, too.
             if rpc is not last:
                 last, framed = rpc, frame(rpc)
-            queued.setdefault(peer, []).append(framed)
-        for peer, frames in queued.items():
-            conversation = self._peers.get(peer)
-            if conversation is not None:
-                self._counts["rpcs_sent"] += len(frames)
-                self._write(conversation, frames[0] if len(frames) == 1 else b"".join(frames))
+            unsent.setdefault(peer, []).append(framed)
+
+    def _send_next(self) -> None:
+        peer = next(iter(self._unsent))
+        frames = self._unsent.pop(peer)
+        conversation = self._peers.get(peer)
+        if conversation is not None:
+            self._counts["rpcs_sent"] += len(frames)
+            self._write(conversation, frames[0] if len(frames) == 1 else b"".join(frames))
 
     def _write(self, conversation: Conversation, data: bytes) -> None:
         waiting = conversation.write(data)
@@ -385,6 +402,7 @@ class PubSub:
     def _forget(self, conversation: Conversation) -> None:
         peer = conversation.link.remote_peer
         del self._peers[peer]
+        self._unsent.pop(peer, None)
         self._slow.pop(peer, None)
         self.core.remove_peer(peer, self._clock.seconds())
         conversation.end()
