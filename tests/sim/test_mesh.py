@@ -330,4 +330,4 @@ class SeedTests(SimulationCase):
         self.assertEqual(first.history, again.history)
         self.assertEqual(first.digest, again.digest)
         self.assertNotEqual(first.digest, other.digest)
-        self.assertGreater(len(first.history), 1000)
+        self.assertGreater(len(first.history), 500)
