@@ -29,6 +29,10 @@ MAX_ID_SIZE = 256
 # IDs of one RPC's IHAVEs that are looked up: 5000 each for some topics, in about 2 ms.
 MAX_LOOKS = 20_000
 
+# Heartbeats for which a peer that asked for a message is told of each: some intervals of
+# broadcasts.
+ASKED_LATELY = 120
+
 
 class LazyGossip:
     """What goes around the meshes, to peers that are not in them."""
@@ -136,6 +140,7 @@ class LazyGossip:
                 if peer.iwant_bytes > params.max_iwant_bytes:
                     self._ignored["iwant_too_many_bytes"] += 1
                     return
+                peer.asked = self._tick
                 self._peers.send(peer, message.encoded)
 
     def idontwant_received(self, peer: Peer, refusals: Iterable[Iterable[bytes]]) -> None:
@@ -166,11 +171,24 @@ class LazyGossip:
             if peer.knows_idontwant and peer.peer_id not in (sender, message.origin):
                 self._peers.idontwant(peer, message.id)
 
-    def tell_mesh(self, topic: str, ids: list[bytes], mesh: Iterable[Peer]) -> None:
-        """Tell the mesh of messages that it was not sent, for those who lack them to ask."""
-        for peer in mesh:
+    def tell(self, topic: str, ids: list[bytes], members: dict[PeerID, Peer]) -> None:
+        """Tell of messages that nobody was sent, for those who lack them to ask.
+
+        Told are the mesh, who asked for something lately (it has few links, so nobody else may tell
+        it), and some others, who will ask if they are such.
+        """
+        for peer in members.values():
             if self._may_be_told(peer):
                 self._tell(peer, topic, ids)
+        since = self._tick - ASKED_LATELY
+        rest = []
+        for peer in self._others(topic, members):
+            if peer.asked is not None and peer.asked >= since:
+                self._tell(peer, topic, ids)
+            else:
+                rest.append(peer)
+        for peer in self._some(rest):
+            self._tell(peer, topic, ids)
 
     def heartbeat(
         self, now: float, tick: int, topics: Iterable[tuple[str, dict[PeerID, Peer]]]
@@ -239,14 +257,19 @@ class LazyGossip:
         ids = self._cache.gossip_ids(topic)
         if not ids:
             return
-        candidates = [
+        for peer in self._some(self._others(topic, members)):
+            self._tell(peer, topic, ids)
+
+    def _others(self, topic: str, members: dict[PeerID, Peer]) -> list[Peer]:
+        return [
             peer
             for peer_id, peer in self._peers.in_topic(topic).items()
             if peer_id not in members and self._may_be_told(peer)
         ]
+
+    def _some(self, candidates: list[Peer]) -> list[Peer]:
         count = max(self._params.d_lazy, int(self._params.gossip_factor * len(candidates)))
-        for peer in choose(self._random, candidates, count):
-            self._tell(peer, topic, ids)
+        return choose(self._random, candidates, count)
 
     def _may_be_told(self, peer: Peer) -> bool:
         threshold = self._params.score.gossip_threshold

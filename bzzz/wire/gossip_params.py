@@ -181,7 +181,8 @@ class GossipParams:
         cores, when all have it from its author.
     :ivar calm_ticks: heartbeats without a new peer until the mesh counts as formed. Until then
         postponed messages go on waiting.
-    :ivar max_postponed_ticks: heartbeats for which they wait at most.
+    :ivar max_postponed_ticks: heartbeats for which they wait at most, and up to ``postponed_ticks``
+        more until the next telling.
     :ivar max_postponed_bytes: memory of messages that wait so; more are pushed at once.
     :ivar flood_publish: own messages go to every peer in the topic, not only to the mesh.
     :ivar seen_ttl: how long a message ID is remembered; 120 as in go-libp2p.
@@ -273,5 +274,7 @@ class GossipParams:
             raise LocalProtocolError("d_score must be at most d")
         if not 1 <= self.history_gossip <= self.history_length:
             raise LocalProtocolError("history_gossip must be from 1 to history_length")
+        if self.postponed_ticks < 1:
+            raise LocalProtocolError("postponed_ticks must be at least 1")
         if self.max_message_size > self.max_rpc_size - 1024:
             raise LocalProtocolError("max_message_size must leave 1 KiB of an RPC free")

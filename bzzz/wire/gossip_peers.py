@@ -37,10 +37,12 @@ class Peer:
     :ivar outbound: whether this node dialled the link.
     :ivar congested: whether the peer takes slowly, so that gossip is not worth sending.
     :ivar topics: its subscriptions.
+    :ivar asked: the heartbeat in which it last asked for a message and was sent it.
     :ivar dont_send: messages it has, by IDONTWANT, and the heartbeat that said so.
     """
 
     __slots__ = (
+        "asked",
         "chunks",
         "congested",
         "control",
@@ -68,6 +70,7 @@ class Peer:
         self.topics: dict[str, None] = {}
         self.chunks: list[bytes] = []
         self.held = 0
+        self.asked: int | None = None
         self.control: rpc_pb2.ControlMessage | None = None
         self.dont_send: dict[bytes, int] = {}
         # What it did in the heartbeat of this number; another number means nothing yet.

@@ -4,8 +4,9 @@ A node of Bzzz sends its broadcasts to each peer it is linked to, and the last o
 peer. Were they forwarded like any other message, then in a full mesh everybody would get
 everybody's from the author and from the whole mesh: of 50 nodes each would read six copies of each.
 So what the application calls unhurried waits here. Once it has waited for ``postponed_ticks``
-heartbeats or up to twice as long, and no new peer has come for ``calm_ticks``, the topic's mesh is
-told by IHAVE that it is there, and those who lack it, because they have no link to the author, ask.
+heartbeats or up to twice as long, and no new peer has come for ``calm_ticks``, the topic's mesh and
+some others are told by IHAVE that it is there, and those who lack it, because they have no link to
+the author, ask. Who asks is told of all from then on: it may be in nobody's mesh.
 
 Enters: messages, heartbeats. Leaves: messages whose time has come. gossipsub-v1.0.md has pushing
 ("eager push") and telling ("lazy push") for every message; this only chooses between them.

@@ -412,7 +412,7 @@ class Gossipsub:
         self._meshes.heartbeat(now, self._tick)
         postponed: dict[str, list[bytes]] = {}
         for message in self._postponed.due(self._tick, self._newcomer):
-            # The mesh is told now, and tells on: whoever has no link to the author is in it.
+            # Told of once, below, and not in each of the next heartbeats.
             self._cache.put(message, told=False)
             postponed.setdefault(message.topic, []).append(message.id)
             for peer_id, peer in self._meshes.members(message.topic).items():
@@ -420,7 +420,7 @@ class Gossipsub:
                 if peer.congested and peer_id != message.origin:
                     self._peers.send(peer, message.encoded)
         for topic, ids in postponed.items():
-            self._lazy.tell_mesh(topic, ids, self._meshes.members(topic).values())
+            self._lazy.tell(topic, ids, self._meshes.members(topic))
         topics = self._meshes.gossip_topics()
         self._lazy.heartbeat(
             now, self._tick, [(topic, self._meshes.members(topic)) for topic in topics]

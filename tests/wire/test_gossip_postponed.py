@@ -56,6 +56,25 @@ class PostponedTests(SynchronousTestCase):
         self.assertEqual(self.lab.core.sizes()["postponed"], 0)
         self.assertEqual(self.told(2 * PARAMS.postponed_ticks), {})
 
+    def test_outside_the_mesh(self) -> None:
+        """Some others are told too, and those who asked before always."""
+        self.lab = Lab(45)
+        self.lab.beat(10)
+        self.lab.sent()
+        members = {self.lab.ids.index(peer) for peer in self.lab.core.mesh_peers(TOPIC)}
+        outside = [number for number in range(1, 45) if number not in members]
+        lonely = outside[:8]
+        for number in lonely:
+            message = self.hear(0, 0)
+            while not self.told(1):
+                pass
+            self.lab.say(number, iwant=[message.id])
+        for _ in range(3):
+            self.hear(0, 0)
+            told = set(self.told(2 * PARAMS.postponed_ticks))
+            self.assertLessEqual(members - {0} | set(lonely), told)
+            self.assertEqual(len(told - members - set(lonely)), PARAMS.d_lazy)
+
     def test_told_together(self) -> None:
         """What comes in successive heartbeats is told of by one IHAVE."""
         self.lab.beat(1)
@@ -140,6 +159,33 @@ class PostponedTests(SynchronousTestCase):
         message = self.hear(0, 0)
         self.lab.core.remove_peer(self.lab.ids[0], self.lab.now)
         self.assertEqual(self.told(PARAMS.postponed_ticks)[1], [message.id])
+
+
+class HubTests(SynchronousTestCase):
+    """Nodes that are linked to one only, more than its mesh has room for."""
+
+    def test_hub(self) -> None:
+        """After some intervals each hears whatever any other says."""
+        network = Network(41, unhurried=True)
+        for number in range(1, 41):
+            network.link(number, 0)
+        network.subscribe_all()
+        network.pass_time(20)
+        for interval in range(12):
+            for number in range(1, 41):
+                network.publish(number, b"%d %d" % (number, interval))
+                if number % 2:
+                    network.pass_time(1)
+            network.pass_time(10)
+        network.pass_time(PARAMS.max_postponed_ticks)
+        for number in range(1, 41):
+            heard = {message.data for message in network.delivered[number]}
+            missed = [
+                author
+                for author in range(1, 41)
+                if author != number and b"%d 11" % author not in heard
+            ]
+            self.assertEqual(missed, [], number)
 
 
 class LineTests(SynchronousTestCase):
