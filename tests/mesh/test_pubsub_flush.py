@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bzzz.mesh import pubsub
 from bzzz.net.turns import BUDGET, Turns
 from bzzz.wire.pb import rpc_pb2
 from tests.mesh.test_pubsub import TOPIC, FakeStream, Node, PubSubTestCase, RawPeer, connect
@@ -28,6 +29,7 @@ class FlushTests(PubSubTestCase):
             self.node.pubsub.core.receive_rpc(peer.id, rpc.SerializeToString(), 0.0)
         self.turn()
         self.spent = 0.0
+        self.patch(pubsub, "AT_ONCE", 1)
         self.node.swarm.turns = Turns(self.clock, lambda: self.spent)
         write = FakeStream.write
         case = self
@@ -78,9 +80,13 @@ class FlushTests(PubSubTestCase):
         self.assertEqual(self.got(), [1] * PEERS)
 
     def test_lost(self) -> None:
-        """What waits for a peer that is lost is forgotten."""
+        """What waits for a peer goes with its link; the next one starts with a greeting."""
         self.node.pubsub.publish(TOPIC, b"news")
         self.one_turn()
-        self.node.swarm.links[self.peers[-1].id].abort("gone")
-        self.turn(40)
+        last = self.peers[-1]
+        connect(self.node.swarm, last.swarm)
+        for _ in range(20):
+            self.one_turn()
         self.assertEqual(self.got(), [1] * (PEERS - 1))
+        first = rpc_pb2.RPC.FromString(last.opened[-1].rpcs[0])
+        self.assertEqual([each.topicid for each in first.subscriptions], [TOPIC])

@@ -48,9 +48,8 @@ class BudgetTests(SynchronousTestCase):
         for name in "abcde":
             self.ask(name, BUDGET * 0.6)
         self.assertEqual(self.done, ["a", "b"])
-        self.assertEqual(self.turn(), [])
-        self.assertEqual(self.turn(), ["c", "d"])
-        self.assertEqual(self.turn(), ["e"])
+        self.assertEqual(self.turn(), ["c"])
+        self.assertEqual(self.turn(), ["d", "e"])
         self.assertEqual(self.turn(), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -58,7 +57,6 @@ class BudgetTests(SynchronousTestCase):
         """Though there is time, who came first is first."""
         for name in "abc":
             self.ask(name, BUDGET)
-        self.assertEqual(self.turn(), [])
         self.assertEqual(self.turn(), ["b"])
         self.ask("d", BUDGET)
         self.assertEqual(self.done, ["b"])
@@ -99,6 +97,28 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.turn(), ["C", "c"])
         self.assertEqual(self.turn(), ["D", "d"])
         self.assertEqual(self.turn(), [])
+
+    def test_others_spend_it_all(self) -> None:
+        """Those who waited get a little of each turn, whatever else is done in it."""
+        self.turns.wait(lambda: self.work("a", BUDGET))
+        self.turns.wait(lambda: self.work("b", BUDGET))
+        done = []
+        for _ in range(2):
+            self.assertTrue(self.turns.has_time)
+            self.spent += 10 * BUDGET
+            done += self.turn()
+        self.assertEqual(done, ["a", "b"])
+
+    def test_a_bug(self) -> None:
+        """What raises does not keep the others from their turn."""
+
+        def bad() -> None:
+            raise RuntimeError("a bug")
+
+        self.turns.wait(bad)
+        self.turns.wait(lambda: self.work("other", 0.0))
+        self.assertRaises(RuntimeError, self.turn)
+        self.assertEqual(self.turn(), ["other"])
 
     def test_without_a_clock_nothing_waits(self) -> None:
         """In the simulator a turn has time for everything."""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -65,6 +66,12 @@ class Wire:
         self.written: list[bytes] = []
         self.reading = True
         self.aborted = False
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.1", 4001)
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "192.0.2.2", 4002)
 
     def setTcpNoDelay(self, _: bool) -> None:
         pass
