@@ -50,6 +50,9 @@ FEW_LINKS = 8
 FIRST_PINGS = 2
 FORMED_AFTER = 10.0
 
+# A link that is as old, in seconds, does not wait for that: in some meshes somebody always comes.
+LONG_ENOUGH = 60.0
+
 # Weight of the newest sample in the smoothed round-trip time (RFC 6298, section 2).
 SMOOTHING = 0.125
 
@@ -57,8 +60,9 @@ SMOOTHING = 0.125
 class _Watch:
     """What is known of one link's liveness."""
 
-    def __init__(self, idle: float) -> None:
+    def __init__(self, idle: float, since: float) -> None:
         self.idle = idle
+        self.since = since
         self.is_new = True
         self.pinged_at: float | None = None
         self.lag_then = 0.0
@@ -102,8 +106,8 @@ class Liveness:
 
     def link_up(self, link: Link) -> None:
         """Watch the link."""
-        self._watched[link] = _Watch(self._draw_idle())
         self._newest = self._clock.seconds()
+        self._watched[link] = _Watch(self._random.uniform(*IDLE), self._newest)
 
     def link_down(self, link: Link, reason: str) -> None:
         """Watch it no more."""
@@ -118,14 +122,17 @@ class Liveness:
 
     def _tick(self) -> None:
         now = self._clock.seconds()
-        first = self._first_pings(now) if self._calm() else 0
+        many = max(1.0, len(self._watched) / IDLE_LINKS)
+        few = len(self._watched) <= FEW_LINKS
+        formed = few or now - self._newest >= FORMED_AFTER
+        first = (FEW_LINKS if few else FIRST_PINGS) if self._calm() else 0
         for link, watch in list(self._watched.items()):
             silent = now - link.last_received
             if watch.pinged_at is None:
-                if watch.is_new and first > 0:
+                if watch.is_new and first > 0 and (formed or now - watch.since >= LONG_ENOUGH):
                     first -= 1
                     self._ping(link, watch)
-                elif silent >= watch.idle:
+                elif silent >= watch.idle * many:
                     self._ping(link, watch)
                 continue
             if link.last_received > watch.pinged_at:
@@ -137,19 +144,11 @@ class Liveness:
             if waited >= DEADLINE:
                 link.abort(f"no sign of life for {silent:.1f} s")
 
-    def _first_pings(self, now: float) -> int:
-        if len(self._watched) <= FEW_LINKS:
-            return FEW_LINKS
-        return FIRST_PINGS if now - self._newest >= FORMED_AFTER else 0
-
-    def _draw_idle(self) -> float:
-        return self._random.uniform(*IDLE) * max(1.0, len(self._watched) / IDLE_LINKS)
-
     def _ping(self, link: Link, watch: _Watch) -> None:
         watch.is_new = False
         watch.pinged_at = self._clock.seconds()
         watch.lag_then = self._lag.so_far()
-        watch.idle = self._draw_idle()
+        watch.idle = self._random.uniform(*IDLE)
 
         def answered(rtt: float) -> None:
             watch.pinged_at = None

@@ -18,6 +18,7 @@ from bzzz.mesh.liveness import (
     FORMED_AFTER,
     IDLE,
     IDLE_LINKS,
+    LONG_ENOUGH,
     TICK,
     Liveness,
 )
@@ -113,6 +114,30 @@ class LivenessTests(SynchronousTestCase):
         self.assertEqual(len(self.pings), 1)
         self.run_for(TICK + 0.1)
         self.assertEqual(len(self.pings), 1 + FIRST_PINGS)
+
+    def test_always_new(self) -> None:
+        """Where somebody always comes, a link does not wait for ever."""
+        self.answer(0.001)
+        links = [self.link, *self.add_links(FEW_LINKS)]
+        for _ in range(int(LONG_ENOUGH / 2)):
+            self.assertEqual(len(self.pings), 1)
+            self.run_for(2.0)
+            links += self.add_links(1)
+            for link in links:
+                link.hear()
+        self.run_for(TICK)
+        self.assertEqual(len(self.pings), 1 + FIRST_PINGS)
+
+    def test_many_gone(self) -> None:
+        """When most of many links are gone, the others are pinged as those of few are."""
+        self.answer(0.001)
+        links = self.add_links(4 * IDLE_LINKS)
+        self.run_for(IDLE[1] + TICK)
+        for link in links:
+            self.liveness.link_down(link, "gone")
+        before = len(self.pings)
+        self.run_for(TICK)
+        self.assertEqual(len(self.pings), before + 1)
 
     def test_few_new(self) -> None:
         """Of few they do not."""
