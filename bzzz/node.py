@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -138,7 +138,7 @@ class NodeService(Service):
                 random=self._random,
                 version=__version__,
                 conflict=self._conflict,
-                in_touch=lambda: self.mesh.swarm.in_touch,
+                in_touch=self._in_touch,
             )
             if config.mdns
             else None
@@ -256,6 +256,9 @@ class NodeService(Service):
         if port == self._state.listen_port:
             return succeed(None)
         return self._in_thread(partial(self._state.remember_port, port))
+
+    def _in_touch(self, hosts: Collection[str]) -> bool:
+        return self.mesh.swarm.in_touch(hosts)
 
     def _conflict(self, addresses: Sequence[Multiaddr]) -> None:
         self.mesh.membership.conflict(addresses)

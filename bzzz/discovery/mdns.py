@@ -12,7 +12,7 @@ nothing else of the node waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,8 @@ class MdnsSource:
         (``reactor.callFromThread``).
     :param lost: called when a peer says goodbye. A hint only: anybody can send one.
     :param conflict: called with the addresses when another host announces our peer ID.
-    :param in_touch: whether this node has a link, or somebody is dialling it. Called in the thread.
+    :param in_touch: whether a connection is up between one of these IP addresses of this node and
+        another. Called in the thread.
     :param open_zeroconf: makes an instance for one interface.
     """
 
@@ -74,7 +75,7 @@ class MdnsSource:
         version: str = "",
         lost: Callable[[PeerID], None] | None = None,
         conflict: Callable[[tuple[Multiaddr, ...]], None] | None = None,
-        in_touch: Callable[[], bool] = lambda: False,
+        in_touch: Callable[[Collection[str]], bool] = lambda hosts: False,
         open_zeroconf: Callable[[Announced], Zeroconf] = mdns_interface.open_zeroconf,
     ) -> None:
         self._worker = MdnsWorker(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from typing import Protocol
 
 from zeroconf import (  # type: ignore[attr-defined]  # exported, but not marked so
@@ -68,7 +68,7 @@ QUESTION_MAX = 600.0
 
 # A node that is in touch with others leaves out the questions that come sooner than so many seconds
 # after the one before.
-UNNEEDED_IN_TOUCH = 81.0
+UNNEEDED_IN_TOUCH = 27.0
 
 # From this many seconds between questions on, the node answers its own question, so that it is
 # announced again to all; before, its announcements do.
@@ -183,7 +183,7 @@ class MdnsInterface(RecordUpdateListener):
     :param name: of this node, for people.
     :param own_names: the PTR targets of this node on all its interfaces, now and before.
     :param own_addresses: the addresses of this node on all its interfaces.
-    :param in_touch: whether this node has a link, or somebody is dialling it.
+    :param in_touch: whether a connection is up between one of these IP addresses and another node.
     :param now: monotonic seconds.
     """
 
@@ -198,7 +198,7 @@ class MdnsInterface(RecordUpdateListener):
         label: str,
         own_names: Container[str],
         own_addresses: Callable[[], Container[Multiaddr]],
-        in_touch: Callable[[], bool],
+        in_touch: Callable[[Collection[str]], bool],
         ear: Ear,
         random: Randomness,
         now: Callable[[], float],
@@ -308,7 +308,7 @@ class MdnsInterface(RecordUpdateListener):
         self._after("ask", delay, lambda: self._ask_if_needed(delay))
 
     def _ask_if_needed(self, delay: float) -> None:
-        if delay >= UNNEEDED_IN_TOUCH or not self._in_touch():
+        if delay >= UNNEEDED_IN_TOUCH or not self._in_touch(mdns_records.hosts(self.announced)):
             self._ask(delay >= ANSWER_OWN)
         self._plan_question()
 

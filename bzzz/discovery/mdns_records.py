@@ -51,6 +51,7 @@ __all__ = [
     "announcement",
     "dns_sd_service",
     "goodbye",
+    "hosts",
     "parse_texts",
     "peer_name",
     "peer_service",
@@ -157,7 +158,8 @@ def _text(strings: Iterable[bytes]) -> bytes:
     return b"".join(bytes((len(string),)) + string for string in strings if len(string) <= 255)
 
 
-def _hosts(announced: Announced) -> list[str]:
+def hosts(announced: Announced) -> list[str]:
+    """The IP addresses that are announced."""
     return [place[1] for each in announced.addresses if (place := each.host_port()) is not None]
 
 
@@ -177,7 +179,7 @@ def peer_service(label: str, announced: Announced, peer_id: PeerID, name: str) -
         _port(announced),
         properties=_text(strings),
         server=f"{label}.local.",
-        parsed_addresses=_hosts(announced),
+        parsed_addresses=hosts(announced),
     )
 
 
@@ -195,7 +197,7 @@ def dns_sd_service(
         _port(announced),
         properties=_text((f"id={peer_id}".encode(), f"v={version}".encode())),
         server=f"{label}.local.",
-        parsed_addresses=_hosts(announced),
+        parsed_addresses=hosts(announced),
     )
 
 

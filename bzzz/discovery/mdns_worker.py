@@ -10,7 +10,7 @@ import asyncio
 import errno
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import Any, Protocol
 
 from twisted.python.failure import Failure
@@ -81,7 +81,7 @@ class MdnsWorker:
         call_from_thread: Callable[..., Any],
         source: Hearer,
         open_zeroconf: Callable[[Announced], Zeroconf],
-        in_touch: Callable[[], bool],
+        in_touch: Callable[[Collection[str]], bool],
     ) -> None:
         self.open: dict[str, MdnsInterface] = {}
         self._peer_id = peer_id

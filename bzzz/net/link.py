@@ -87,6 +87,8 @@ class Link(Protocol):
 
     :ivar turns: shared with the node's other links, and for what its streams bring, too.
     :ivar remote_multiaddr: where the peer is, seen from here.
+    :ivar local_host: this node's IP address; empty until TCP is up.
+    :ivar remote_host: the peer's.
     :ivar last_received: when the last bytes came, in the clock's seconds.
     :ivar ready_at: when the handshake was done, in the clock's seconds; None before.
     :ivar congested: whether TCP takes no more for now.
@@ -112,6 +114,8 @@ class Link(Protocol):
         self.ready_at: float | None = None
         self.congested = False
         self.closed = False
+        self.local_host = ""
+        self.remote_host = ""
         self._owner = owner
         self._peer: PeerID | None = None
         self._key: PublicKey | None = None
@@ -263,6 +267,8 @@ class Link(Protocol):
     def connectionMade(self) -> None:
         """TCP is up: start the handshake."""
         transport: Any = self.transport
+        self.local_host = transport.getHost().host
+        self.remote_host = transport.getPeer().host
         transport.setTcpNoDelay(True)
         keepalive.watch(transport)
         transport.registerProducer(self, True)

@@ -13,8 +13,10 @@ it never looks lost to a side that has not yet seen the end of the second handsh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 from typing import Protocol as Shape
 
@@ -167,13 +169,18 @@ class Swarm:
             self._addresses = tuple(Multiaddr.tcp(host, port) for host, port in self._ports)
         return self._addresses
 
-    @property
-    def in_touch(self) -> bool:
-        """Whether there is a link, or a connection that may become one.
+    def in_touch(self, hosts: Collection[str]) -> bool:
+        """Whether TCP is up between one of these IP addresses of ours and another machine.
 
-        May be asked from another thread.
+        Or, over loopback, another node. May be asked from another thread.
         """
-        return bool(self.links or self._handshakes or self._dialling)
+        # Copied first, which is atomic: the reactor's thread may change them meanwhile.
+        links = (tuple(self.links.values()), tuple(self._handshakes), tuple(self._dialling))
+        return any(
+            link.local_host in hosts
+            and (link.remote_host not in hosts or ip_address(link.local_host).is_loopback)
+            for link in chain(*links)
+        )
 
     @property
     def pending_handshakes(self) -> int:

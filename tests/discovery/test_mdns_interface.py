@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 from typing import cast
 
@@ -85,12 +86,16 @@ class InterfaceCase(SynchronousTestCase):
             label=LABEL,
             own_names=self.own_names,
             own_addresses=lambda: set(mine.addresses),
-            in_touch=lambda: self.in_touch,
+            in_touch=self.is_in_touch,
             ear=self.ear,
             random=Random(1),
             now=self.clock.seconds,
             call_later=self.clock.callLater,
         )
+
+    def is_in_touch(self, hosts: Collection[str]) -> bool:
+        self.assertEqual(list(hosts), ["192.0.2.1"])
+        return self.in_touch
 
     def hear(self, *records: DNSRecord, cache: bool = True) -> None:
         """As zeroconf does with the records of a packet: told first, cached then."""
@@ -162,7 +167,7 @@ class ScheduleTests(InterfaceCase):
         """A node that has links asks seldom; one that has them no more, at the next time."""
         self.in_touch = True
         self.interface.start()
-        self.assertEqual(self.asked(120), 0)
+        self.assertEqual(self.asked(40), 0)
         self.assertEqual(self.asked(10), 1)
         self.interface.refresh()
         self.assertEqual(self.asked(3), 0)

@@ -148,8 +148,9 @@ class DialTests(SwarmCase):
         a, b, gone = Peer(self, 1), Peer(self, 2), Peer(self, 3)
         gone.host.vanish()
         dialled = a.dial(gone, b)
-        self.assertTrue(a.swarm.in_touch)
         self.run_for(STAGGER - 0.01)
+        # Nothing answers yet.
+        self.assertFalse(a.swarm.in_touch([a.host.address]))
         self.assertEqual(b.swarm.pending_handshakes, 0)
         self.run_for(1)
         self.assertEqual(self.successResultOf(dialled).remote_multiaddr, b.address)
@@ -183,7 +184,7 @@ class DialTests(SwarmCase):
     def test_never_finishes(self) -> None:
         """Who connects and says nothing is gone after the handshake's deadline."""
         b = Peer(self, 2)
-        self.assertFalse(b.swarm.in_touch)
+        self.assertFalse(b.swarm.in_touch([b.host.address]))
         other = self.network.add_host(NodeClock(self.reactor))
         keeper = Keeper()
         factory = Factory()
@@ -192,10 +193,10 @@ class DialTests(SwarmCase):
         self.network.of(other).connect(b.host.address, PORT, factory, 5, None)
         self.run_for(HANDSHAKE_TIMEOUT - 1)
         self.assertEqual(b.swarm.pending_handshakes, 1)
-        self.assertTrue(b.swarm.in_touch)
+        self.assertTrue(b.swarm.in_touch([b.host.address]))
         self.run_for(2)
         self.assertEqual(b.swarm.pending_handshakes, 0)
-        self.assertFalse(b.swarm.in_touch)
+        self.assertFalse(b.swarm.in_touch([b.host.address]))
         self.assertIsNotNone(keeper.lost)
 
     def test_too_many_handshakes(self) -> None:
