@@ -62,7 +62,9 @@ class OpenState:
     def listen_port(self) -> int | None:
         """The remembered port; None at first start, and when the file makes no sense."""
         try:
-            text = (self.path / "listen_port").read_text("ascii").strip()
+            # A FIFO in its place would otherwise keep the node waiting for a writer.
+            with _opened(self.path / "listen_port", os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+                text = os.read(descriptor, 16).decode("ascii").strip()
         except (OSError, UnicodeDecodeError):
             # A port that cannot be read is chosen anew, which costs less than not starting.
             return None

@@ -169,6 +169,14 @@ class StateDirectoryTests(SynchronousTestCase):
             (self.path / "listen_port").write_bytes(text)
             self.assertIsNone(state.listen_port)
 
+    def test_port_is_no_file(self) -> None:
+        """What would keep a reader waiting is no port."""
+        state = self.open()
+        os.mkfifo(self.path / "listen_port")
+        self.assertIsNone(state.listen_port)
+        state.remember_port(7)
+        self.assertEqual(state.listen_port, 7)
+
     def test_remember_port_fails(self) -> None:
         """A port that cannot be written is an error of ours, and the old one stays."""
         state = self.open()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -394,9 +395,16 @@ def _after(deferred: Deferred[None]) -> Deferred[None]:
     return waiting
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
+        # Without waiting, as a FIFO in its place would have it.
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _Damaged("it is not a file")
             data = file.read(MAX_FILE + 1)
     except FileNotFoundError:
         return None

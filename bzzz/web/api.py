@@ -138,7 +138,7 @@ class ControlApi:
         return _answer(request, node)
 
     @app.route("/v1/events", methods=["GET"])
-    def events(self, request: IRequest) -> Deferred[None]:
+    def events(self, request: IRequest) -> Deferred[None] | bytes:
         most = _argument(request, b"recent")
         if most is not None and not (most.isascii() and most.isdigit()):
             raise _Refusal(400, "bad_argument", f"recent={most} is not a whole number")
@@ -147,6 +147,10 @@ class ControlApi:
             raise _Refusal(
                 503, "too_many_followers", f"{MAX_FOLLOWERS} programs follow the events already"
             )
+        if request.method == b"HEAD":
+            # Nobody would read the lines, and a follower that never comes would hold a place.
+            request.setHeader(b"content-type", b"application/x-ndjson")
+            return b""
         recent = list(self._view.recent_events())
         if most is not None:
             recent = recent[max(0, len(recent) - int(most[:9])) :]

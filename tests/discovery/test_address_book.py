@@ -219,6 +219,12 @@ class FileTests(BookCase):
         self.successResultOf(book.close())
         self.assertEqual(self.files(), ["addresses.json", "addresses.json.damaged-1"])
 
+    def test_no_file(self) -> None:
+        """What would keep a reader waiting is put aside like a damaged file."""
+        os.mkfifo(self.path)
+        self.assertEqual(self.book().entries(), [])
+        self.assertEqual(self.files(), ["addresses.json.damaged-1"])
+
     def test_unreadable(self) -> None:
         """A file that cannot be read is left alone."""
         self.path.mkdir()
