@@ -93,7 +93,6 @@ class Liveness:
         self._lag = lag
         self._calm = calm
         self._watched: dict[Link, _Watch] = {}
-        self._newest = float("-inf")
         self._ticks = Periodic(clock, TICK, self._tick, "checking which links are alive", self._log)
 
     def start(self) -> None:
@@ -106,8 +105,7 @@ class Liveness:
 
     def link_up(self, link: Link) -> None:
         """Watch the link."""
-        self._newest = self._clock.seconds()
-        self._watched[link] = _Watch(self._random.uniform(*IDLE), self._newest)
+        self._watched[link] = _Watch(self._random.uniform(*IDLE), self._clock.seconds())
 
     def link_down(self, link: Link, reason: str) -> None:
         """Watch it no more."""
@@ -124,7 +122,8 @@ class Liveness:
         now = self._clock.seconds()
         many = max(1.0, len(self._watched) / IDLE_LINKS)
         few = len(self._watched) <= FEW_LINKS
-        formed = few or now - self._newest >= FORMED_AFTER
+        newest = max((watch.since for watch in self._watched.values()), default=now)
+        formed = few or now - newest >= FORMED_AFTER
         first = (FEW_LINKS if few else FIRST_PINGS) if self._calm() else 0
         for link, watch in list(self._watched.items()):
             silent = now - link.last_received

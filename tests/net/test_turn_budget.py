@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -67,7 +68,7 @@ class BudgetTests(SynchronousTestCase):
         """What was done at once and what waited share the turn's time."""
         self.ask("a", BUDGET * 0.5)
         for name in "bcd":
-            self.turns.wait(lambda name=name: self.work(name, BUDGET * 0.3))  # type: ignore[misc]  # each its own
+            self.turns.wait(partial(self.work, name, BUDGET * 0.3))
         self.assertEqual(self.turn(), ["b", "c"])
         self.assertEqual(self.turn(), ["d"])
 

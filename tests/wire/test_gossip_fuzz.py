@@ -18,7 +18,7 @@ from tests.wire.gossip_network import TOPIC, Lab, key_of
 TIGHT = GossipParams(
     max_topics_per_peer=5,
     max_seen=20,
-    max_cache_bytes=2600,
+    max_cache_bytes=2000,
     max_pending=4,
     max_backoffs=4,
     max_asked=10,
