@@ -13,13 +13,16 @@ from urllib.parse import quote
 import click
 from click.shell_completion import CompletionItem
 
-from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.client import TIMEOUT, NodeError, NoNode
 from bzzz.cli.session import NobodyAnswers, Refusal, Session, shared
 
 __all__ = ["capabilities", "events", "identity", "peers", "status"]
 
 # Seconds between two looks of `bzzz peers --watch`.
 WATCH_INTERVAL = 1.0
+
+# Seconds between two looks of `bzzz status --wait`.
+WAIT_INTERVAL = 0.1
 
 # Seconds that the completion of a peer's name may hold up the shell.
 COMPLETION_TIMEOUT = 0.5
@@ -46,10 +49,16 @@ def _complete_peer(
 
 @click.command()
 @shared
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Wait until a node answers and has started, at most so long.",
+)
 @click.pass_obj
-def status(session: Session) -> None:
+def status(session: Session, wait: float | None) -> None:
     """How the node is: its name, ID, addresses and links."""
-    answer = session.ask("status")
+    answer = session.ask("status") if wait is None else _started(session, wait)
     if session.json:
         session.print_json(answer)
         return
@@ -71,6 +80,23 @@ def status(session: Session) -> None:
         ("state directory", answer.get("state_dir")),
     ]
     show(table(("", ""), [row for row in rows if row[1]], head=False))
+
+
+def _started(session: Session, seconds: float) -> Any:
+    """What the node answers once it has started; ends the command with the last reason if not."""
+    end = time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        try:
+            answer = session.ask("status", min(TIMEOUT, max(left, WAIT_INTERVAL)))
+            if answer["state"] != "starting":
+                return answer
+            problem = NobodyAnswers(f"After {seconds:g} s the node still starts; see its log")
+        except NobodyAnswers as silence:
+            problem = silence
+        if left <= 0:
+            raise problem
+        time.sleep(min(WAIT_INTERVAL, left))
 
 
 @click.command("id")

@@ -9,7 +9,12 @@ import click
 
 from bzzz.cli.main import bzzz
 
-__all__ = ["reference"]
+__all__ = ["commands", "reference"]
+
+
+def commands() -> Iterator[tuple[click.Context, click.Command]]:
+    """Every command that does something, each with the context that knows its full name."""
+    yield from _commands(bzzz, click.Context(bzzz, info_name="bzzz"))
 
 
 def _commands(
@@ -46,7 +51,4 @@ def _section(context: click.Context, command: click.Command) -> Iterator[str]:
 
 def reference() -> str:
     """A section for each command."""
-    root = click.Context(bzzz, info_name="bzzz")
-    return "\n".join(
-        line for context, command in _commands(bzzz, root) for line in _section(context, command)
-    )
+    return "\n".join(line for context, command in commands() for line in _section(context, command))

@@ -55,6 +55,47 @@ class NodeCommandTests(CommandTests):
         self.assertIn("running for     2 min, pid 4242", lines)
         self.assertFalse([line for line in lines if line.startswith("unit")])
 
+    def test_wait(self) -> None:
+        """--wait asks again while nobody answers and while the node starts."""
+        node = self.node
+        assert node is not None
+        asked = iter(["starting", "connected"])
+        waited: list[float] = []
+        now = "nobody"
+        answer = node.status()
+
+        def status() -> Any:
+            return replace(answer, state="starting" if now == "starting" else "connected")
+
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            waited.append(seconds)
+            now = next(asked)
+            self.node = node
+
+        self.node = None
+        self.patch(node, "status", status)
+        self.patch(time, "sleep", sleep)
+        self.assertIn("connected", self.output("status", "--wait", "5"))
+        self.assertEqual(len(waited), 2)
+
+    def test_waited_in_vain(self) -> None:
+        """When the time is over the exit code is 3, and the reason is the last one."""
+        moments = iter([0.0, 0.0, 1.0, 2.0])
+        self.patch(time, "monotonic", lambda: next(moments, 3.0))
+        self.patch(time, "sleep", lambda seconds: None)
+        node = self.node
+        assert node is not None
+        starting = replace(node.status(), state="starting")
+        self.patch(node, "status", lambda: starting)
+        result = self.run_command("status", "--wait", "2")
+        self.assertEqual(result.exit_code, 3)
+        self.assertEqual(result.stderr, "After 2 s the node still starts; see its log\n")
+        self.node = None
+        result = self.run_command("status", "--wait", "0")
+        self.assertEqual(result.exit_code, 3)
+        self.assertIn("No node is running here", result.stderr)
+
     def test_id(self) -> None:
         """The peer ID alone on the first line, then what --bootstrap takes."""
         self.assertEqual(
