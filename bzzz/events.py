@@ -113,3 +113,7 @@ class EventLog:
     def recent(self) -> list[Event]:
         """The events kept, oldest first."""
         return [msgspec.json.decode(encoded) for encoded in self._ring]
+
+    def recent_lines(self) -> list[bytes]:
+        """The same as JSON, without the end of the line: nothing is decoded to be encoded again."""
+        return list(self._ring)

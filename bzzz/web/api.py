@@ -151,7 +151,7 @@ class ControlApi:
             # Nobody would read the lines, and a follower that never comes would hold a place.
             request.setHeader(b"content-type", b"application/x-ndjson")
             return b""
-        recent = list(self._view.recent_events())
+        recent = self._view.recent_events()
         if most is not None:
             recent = recent[max(0, len(recent) - int(most[:9])) :]
         if not isinstance(request, Request):

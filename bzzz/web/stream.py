@@ -29,7 +29,7 @@ class EventStream:
     """
 
     def __init__(
-        self, request: Request, wall_time: Callable[[], float], recent: Iterable[Event] = ()
+        self, request: Request, wall_time: Callable[[], float], recent: Iterable[bytes] = ()
     ) -> None:
         self._request = request
         self._wall_time = wall_time
@@ -39,8 +39,8 @@ class EventStream:
         self._paused = True
         self._ended = False
         self._finish_when_empty = False
-        for event in recent:
-            self._add(event)
+        for line in recent:
+            self._add(line)
 
     def start(self, *, finish_when_empty: bool = False) -> None:
         """Begin to write; ``finish_when_empty`` with what is there, which then is all."""
@@ -53,11 +53,11 @@ class EventStream:
     def send(self, event: Event) -> None:
         """Write an event, or keep it until the follower reads on."""
         if not self._ended:
-            self._add(event)
+            self._add(encode_event(event))
             self._flush()
 
-    def _add(self, event: Event) -> None:
-        line = encode_event(event) + b"\n"
+    def _add(self, line: bytes) -> None:
+        line += b"\n"
         self._queue.append(line)
         self._queued_bytes += len(line)
         while self._queued_bytes > MAX_QUEUED_BYTES:

@@ -24,8 +24,8 @@ class NodeView(Protocol):
     def capabilities(self) -> Sequence[NodeDocument]:
         """What every node can do, this one among them, in any order."""
 
-    def recent_events(self) -> Sequence[dict[str, Any]]:
-        """The events kept (:meth:`bzzz.events.EventLog.recent`)."""
+    def recent_events(self) -> Sequence[bytes]:
+        """The events kept (:meth:`bzzz.events.EventLog.recent_lines`)."""
 
     def subscribe_events(self, callback: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
         """Call ``callback`` with each event to come, until the function returned is called."""

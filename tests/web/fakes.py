@@ -110,8 +110,8 @@ class FakeNode:
 
         return [document("ironwood", IRONWOOD), document("walnut", WALNUT, True)]
 
-    def recent_events(self) -> Sequence[dict[str, Any]]:
-        return self.log.recent()
+    def recent_events(self) -> Sequence[bytes]:
+        return self.log.recent_lines()
 
     def subscribe_events(self, callback: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
         return self.log.subscribe(callback)
