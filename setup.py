@@ -32,6 +32,7 @@ setup(
         "klein>=24.8",
         "click>=8.1",
         "rich>=13",
+        "setproctitle>=1.3",
     ],
     entry_points={"console_scripts": ["bzzz = bzzz.cli.main:main"]},
     classifiers=[

@@ -11,7 +11,10 @@ discovery  who might be out there: mDNS, bootstrap addresses, the address book
 events     what happened, for people and programs that watch
 mesh       who is here and what they can do: pubsub, membership, liveness, capabilities
 config     one frozen, validated configuration
+reload     the configuration, read again while the node runs
 state      the state directory: lock, identity key, remembered port
+systemd    what systemd is told and asked: notifications, the journal, the node's unit
+log        where the log goes, and the form of its lines
 web        the control API on a UNIX socket
 cli        the ``bzzz`` command
 node       composition root: builds one node's service tree

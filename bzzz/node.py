@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from twisted.application.service import IService, MultiService, Service
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -41,44 +42,36 @@ from bzzz.mesh.listening import Listening
 from bzzz.mesh.membership import ADDRESS_BOOK
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
 from bzzz.net.background import in_background
+from bzzz.net.ports import choose_ports, ephemeral_ports
 from bzzz.net.tcp import TCPNetwork
 from bzzz.net.turns import Turns
+from bzzz.reload import Reload
 from bzzz.state import OpenState
+from bzzz.systemd.environment import Environment
+from bzzz.systemd.notify import Notifier
+from bzzz.systemd.supervision import Supervision, service_state
+from bzzz.systemd.unit import Process, Unit
 from bzzz.web.api import ControlApi, ControlServer
 from bzzz.web.node_view import MeshView
 from bzzz.web.schema import Finding
 from bzzz.web.socket import ControlSocket
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["NodeService", "choose_ports", "make_node"]
-
-# Ports for listening, as the guide of the running cluster has them.
-PORTS = range(32768, 65536)
-
-# Random ports that are tried at a time.
-PORT_TRIES = 50
-
-# The kernel's own range for outgoing connections; a port in it may be taken when the node returns.
-EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
+__all__ = ["Launch", "NodeService", "NodeTree", "make_node"]
 
 
-def choose_ports(rng: random.Random, ephemeral: range) -> list[int]:
-    """Ports to try, outside the kernel's range for outgoing connections if that can be."""
-    below = range(PORTS.start, max(PORTS.start, min(ephemeral.start, PORTS.stop)))
-    above = range(min(max(ephemeral.stop, PORTS.start), PORTS.stop), PORTS.stop)
-    outside = [*below, *above] if ephemeral else list(PORTS)
-    return rng.sample(outside or list(PORTS), min(PORT_TRIES, len(outside or PORTS)))
+@dataclass(frozen=True)
+class Launch:
+    """How the node was started, and what it can have of its process.
 
+    :ivar systemd: how systemd started the process, if it did.
+    :ivar read_config: reads the configuration again; may block.
+    :ivar set_log_level: writes the log from this level on.
+    """
 
-def ephemeral_ports() -> range:
-    """The kernel's range for outgoing connections; empty where it cannot be read."""
-    try:
-        with open(EPHEMERAL, encoding="ascii") as file:
-            low, high = file.read().split()
-        return range(int(low), int(high) + 1)
-    except (OSError, ValueError):
-        # Not Linux, or hidden from this process: any port is as good as another.
-        return range(0)
+    systemd: Environment
+    read_config: Callable[[], Config]
+    set_log_level: Callable[[str], object]
 
 
 class NodeService(Service):
@@ -90,7 +83,12 @@ class NodeService(Service):
     _log = Logger()
 
     def __init__(
-        self, config: Config, state: OpenState, control: ControlSocket, reactor: Any
+        self,
+        config: Config,
+        state: OpenState,
+        control: ControlSocket,
+        launch: Launch,
+        reactor: Any,
     ) -> None:
         self._config = config
         self._state = state
@@ -117,14 +115,7 @@ class NodeService(Service):
         )
         self.inventory = Inventory(
             reactor,
-            Configured(
-                node_id=str(state.peer_id),
-                name=config.name,
-                version=__version__,
-                capabilities=config.capability,
-                labels=config.label,
-                specialization=config.specialization,
-            ),
+            self._configured(config),
             detector.detect,
             lambda: [str(address) for address in self.mesh.swarm.listen_addresses],
         )
@@ -189,10 +180,22 @@ class NodeService(Service):
             self._mdns_state,
             self._doctor,
         )
+        self.supervision = self._supervision(launch.systemd)
+        self.reload = Reload(
+            config,
+            launch.read_config,
+            self._in_thread,
+            self._appliers(launch.set_log_level),
+            self.supervision.reloading,
+            self.supervision.ready,
+        )
+        self.view.unit = lambda: self.supervision.unit
+        self.view.config = lambda: self.reload.config
 
     def startService(self) -> None:  # Twisted's name
         """Join the mesh, as soon as the reactor runs."""
         super().startService()
+        self.supervision.start()
         self._starting = in_background(self._start(), "starting the node", self._log)
 
     def stopService(self) -> Deferred[None]:
@@ -202,6 +205,73 @@ class NodeService(Service):
         return in_background(self._stop(), "stopping the node", self._log)
 
     # -- inside
+
+    def _configured(self, config: Config) -> Configured:
+        return Configured(
+            node_id=str(self._state.peer_id),
+            name=config.name,
+            version=__version__,
+            capabilities=config.capability,
+            labels=config.label,
+            specialization=config.specialization,
+        )
+
+    def _supervision(self, systemd: Environment) -> Supervision:
+        supervision = Supervision(
+            self._reactor,
+            Notifier(systemd.notify_socket, time.monotonic),
+            systemd.watchdog_seconds,
+            Process(os.getpid(), os.getuid(), self._config.max_links),
+            self.view.status_line,
+            self._unit_changed,
+            self.availability.drain,
+        )
+        if systemd.supervised:
+            # Only here: outside systemd nothing needs D-Bus, and a node is smaller without it.
+            from bzzz.systemd.bus import txdbus_connect
+            from bzzz.systemd.units import UnitWatch
+
+            supervision.watch = UnitWatch(
+                self._reactor,
+                os.getpid(),
+                supervision.unit_changed,
+                random=self._random,
+                connect=txdbus_connect(self._reactor, os.environ),
+            )
+        return supervision
+
+    def _unit_changed(self, unit: Unit | None) -> None:
+        self.inventory.set_service(None if unit is None else dict(service_state(unit)))
+
+    def _appliers(
+        self, set_log_level: Callable[[str], object]
+    ) -> Mapping[str, Callable[[Config], object]]:
+        """What changes each key that a running node can change."""
+        mesh = self.mesh
+        return {
+            "interface": lambda config: in_background(
+                self.watcher.want(config.interface), "using other interfaces", self._log
+            ),
+            "bootstrap": lambda config: mesh.seeds.use(config.bootstrap),
+            "label": self._configure_inventory,
+            "capability": self._configure_inventory,
+            "specialization": self._configure_inventory,
+            "broadcast_interval": lambda config: mesh.broadcasts.set_interval(
+                config.broadcast_interval
+            ),
+            "max_links": self._limit_links,
+            "max_tasks": lambda config: self.availability.set_max_tasks(config.max_tasks),
+            "log_level": lambda config: set_log_level(config.log_level),
+        }
+
+    def _configure_inventory(self, config: Config) -> None:
+        self.inventory.configure(self._configured(config))
+
+    def _limit_links(self, config: Config) -> None:
+        """More are linked from now on, or no more; nobody is thrown out."""
+        swarm = self.mesh.swarm
+        swarm.limits = replace(swarm.limits, links=config.max_links)
+        self.supervision.limits_changed(config.max_links)
 
     def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
@@ -230,15 +300,23 @@ class NodeService(Service):
         self.mesh.start()
         self.watcher.start()
         self.view.state = None
+        self.supervision.ready()
 
     async def _stop(self) -> None:
         self.view.state = "stopping"
+        self.supervision.stopping()
+        self.availability.drain()
+        if self.availability.current_tasks:
+            self.supervision.more_time(True)
+            await self.availability.when_idle()
+            self.supervision.more_time(False)
         self.listening.stop()
         self.watcher.stop()
         self.inventory.stop()
         await self.mesh.stop()
         await self.book.close()
         self._log.info("Node {name} has left the mesh", name=self._config.name)
+        await self.supervision.stop()
 
     def _interfaces_changed(self, verdicts: Verdicts) -> None:
         if self._following and not self._stopping:
@@ -287,15 +365,26 @@ class NodeService(Service):
         )
 
 
-def make_node(config: Config, state: OpenState, control: ControlSocket) -> IService:
+class NodeTree(MultiService):
+    """The service tree of one node.
+
+    :ivar reload: has the node read its configuration again.
+    """
+
+    def __init__(self, reload: Callable[[], None]) -> None:
+        super().__init__()
+        self.reload = reload
+
+
+def make_node(config: Config, state: OpenState, control: ControlSocket, launch: Launch) -> NodeTree:
     """The service tree of one node.
 
     :raises ConfigError: the configuration cannot work on this machine.
     """
     from twisted.internet import reactor
 
-    node = NodeService(config, state, control, reactor)
-    tree = MultiService()
+    node = NodeService(config, state, control, launch, reactor)
+    tree = NodeTree(node.reload.reload)
     # Children stop in reverse order and all at once: the socket answers until the node has left.
     node.setServiceParent(tree)
     ControlServer(reactor, control, ControlApi(node.view)).setServiceParent(tree)

@@ -1,4 +1,4 @@
-"""``twistd bzzz``: the options, what is checked before anything starts, and the log's lines.
+"""``twistd bzzz``: the options, what is checked before anything starts, and the process.
 
 Enters: the command line and the environment. Leaves: the service tree of one node; or one line on
 stderr that says what is wrong, and exit code 1. Nothing that exists is overwritten by then.
@@ -6,6 +6,8 @@ stderr that says what is wrong, and exit code 1. Nothing that exists is overwrit
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import gc
 import os
 import re
@@ -13,39 +15,25 @@ import signal
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import IO, Any
+from typing import Any
 
+from setproctitle import setproctitle
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
-from twisted.logger import (
-    FileLogObserver,
-    FilteringLogObserver,
-    ILogObserver,
-    LogEvent,
-    LogLevel,
-    LogLevelFilterPredicate,
-    eventAsText,
-)
+from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
-from twisted.python.logfile import LogFile
 
 from bzzz import __version__
 from bzzz.config import OPTIONS, Config, Option, load
 from bzzz.config.kinds import Boolean
 from bzzz.errors import BzzzError
-from bzzz.events import rfc3339
+from bzzz.log import NodeLog
 from bzzz.state import OpenState, StateDirectory
+from bzzz.systemd.environment import Environment, find_systemd
 from bzzz.web.socket import ControlSocket, bind_control_socket
 
-__all__ = ["Options", "log_line", "makeService"]
-
-# Control characters, which could forge a line or drive a terminal when a peer put them into a name.
-# Ends of lines are kept for tracebacks, and what follows them is indented.
-_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 10} | {
-    9: "\t",
-    10: "\n\t",
-}
+__all__ = ["Options", "makeService"]
 
 FLAGS = [option.flag for option in OPTIONS]
 
@@ -58,7 +46,8 @@ def refuse(error: object) -> SystemExit:
 class Options(usage.Options):
     """The options of the table in :mod:`bzzz.config`, and ``--config``.
 
-    :ivar config: set once the command line is parsed.
+    :ivar config: set once the command line is parsed; so is the next.
+    :ivar systemd: how systemd started this process, if it did.
     """
 
     synopsis = "[options]"
@@ -77,6 +66,7 @@ class Options(usage.Options):
         ],
     ]
     config: Config
+    systemd: Environment
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +85,13 @@ class Options(usage.Options):
         if arguments:
             raise usage.UsageError(f"unexpected argument '{arguments[0]}'")
 
+    def read(self) -> Config:
+        """The configuration by the same flags and environment, and the file as it is now.
+
+        :raises ConfigError: it is wrong.
+        """
+        return load(self.given, os.environ, self["config"])
+
     def opt_version(self) -> None:
         """Print the version and exit."""
         sys.stdout.write(f"bzzz {__version__}\n")
@@ -102,10 +99,14 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         try:
-            self.config = load(self.given, os.environ, self["config"])
+            self.config = self.read()
         except BzzzError as error:
             raise refuse(error) from None
+        self.systemd = find_systemd(os.environ, os.getpid(), os.getppid(), _status_of_stderr())
         parent = getattr(self, "parent", None)
+        if parent is not None and self.systemd.supervised:
+            # systemd takes a daemon that forks away for one that has ended.
+            parent["nodaemon"] = True
         if parent is not None and parent["nodaemon"] and parent["pidfile"] == "twistd.pid":
             # The lock of the state directory names the pid. twistd's own default would be a file in
             # the current directory, which need not be writable and may have another node's.
@@ -136,45 +137,34 @@ for _option in OPTIONS:
         setattr(Options, f"opt_{_option.key}", _setter(_option))
 
 
-def _words(event: LogEvent) -> str:
-    """What eventAsText() says, in a tenth of the time for the plain events that are nearly all.
-
-    A node that meets fifty others writes 150 lines in a second or two.
-    """
-    words = event.get("log_format")
-    plain = isinstance(words, str) and "(" not in words
-    if plain and "log_failure" not in event and "log_flattened" not in event:
-        try:
-            return str(words).format_map(event)
-        except Exception:  # noqa: BLE001,S110 - a value's __str__ may raise anything; told below
-            pass
-    return eventAsText(event, includeTimestamp=False, includeSystem=False)
-
-
-def log_line(event: LogEvent) -> str | None:
-    """``2026-11-24T01:02:03.004Z [info] Connected to ...``, or None for an event without words."""
-    text = _words(event)
-    if not text.strip():
-        return None
-    level = event.get("log_level", LogLevel.info).name
-    visible = text.rstrip("\n").translate(_VISIBLE)
-    return f"{rfc3339(event['log_time'])} [{level}] {visible}\n"
-
-
-def log_observer(out: IO[str], level: str) -> ILogObserver:
-    """Writes the events of ``level`` and above to ``out``, a line each."""
-    least = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
-    return FilteringLogObserver(FileLogObserver(out, log_line), [least])
+def _status_of_stderr() -> os.stat_result | None:
+    try:
+        return os.fstat(2)
+    except OSError:
+        return None  # closed
 
 
 class Daemon(MultiService):
-    """The root of the tree: holds the state directory while the node below it lives."""
+    """The root of the tree, and the process: the state directory is held while the node lives.
 
-    def __init__(self, state: OpenState, observer: ILogObserver | None, reactor: Any) -> None:
+    :param name: of the node; the process is called after it.
+    :param reload: has the node read its configuration again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        state: OpenState,
+        observer: ILogObserver | None,
+        reactor: Any,
+        reload: Callable[[], None],
+    ) -> None:
         super().__init__()
+        self._name = name
         self._reactor = reactor
         self._state = state
         self._observer = observer
+        self._reload = reload
 
     def setServiceParent(self, parent: Any) -> None:
         # The application is where twistd looks for a log observer, and this is the only moment at
@@ -186,6 +176,15 @@ class Daemon(MultiService):
     def startService(self) -> None:
         # twistd may have forked since the directory was opened.
         self._state.write_pid()
+        # `ps` and `netstat` then show which node it is, instead of an interpreter.
+        setproctitle(f"bzzz: {self._name}")
+        if sys.__stderr__ is not None:
+            # A watchdog ends a process that is stuck by SIGABRT: then it says where it was stuck.
+            with contextlib.suppress(OSError, ValueError):
+                faulthandler.enable(sys.__stderr__)
+        if not os.isatty(0) and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            # With a terminal it means that the terminal is gone, which should end the node.
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         # What was imported stays for good: without looking at it, a full collection takes 2 ms
         # instead of 30, in which no link gets its turn.
         gc.collect()
@@ -212,30 +211,12 @@ def expect_second_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _observer_for(parent: Any, level: str) -> ILogObserver | None:
-    """The log observer that twistd's own options ask for, with our lines and level."""
-    if parent is None or parent["logger"] or parent["syslog"]:
-        return None
-    name = parent["logfile"] or ("-" if parent["nodaemon"] else "twistd.log")
-    if name == "-":
-        # A daemon that should log to stdout gets twistd's own error.
-        return log_observer(sys.stdout, level) if parent["nodaemon"] else None
-    file = LogFile.fromFullPath(name)
-    if signal.getsignal(signal.SIGUSR1) in {signal.SIG_DFL, None}:
-        # What twistd does with its own observer, for logrotate.
-        from twisted.internet import reactor
-
-        rotate = file.rotate
-        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(rotate))  # type: ignore[attr-defined]  # set at import
-    return log_observer(file, level)
-
-
 def makeService(options: Options) -> IService:
     """Open what the node needs and build its tree, or refuse in one line."""
     # Only here: the options and their errors need nothing of the node, and are told sooner.
     from twisted.internet import reactor
 
-    from bzzz.node import make_node
+    from bzzz.node import Launch, make_node
 
     config = options.config
     state: OpenState | None = None
@@ -243,9 +224,18 @@ def makeService(options: Options) -> IService:
     try:
         state = StateDirectory(config.state_dir).open()
         control = bind_control_socket(config.runtime_dir)
-        observer = _observer_for(getattr(options, "parent", None), config.log_level)
-        daemon = Daemon(state, observer, reactor)
-        make_node(config, state, control).setServiceParent(daemon)
+        log = NodeLog(
+            getattr(options, "parent", None),
+            config.log_level,
+            journal=options.systemd.journal,
+            reactor=reactor,
+        )
+        launch = Launch(
+            systemd=options.systemd, read_config=options.read, set_log_level=log.set_level
+        )
+        node = make_node(config, state, control, launch)
+        daemon = Daemon(config.name, state, log.observer, reactor, node.reload)
+        node.setServiceParent(daemon)
     except BzzzError as error:
         if control is not None:
             control.close()

@@ -1,25 +1,22 @@
-"""``twistd bzzz``: what it takes, what it refuses and how, and the lines of its log."""
+"""``twistd bzzz``: what it takes, what it refuses and how, and what it makes of the process."""
 
 from __future__ import annotations
 
-import io
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import twisted.internet
 from twisted.application.service import Application, IServiceMaker, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactor
-from twisted.logger import ILogObserver, Logger, eventAsText
+from twisted.logger import ILogObserver
 from twisted.plugin import getPlugins
 from twisted.python.components import Componentized
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 import bzzz
@@ -34,9 +31,13 @@ class Node(Service):
     """Stands for a node."""
 
     stopped: Deferred[None] | None = None
+    reloads = 0
 
     def __init__(self, config: Config, state: OpenState, control: ControlSocket) -> None:
         self.config, self.state, self.control = config, state, control
+
+    def reload(self) -> None:
+        self.reloads += 1
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -49,7 +50,9 @@ class OptionsTests(SynchronousTestCase):
     """The command line."""
 
     def setUp(self) -> None:
-        for name in [name for name in os.environ if name.startswith(("BZZZ_", "XDG_"))]:
+        for name in [
+            name for name in os.environ if name.startswith(("BZZZ_", "XDG_", "NOTIFY_", "SYSTEMD_"))
+        ]:
             self.patch(os, "environ", {k: v for k, v in os.environ.items() if k != name})
 
     def parse(self, *arguments: str) -> Config:
@@ -116,17 +119,30 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(pidfile(pidfile="/run/b.pid"), "/run/b.pid")
         self.assertEqual(pidfile(nodaemon=False), "twistd.pid")
 
+    def test_in_the_foreground_under_systemd(self) -> None:
+        """Started by systemd, the node does not fork away, whether --nodaemon was given or not."""
+        for environ, expected in (({}, False), ({"SYSTEMD_EXEC_PID": str(os.getpid())}, True)):
+            self.patch(os, "environ", {"HOME": "/root", **environ})
+            options = tap.Options()
+            options.parent = {"nodaemon": False, "pidfile": "twistd.pid"}  # type: ignore[assignment]  # of twistd
+            options.parseOptions([])
+            self.assertEqual(
+                options.parent, {"nodaemon": expected, "pidfile": "" if expected else "twistd.pid"}
+            )
+
 
 class MakeServiceTests(SynchronousTestCase):
     """From options to a service tree."""
 
     def setUp(self) -> None:
         self.made: list[Node] = []
+        self.patch(tap, "setproctitle", lambda title: None)
         self.base = Path("/tmp") / f"bzzz-test-{os.getpid()}"  # short enough for a socket
         self.base.mkdir(mode=0o700)
         self.addCleanup(subprocess.run, ["rm", "-r", str(self.base)], check=True)
         fake = ModuleType("bzzz.node")
         fake.make_node = self.make_node  # type: ignore[attr-defined]
+        fake.Launch = SimpleNamespace  # type: ignore[attr-defined]
         self.patch(bzzz, "node", fake) if hasattr(bzzz, "node") else None
         previous = sys.modules.get("bzzz.node")
         sys.modules["bzzz.node"] = fake
@@ -138,7 +154,9 @@ class MakeServiceTests(SynchronousTestCase):
 
         self.addCleanup(restore)
 
-    def make_node(self, config: Config, state: OpenState, control: ControlSocket) -> Node:
+    def make_node(
+        self, config: Config, state: OpenState, control: ControlSocket, launch: object
+    ) -> Node:
         if config.name == "wrong":
             raise ConfigError("name: not this one")
         self.made.append(Node(config, state, control))
@@ -207,24 +225,30 @@ class MakeServiceTests(SynchronousTestCase):
         self.assertEqual(refusal.code, "bzzz: name: not this one")
         tap.makeService(self.options("walnut", "third", "third-run"))
 
-    def test_log_words(self) -> None:
-        """Whatever an event holds, the line says what Twisted would have it say."""
-        failing = type("Failing", (), {"__str__": lambda self: 1 // 0, "__repr__": lambda _: "it"})
-        events: list[dict[str, Any]] = [
-            {"log_format": "plain"},
-            {"log_format": "{a} and {b!r}, {c:.2f} {{braces}}", "a": 1, "b": "two", "c": 3.0},
-            {"log_format": "{call()} {a.real}", "call": lambda: "called", "a": 1},
-            {"log_format": "{missing}"},
-            {"log_format": "{a", "a": 1},
-            {"log_format": "{a}", "a": failing()},
-            {"log_format": b"bytes {a}", "a": 1},
-            {"log_format": None},
-            {},
-            {"log_format": "{a}", "a": 1, "log_failure": Failure(ValueError("wrong"))},
-        ]
-        for event in events:
-            expected = eventAsText(dict(event), includeTimestamp=False, includeSystem=False)
-            self.assertEqual(tap._words(dict(event)), expected)
+    def test_the_process_is_named(self) -> None:
+        """`ps` shows which node it is."""
+        titles: list[str] = []
+        self.patch(tap, "setproctitle", titles.append)
+        tap.makeService(self.options("hazel")).startService()
+        self.assertEqual(titles, ["bzzz: hazel"])
+
+    def test_reload(self) -> None:
+        """SIGHUP has the node read its configuration again, but not where a terminal was closed."""
+        from twisted.internet import reactor  # noqa: F401 - for there to be one to replace
+
+        triggers = MemoryReactor()
+        self.patch(twisted.internet, "reactor", triggers)
+        triggers.callFromThread = lambda call: call()  # type: ignore[attr-defined]  # it has none
+        for terminal in (True, False):
+            self.patch(os, "isatty", lambda descriptor, answer=terminal: answer)
+            self.patch(signal, "getsignal", lambda number: signal.SIG_DFL)
+            handlers: dict[int, Any] = {}
+            self.patch(signal, "signal", handlers.__setitem__)
+            name = f"terminal-{terminal}"
+            tap.makeService(self.options(name, name, name)).startService()
+            self.assertEqual(signal.SIGHUP in handlers, not terminal)
+        handlers[signal.SIGHUP](signal.SIGHUP, None)
+        self.assertEqual(self.made[-1].reloads, 1)
 
     def test_log_observer(self) -> None:
         """The application gets an observer with our lines, unless twistd was told another."""
@@ -247,55 +271,6 @@ class MakeServiceTests(SynchronousTestCase):
             assert isinstance(application, Componentized)
             found = application.getComponent(ILogObserver, None)
             self.assertEqual(found is not None, expected)
-
-
-class LogTests(SynchronousTestCase):
-    """The lines that operators search."""
-
-    def lines(self, level: str, emit: Any) -> list[str]:
-        out = io.StringIO()
-        emit(Logger("test", observer=tap.log_observer(out, level)))
-        return out.getvalue().splitlines()
-
-    def test_line(self) -> None:
-        """A line has the time in UTC, the level and the event's words."""
-        (line,) = self.lines("info", lambda log: log.info("Connected to {peer}", peer="aXgZfP"))
-        self.assertTrue(
-            re.fullmatch(
-                r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[info\] Connected to aXgZfP", line
-            ),
-            line,
-        )
-
-    def test_level(self) -> None:
-        """Events below the level are not written."""
-
-        def emit(log: Logger) -> None:
-            log.debug("a")
-            log.info("b")
-            log.warn("c")
-
-        self.assertEqual(len(self.lines("debug", emit)), 3)
-        self.assertEqual(len(self.lines("warn", emit)), 1)
-
-    def test_forged_lines(self) -> None:
-        """What a peer puts into a name cannot begin a line of its own nor drive the terminal."""
-        lines = self.lines("info", lambda log: log.info("{n}", n="a\n2026 [info] b\x1b[2J\r\x9b"))
-        self.assertEqual(lines[1], "\t2026 [info] b\\x1b[2J\\x0d\\x9b")
-
-    def test_traceback(self) -> None:
-        """A failure is written with its traceback, indented under its line."""
-
-        def emit(log: Logger) -> None:
-            try:
-                raise ValueError("wrong")
-            except ValueError:
-                log.failure("it broke")
-
-        lines = self.lines("info", emit)
-        self.assertIn("[critical] it broke", lines[0])
-        self.assertTrue(all(line.startswith("\t") for line in lines[1:]))
-        self.assertIn("ValueError: wrong", lines[-1])
 
 
 class PluginTests(SynchronousTestCase):

@@ -9,11 +9,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from bzzz.discovery.doctor import Doctor, NodeHealth
+from bzzz.discovery.doctor import Doctor, Finding, NodeHealth
+from bzzz.discovery.firewall import examine_firewall
 from bzzz.discovery.network_interfaces import Verdicts, judge, system_interfaces
 from bzzz.errors import BzzzError
 
-__all__ = ["examine"]
+__all__ = ["examine", "examine_firewall_here"]
 
 # Checks of what only a running node has.
 OF_A_NODE = {"mdns", "listening"}
@@ -51,9 +52,22 @@ def examine(wanted: Sequence[str]) -> list[Mapping[str, Any]]:
     except OSError:
         verdicts = Verdicts(())  # which is a finding
     health = NodeHealth(verdicts=verdicts, listening=(), mdns=None)
+    return [
+        found
+        for found in _fired(Doctor(_at_once, _run).examine(health))
+        if found["check"] not in OF_A_NODE
+    ]
+
+
+def examine_firewall_here(port: int | None) -> list[Mapping[str, Any]]:
+    """What this process can tell of the firewall; as root more than the node, which is not."""
+    return _fired(Deferred.fromCoroutine(examine_firewall(port, _run)))
+
+
+def _fired(examined: Deferred[list[Finding]]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     # Every Deferred fired before it was waited for, so that this one has too.
-    Doctor(_at_once, _run).examine(health).addCallback(
+    examined.addCallback(
         lambda findings: found.extend(
             {
                 "check": finding.check,
@@ -62,7 +76,6 @@ def examine(wanted: Sequence[str]) -> list[Mapping[str, Any]]:
                 "mend": finding.mend,
             }
             for finding in findings
-            if finding.check not in OF_A_NODE
         )
     )
     return found

@@ -77,6 +77,7 @@ def _option(option: Option) -> Iterator[str]:
     )
     yield f"Flag {_text(flag)}, variable {_text(option.variable)}."
     yield f"Default: {_text(option.default_text)}."
+    yield f"Changes {'by a reload' if option.live else 'at the next start'}."
 
 
 def _toml() -> Iterator[str]:

@@ -75,11 +75,29 @@ def status(session: Session, wait: float | None) -> None:
         ("running for", f"{duration(answer['uptime_seconds'])}, pid {answer['pid']}"),
         ("version", answer["version"]),
         ("reactor lag", milliseconds(answer.get("reactor_lag_seconds"))),
-        ("unit", answer.get("unit")),
+        ("unit", _unit(answer.get("unit"))),
         ("control socket", answer.get("control_socket")),
         ("state directory", answer.get("state_dir")),
     ]
     show(table(("", ""), [row for row in rows if row[1]], head=False))
+
+
+def _unit(unit: Mapping[str, Any] | None) -> str:
+    """``bzzz.service: active (running) since 3 min ago, 1 restart, 61 MiB, enabled``."""
+    if unit is None:
+        return ""
+    from bzzz.cli.text import ago
+
+    restarts = unit["restarts"]
+    memory = unit.get("memory_bytes")
+    said = (
+        f"{unit['active_state']} ({unit['sub_state']}) since {ago(unit.get('since')) or '?'}",
+        f"{restarts} restart{'' if restarts == 1 else 's'}",
+        f"{memory / 2**20:.0f} MiB" if memory is not None else "",
+        str(unit.get("file_state") or ""),
+        "changed on disk: systemctl daemon-reload" if unit["needs_daemon_reload"] else "",
+    )
+    return f"{unit['id']}: {', '.join(part for part in said if part)}"
 
 
 def _started(session: Session, seconds: float) -> Any:

@@ -41,6 +41,7 @@ class Option:
     :ivar default: from the environment, where it depends on it.
     :ivar default_text: the default as a person would put it.
     :ivar reason: why the default is what it is.
+    :ivar live: whether a running node can change it when it reads its configuration again.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Option:
     default_text: str
     help: str
     reason: str
+    live: bool = False
 
     @property
     def flag(self) -> str:
@@ -76,12 +78,14 @@ def _option(
     default_text: str,
     help: str,
     reason: str,
+    *,
+    live: bool = False,
 ) -> Any:
     """A field of :class:`Config`. A callable default is called with the environment."""
     depends = default if callable(default) else lambda environ: default
     return dataclasses.field(
         default_factory=lambda: depends(os.environ),
-        metadata={"row": (kind, depends, default_text, help, reason)},
+        metadata={"row": (kind, depends, default_text, help, reason, live)},
     )
 
 
@@ -122,6 +126,7 @@ class Config:
         "all that are up, without container bridges and virtual machines' taps",
         "Network interface, or one of its addresses, to listen, announce and browse on; no others.",
         "zero configuration; addresses of docker0 and the like lead nowhere from other machines",
+        live=True,
     )
     listen_port: int = _option(
         kinds.Whole(0, 65535, "PORT"),
@@ -137,6 +142,7 @@ class Config:
         "Address of a node to dial at start and to retry for ever,"
         " such as /ip4/192.0.2.7/tcp/40001 or /dns/walnut.lan/tcp/40001.",
         "on one LAN mDNS finds everybody; bootstrap addresses are for where multicast fails",
+        live=True,
     )
     mdns: bool = _option(
         kinds.Boolean(),
@@ -151,6 +157,7 @@ class Config:
         "none",
         "A label that other nodes see, such as rack=a3.",
         "labels mean what their owner says they mean, so that there are none to begin with",
+        live=True,
     )
     capability: tuple[str, ...] = _option(
         kinds.Many("NAME", CAPABILITY),
@@ -158,6 +165,7 @@ class Config:
         "none beside those detected",
         "Name of something that this node can do, added to what it detects.",
         "the rest is detected",
+        live=True,
     )
     specialization: str = _option(
         kinds.Text("NAME", SPECIALIZATION),
@@ -165,6 +173,7 @@ class Config:
         "none",
         "What this node is best at, in one word; shown to other nodes.",
         "a general machine has none",
+        live=True,
     )
     broadcast_interval: float = _option(
         kinds.Seconds(0.1, 3600.0),
@@ -172,6 +181,7 @@ class Config:
         "30s",
         "Time between two broadcasts of what this node can do and how busy it is.",
         "what the nodes of the running cluster use; changes are sent at once anyway",
+        live=True,
     )
     max_links: int = _option(
         kinds.Whole(1, 4096),
@@ -180,6 +190,7 @@ class Config:
         "Most links to other nodes at one time.",
         "every member is linked to every other, and a link costs 0.2 MB: 256 are 50 MB and far"
         " below the usual limit of 1024 open files",
+        live=True,
     )
     max_tasks: int = _option(
         kinds.Whole(0, 10_000),
@@ -187,6 +198,7 @@ class Config:
         "the number of cores this process may use",
         "Most tasks to run at one time; 0 to run none.",
         "one busy task a core is what a machine can do without slowing each of them",
+        live=True,
     )
     log_level: str = _option(
         kinds.Choice("debug", "info", "warn", "error"),
@@ -194,6 +206,7 @@ class Config:
         "info",
         "Least level of log lines that are written.",
         "at info an idle node writes two lines a broadcast interval",
+        live=True,
     )
     sources: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: MappingProxyType({}), compare=False, repr=False

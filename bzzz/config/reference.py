@@ -31,6 +31,7 @@ def _entry(option: Option) -> Iterator[str]:
     yield f":Environment: {variable}"
     yield f":Default: {option.default_text}"
     yield f":Why: {option.reason}"
+    yield f":Changes: {'by a reload' if option.live else 'at the next start'}"
     yield ""
 
 

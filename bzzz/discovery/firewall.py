@@ -57,14 +57,15 @@ async def examine_firewall(
     return findings
 
 
-def _opening(tool: str, port: int | None) -> str:
+def _opening(tool: str, port: int | None, etc: Path) -> str:
     number = str(port) if port is not None else "PORT"
+    # What the installer puts there, if the firewall's software is there before it.
+    ufw = "Bzzz" if (etc / "ufw" / "applications.d" / "bzzz").exists() else f"{number}/tcp"
+    service = (etc / "firewalld" / "services" / "bzzz.xml").exists()
+    firewalld = "--add-service=bzzz" if service else f"--add-port={number}/tcp --add-service=mdns"
     return {
-        "ufw": f"sudo ufw allow {number}/tcp && sudo ufw allow 5353/udp",
-        "firewalld": (
-            f"sudo firewall-cmd --permanent --add-port={number}/tcp --add-service=mdns"
-            " && sudo firewall-cmd --reload"
-        ),
+        "ufw": f"sudo ufw allow {ufw}",
+        "firewalld": (f"sudo firewall-cmd --permanent {firewalld} && sudo firewall-cmd --reload"),
         "nft": (
             f"accept them where your rules are kept: tcp dport {number} accept;"
             " udp dport 5353 accept"
@@ -95,11 +96,20 @@ async def _firewalld(
         what = "firewalld runs; what it lets in may not be seen from here"
         return [Finding(CHECK, "unknown", what, "sudo firewall-cmd --list-all")]
     words = opened.replace(",", " ").split()
-    lets_mdns = "mdns" in words or "5353/udp" in words
-    if lets_mdns and (port is None or f"{port}/tcp" in words or "ACCEPT" in words):
+    if "ACCEPT" in words or "bzzz" in words:
         return [Finding(CHECK, "ok", "firewalld lets mDNS and this node's port in")]
-    what = f"firewalld lets in neither or not both of UDP port 5353 and TCP port {port}"
-    return [Finding(CHECK, "warning", what, _opening("firewalld", port))]
+    lacking = [
+        what
+        for what, there in (
+            ("UDP port 5353", "mdns" in words or "5353/udp" in words),
+            (f"TCP port {port}", port is None or f"{port}/tcp" in words),
+        )
+        if not there
+    ]
+    if not lacking:
+        return [Finding(CHECK, "ok", "firewalld lets mDNS and this node's port in")]
+    what = f"firewalld does not let in {' and '.join(lacking)}"
+    return [Finding(CHECK, "warning", what, _opening("firewalld", port, etc))]
 
 
 async def _ufw(
@@ -115,12 +125,12 @@ async def _ufw(
     status = await _output(run, [command, "status"]) if command is not None else None
     if status is None:
         what = f"ufw is on; whether it lets in TCP port {port} is only told to root"
-        return [Finding(CHECK, "unknown", what, f"sudo ufw status; {_opening('ufw', port)}")]
+        return [Finding(CHECK, "unknown", what, f"sudo ufw status; {_opening('ufw', port, etc)}")]
     # ufw lets mDNS in by its default rules.
-    if port is None or re.search(rf"(?m)^{port}(/tcp)?\s+ALLOW", status):
+    if port is None or re.search(rf"(?m)^(Bzzz|{port}(/tcp)?)\s+ALLOW", status):
         return [Finding(CHECK, "ok", "ufw lets this node's port in")]
     what = f"ufw is on and does not let in TCP port {port}"
-    return [Finding(CHECK, "warning", what, _opening("ufw", port))]
+    return [Finding(CHECK, "warning", what, _opening("ufw", port, etc))]
 
 
 async def _nftables(
@@ -133,10 +143,10 @@ async def _nftables(
     if rules is None:
         what = "nftables is installed; its rules are only told to root"
         return [Finding(CHECK, "unknown", what, "sudo nft list ruleset")]
-    return [_of_nftables(rules, port)]
+    return [_of_nftables(rules, port, etc)]
 
 
-def _of_nftables(rules: str, port: int | None) -> Finding:
+def _of_nftables(rules: str, port: int | None, etc: Path) -> Finding:
     chains = _INPUT_CHAIN.findall(rules)
     if not chains:
         return Finding(CHECK, "ok", "no rule of nftables filters what comes in")
@@ -153,7 +163,7 @@ def _of_nftables(rules: str, port: int | None) -> Finding:
     if not lacking:
         return Finding(CHECK, "ok", "nftables has rules for UDP port 5353 and this node's port")
     what = f"nftables refuses what no rule lets in, and none names {' or '.join(lacking)}"
-    return Finding(CHECK, "warning", what, _opening("nft", port))
+    return Finding(CHECK, "warning", what, _opening("nft", port, etc))
 
 
 async def _iptables(
@@ -172,4 +182,4 @@ async def _iptables(
     if "5353" in rules and (port is None or str(port) in rules):
         return [Finding(CHECK, "ok", "iptables has rules for UDP port 5353 and this node's port")]
     what = f"iptables refuses what no rule lets in, and none names UDP 5353 or TCP {port}"
-    return [Finding(CHECK, "warning", what, _opening("iptables", port))]
+    return [Finding(CHECK, "warning", what, _opening("iptables", port, etc))]

@@ -395,6 +395,11 @@ class InterfaceWatcher:
         """Look no more."""
         self._looking.stop()
 
+    async def want(self, wanted: Sequence[str]) -> None:
+        """Use other ``--interface`` values from now on."""
+        self._wanted = tuple(wanted)
+        await self.look()
+
     async def look(self) -> Verdicts:
         """Look now, call ``changed`` if something is new, and return the verdicts."""
         interfaces = await self._defer_to_thread(self._enumerate)

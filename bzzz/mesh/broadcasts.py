@@ -135,6 +135,13 @@ class Broadcasts:
         self._capability.stop()
         self._availability.stop()
 
+    def set_interval(self, interval: float) -> None:
+        """Tell each ``interval`` seconds from now on; the next time is so far from now."""
+        self._interval = interval
+        if self._loop.running:
+            self._loop.stop()
+            self._loop.start(interval, now=False)
+
     def changed(self) -> None:
         """The capability document may say something else now: tell if it does."""
         self._capability.changed()
@@ -185,6 +192,7 @@ class Broadcasts:
         write(
             "{kind} sent: {summary} to {count} peer{s}",
             kind=kind,
+            event=kind,
             summary=summary,
             count=count,
             s="" if count == 1 else "s",
@@ -282,6 +290,7 @@ class Broadcasts:
         write(
             "{kind} from {short} ({name}): {summary}",
             kind=received.type,
+            event=received.type,
             short=peer.short,
             name=name or "name unknown",
             summary=summary,
@@ -325,6 +334,7 @@ class Broadcasts:
         write(
             "{kind} from {short} ({name}): {text}",
             kind=kind or "discussion",
+            event="discussion",
             short=message.origin.short,
             name=name or "name unknown",
             text=text,

@@ -108,6 +108,11 @@ class Inventory:
         self._detected = await self._detect()
         self.look()
 
+    def configure(self, configured: Configured) -> None:
+        """What is not detected is this from now on."""
+        self._configured = configured
+        self.look()
+
     def set_service(self, state: ServiceState | None) -> None:
         """The state of this node's systemd unit; None where it does not run as a service."""
         self._service = state

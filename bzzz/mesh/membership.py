@@ -304,6 +304,7 @@ class Membership:
                 label=member.label,
                 reason=reason,
                 peer_id=str(member.peer_id),
+                event="lost",
             )
             self._emit("lost", peer_id=str(member.peer_id), name=member.name, reason=reason)
         now = self._clock.seconds()
@@ -333,6 +334,7 @@ class Membership:
                 label=member.label,
                 address=str(link.remote_multiaddr),
                 peer_id=str(member.peer_id),
+                event="connected",
             )
             self._emit(
                 "connected",
@@ -356,6 +358,7 @@ class Membership:
             "its own.",
             address=str(address),
             peer_id=str(self._swarm.peer_id),
+            event="identity_conflict",
         )
         self._emit("identity_conflict", address=str(address), peer_id=str(self._swarm.peer_id))
 
@@ -573,6 +576,7 @@ class Membership:
             "Look with: bzzz doctor",
             seconds=alone,
             tried=self._tried(),
+            event="alone",
         )
         self._emit("alone", seconds=alone)
         self._alone_said = min(self._alone_said + 1, len(ALONE) - 1)

@@ -37,6 +37,7 @@ class _Seed:
         self.timer: IDelayedCall | None = None
         self.work: Deferred[None] | None = None
         self.said = ""
+        self.dropped = False
 
 
 class Seeds:
@@ -58,8 +59,9 @@ class Seeds:
     ) -> None:
         self._swarm = swarm
         self._clock = clock
+        self._random = random
         self._resolve = resolve
-        self._seeds = [_Seed(address, Backoff(random=random)) for address in addresses]
+        self._seeds = [self._seed(address) for address in addresses]
         self._running = False
 
     def start(self) -> None:
@@ -72,10 +74,20 @@ class Seeds:
         """Dial no more."""
         self._running = False
         for seed in self._seeds:
-            if seed.timer is not None and seed.timer.active():
-                seed.timer.cancel()
-            if seed.work is not None:
-                seed.work.cancel()
+            self._rest(seed)
+
+    def use(self, addresses: Sequence[Multiaddr]) -> None:
+        """Keep these addresses linked from now on. Links to others that are up stay up."""
+        before = {seed.address: seed for seed in self._seeds}
+        self._seeds = [
+            before.pop(each) if each in before else self._seed(each) for each in addresses
+        ]
+        for seed in before.values():
+            seed.dropped = True
+            self._rest(seed)
+        for seed in self._seeds:
+            if self._running and seed.timer is None and seed.work is None:
+                self._look(seed)
 
     def tried(self) -> list[str]:
         """Each address with what came of it last, in words."""
@@ -88,6 +100,16 @@ class Seeds:
             for seed in self._seeds
             if seed.said and seed.said != LINKED
         ]
+
+    def _seed(self, address: Multiaddr) -> _Seed:
+        return _Seed(address, Backoff(random=self._random))
+
+    def _rest(self, seed: _Seed) -> None:
+        """Dial it no more."""
+        if seed.timer is not None and seed.timer.active():
+            seed.timer.cancel()
+        if seed.work is not None:
+            seed.work.cancel()
 
     def _look(self, seed: _Seed) -> None:
         seed.timer = None
@@ -115,7 +137,7 @@ class Seeds:
 
     def _failed(self, failure: Failure, seed: _Seed) -> None:
         seed.work = None
-        if not self._running:
+        if not self._running or seed.dropped:
             return
         if failure.check(BzzzError) is None:
             # A mistake of ours; the address is tried again all the same.
@@ -136,5 +158,5 @@ class Seeds:
         self._again(seed, seed.backoff.next_delay())
 
     def _again(self, seed: _Seed, delay: float) -> None:
-        if self._running:
+        if self._running and not seed.dropped:
             seed.timer = self._clock.callLater(delay, self._look, seed)

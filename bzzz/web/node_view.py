@@ -18,13 +18,26 @@ from bzzz.mesh.capability import CapabilityDocument
 from bzzz.mesh.membership import Member
 from bzzz.mesh.node import MeshNode
 from bzzz.net.interfaces import Clock
-from bzzz.web.schema import ConfigEntry, Finding, NodeDocument, NodeState, PeerInfo, Status
+from bzzz.systemd.unit import Unit
+from bzzz.web.schema import (
+    ConfigEntry,
+    Finding,
+    NodeDocument,
+    NodeState,
+    PeerInfo,
+    Status,
+    UnitStatus,
+)
 
 __all__ = ["MeshView"]
 
 
 class MeshView:
     """Implements :class:`~bzzz.web.view.NodeView` on a :class:`MeshNode`.
+
+    :ivar state: None once the node takes part in the mesh, until it stops.
+    :ivar config: in effect.
+    :ivar unit: the systemd unit that the node runs in.
 
     :param document: this node's capability document as it is now.
     :param mdns: the state of mDNS in words.
@@ -46,7 +59,8 @@ class MeshView:
     ) -> None:
         self.state: NodeState | None = "starting"
         self._mesh = mesh
-        self._config = config
+        self.config = lambda: config
+        self.unit: Callable[[], Unit | None] = lambda: None
         self._events = events
         self._clock = clock
         self._wall_time = wall_time
@@ -63,7 +77,7 @@ class MeshView:
         mesh = self._mesh
         linked = len(mesh.swarm.links)
         return Status(
-            name=self._config.name,
+            name=self.config().name,
             peer_id=str(mesh.peer_id),
             short_id=mesh.peer_id.short,
             version=__version__,
@@ -74,12 +88,22 @@ class MeshView:
             listen_addresses=[str(address) for address in mesh.swarm.listen_addresses],
             peers_connected=linked,
             peers_known=len(mesh.membership.members),
-            max_links=self._config.max_links,
+            max_links=self.config().max_links,
             mdns=self._mdns(),
             available_for_work=self._availability.available_for_work,
             control_socket=str(self._control_socket),
-            state_dir=str(self._config.state_dir),
+            state_dir=str(self.config().state_dir),
             reactor_lag_seconds=mesh.lag.worst(),
+            unit=_unit(self.unit()),
+        )
+
+    def status_line(self) -> str:
+        """``walnut: 2 peers, 0 tasks, ready``, for :program:`systemctl status`."""
+        linked = len(self._mesh.swarm.links)
+        tasks = self._availability.current_tasks
+        return (
+            f"{self.config().name}: {linked} peer{'' if linked == 1 else 's'},"
+            f" {tasks} task{'' if tasks == 1 else 's'}, {self.state or self._availability.status}"
         )
 
     def peers(self) -> Sequence[PeerInfo]:
@@ -94,7 +118,7 @@ class MeshView:
             NodeDocument(
                 peer_id=str(mesh.peer_id),
                 short_id=mesh.peer_id.short,
-                name=self._config.name,
+                name=self.config().name,
                 is_self=True,
                 summary=own.describe(),
                 capabilities=own,
@@ -105,9 +129,9 @@ class MeshView:
             self._node(peer, member) for peer, member in mesh.membership.members.items()
         ]
 
-    def recent_events(self) -> Sequence[dict[str, Any]]:
+    def recent_events(self) -> Sequence[bytes]:
         """See :class:`~bzzz.web.view.NodeView`."""
-        return self._events.recent()
+        return self._events.recent_lines()
 
     def subscribe_events(self, callback: Callable[[dict[str, Any]], object]) -> Callable[[], None]:
         """See :class:`~bzzz.web.view.NodeView`."""
@@ -117,7 +141,7 @@ class MeshView:
         """See :class:`~bzzz.web.view.NodeView`."""
         return [
             ConfigEntry(key=setting.key, value=setting.value, source=setting.source)
-            for setting in self._config.effective()
+            for setting in self.config().effective()
         ]
 
     def doctor(self) -> Deferred[Sequence[Finding]]:
@@ -164,3 +188,21 @@ class MeshView:
             capabilities=document,
             availability=heard.availabilities.get(peer),
         )
+
+
+def _unit(unit: Unit | None) -> UnitStatus | None:
+    if unit is None:
+        return None
+    return UnitStatus(
+        id=unit.id,
+        type=unit.type,
+        active_state=unit.active_state,
+        sub_state=unit.sub_state,
+        since=None if unit.started is None else rfc3339(unit.started),
+        restarts=unit.restarts,
+        main_pid=unit.main_pid,
+        memory_bytes=unit.memory_bytes,
+        file=unit.path or None,
+        file_state=unit.file_state or None,
+        needs_daemon_reload=unit.needs_daemon_reload,
+    )

@@ -22,12 +22,42 @@ __all__ = [
     "PeerInfo",
     "PeerState",
     "Status",
+    "UnitStatus",
     "encode",
 ]
 
 NodeState = Literal["starting", "alone", "connected", "stopping"]
 PeerState = Literal["discovered", "dialling", "connected", "lost"]
 Level = Literal["ok", "info", "warning", "error"]
+
+
+class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The systemd unit that the node runs in, as :program:`systemctl show` has it.
+
+    :ivar id: ``bzzz.service``.
+    :ivar type: ``simple``.
+    :ivar active_state: ``active``, ``reloading``, ``deactivating`` and so on.
+    :ivar sub_state: ``running``, ``stop-sigterm`` and so on.
+    :ivar since: when systemd started the process.
+    :ivar restarts: how often systemd started it again by itself, since it was started by hand.
+    :ivar main_pid: the process that systemd watches; null for none.
+    :ivar memory_bytes: of all its processes; null where systemd does not count.
+    :ivar file: the path of the unit file.
+    :ivar file_state: ``enabled`` if it starts at boot.
+    :ivar needs_daemon_reload: the file is another than systemd has read.
+    """
+
+    id: str
+    type: str
+    active_state: str
+    sub_state: str
+    since: str | None = None
+    restarts: int = 0
+    main_pid: int | None = None
+    memory_bytes: int | None = None
+    file: str | None = None
+    file_state: str | None = None
+    needs_daemon_reload: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +80,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar control_socket: the path of the socket that answers.
     :ivar state_dir: the path of its state directory.
     :ivar reactor_lag_seconds: the longest that the node was late of late; starved, it is seconds.
-    :ivar unit: the systemd unit that it runs in.
+    :ivar unit: the systemd unit that it runs in; null outside systemd, and while systemd does not
+        answer.
     """
 
     name: str
@@ -70,7 +101,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     control_socket: str | None = None
     state_dir: str | None = None
     reactor_lag_seconds: float | None = None
-    unit: str | None = None
+    unit: UnitStatus | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

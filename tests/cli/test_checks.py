@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,31 @@ class ConfigCommandTests(CommandTests):
 
 class DoctorCommandTests(CommandTests):
     """doctor."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(os, "geteuid", lambda: 1000)
+
+    def test_root_sees_the_firewall(self) -> None:
+        """What the node may not see of the firewall is told by the command itself to root."""
+        node = self.node
+        assert node is not None
+        hidden = Finding(check="firewall", level="info", message="only told to root")
+        self.patch(node, "findings", succeed([hidden]))
+        ports: list[int | None] = []
+
+        def examine(port: int | None) -> list[dict[str, str]]:
+            ports.append(port)
+            return [{"check": "firewall", "level": "warning", "message": "ufw lets in nothing"}]
+
+        self.patch(local_doctor, "examine_firewall_here", examine)
+        self.assertIn("only told to root", self.output("doctor"))
+        self.patch(node, "findings", succeed([hidden]))
+        self.patch(os, "geteuid", lambda: 0)
+        shown = self.output("doctor")
+        self.assertIn("ufw lets in nothing", shown)
+        self.assertNotIn("only told to root", shown)
+        self.assertEqual(ports, [40001])
 
     def test_findings(self) -> None:
         """Each finding with its mend below; warnings are no reason for an exit code."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bzzz.cli.main import bzzz
 from bzzz.cli.nodes import _complete_peer
 from bzzz.errors import BzzzError
-from bzzz.web.schema import PeerInfo
+from bzzz.web.schema import PeerInfo, UnitStatus
 from tests.cli.node import CommandTests
 from tests.web.fakes import ACACIA, IRONWOOD, WALNUT
 
@@ -54,6 +54,30 @@ class NodeCommandTests(CommandTests):
         self.assertIn("peers           1 connected, 2 known, at most 256 links", lines)
         self.assertIn("running for     2 min, pid 4242", lines)
         self.assertFalse([line for line in lines if line.startswith("unit")])
+
+    def test_unit(self) -> None:
+        """Under systemd the unit has a line: its state, since when, restarts, memory."""
+        node = self.node
+        assert node is not None
+        unit = UnitStatus(
+            id="bzzz.service",
+            type="simple",
+            active_state="active",
+            sub_state="running",
+            restarts=1,
+            memory_bytes=64 << 20,
+            file_state="enabled",
+            needs_daemon_reload=True,
+        )
+        answer = replace(node.status(), unit=unit)
+        self.patch(node, "status", lambda: answer)
+        self.assertIn(
+            "unit            bzzz.service: active (running) since ?, 1 restart, 64 MiB, enabled,"
+            " changed on disk: systemctl daemon-reload",
+            self.output("status").splitlines(),
+        )
+        document = json.loads(self.output("status", "--json"))["unit"]
+        self.assertEqual((document["restarts"], document["main_pid"]), (1, None))
 
     def test_wait(self) -> None:
         """--wait asks again while nobody answers and while the node starts."""

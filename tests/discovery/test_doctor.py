@@ -283,9 +283,14 @@ class FirewallTests(SynchronousTestCase):
         for status, expected in (
             ("Status: active\n\n22/tcp  ALLOW  Anywhere\n", "warning"),
             ("Status: active\n\n4001/tcp  ALLOW  Anywhere\n", "ok"),
+            ("Status: active\n\nBzzz  ALLOW  Anywhere\n", "ok"),
         ):
             self.outputs = {"ufw status": status}
             self.assertEqual(self.examine().status, expected)
+        (self.etc / "ufw" / "applications.d").mkdir()
+        (self.etc / "ufw" / "applications.d" / "bzzz").touch()
+        self.outputs = {"ufw status": "Status: active\n"}
+        self.assertEqual(self.examine().mend, "sudo ufw allow Bzzz")
 
     def test_firewalld(self) -> None:
         """firewalld, not running, silent and telling."""
@@ -296,9 +301,20 @@ class FirewallTests(SynchronousTestCase):
         for listed, expected in (
             ("services: ssh\n ports: \n", "warning"),
             ("services: mdns ssh\n ports: 4001/tcp\n", "ok"),
+            ("services: bzzz ssh\n ports: \n", "ok"),
         ):
             self.outputs["firewall-cmd --list-all"] = listed
             self.assertEqual(self.examine().status, expected)
+        for listed, lacking in (
+            ("services: mdns ssh\n ports: \n", "TCP port 4001"),
+            ("services: ssh\n ports: 4001/tcp\n", "UDP port 5353"),
+        ):
+            self.outputs["firewall-cmd --list-all"] = listed
+            self.assertEqual(self.examine().what, f"firewalld does not let in {lacking}")
+        self.assertIn("--add-port=4001/tcp --add-service=mdns", self.examine().mend or "")
+        (self.etc / "firewalld" / "services").mkdir(parents=True)
+        (self.etc / "firewalld" / "services" / "bzzz.xml").touch()
+        self.assertIn("--permanent --add-service=bzzz", self.examine().mend or "")
 
 
 class ProbeTests(SynchronousTestCase):

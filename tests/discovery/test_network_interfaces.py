@@ -248,6 +248,15 @@ class WatcherTests(SynchronousTestCase):
         self.clock.advance(2.0)
         self.assertEqual(self.changes, [["eth0"]])
 
+    def test_others_wanted(self) -> None:
+        """Other wishes are acted on at once, and kept."""
+        self.interfaces.append(WLAN0)
+        watcher = self.watcher(("eth0",))
+        self.successResultOf(Deferred.fromCoroutine(watcher.look()))
+        self.successResultOf(Deferred.fromCoroutine(watcher.want(["wlan0"])))
+        self.successResultOf(Deferred.fromCoroutine(watcher.look()))
+        self.assertEqual(self.changes, [["eth0"], ["wlan0"]])
+
     def test_wanted_comes_later(self) -> None:
         """An interface that is asked for and absent is used from when it appears."""
         watcher = self.watcher(("wlan0",))

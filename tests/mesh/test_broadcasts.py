@@ -130,6 +130,17 @@ class TellingTests(Base):
         self.assertEqual(first["from"], str(ME))
         self.assertLess(first["timestamp"], later["timestamp"])
 
+    def test_another_interval(self) -> None:
+        """Another interval counts from when it is set."""
+        self.broadcasts.set_interval(20.0)
+        self.assertEqual(self.topics.published, [])
+        self.broadcasts.start()
+        self.clock.advance(10)
+        self.broadcasts.set_interval(5.0)
+        self.assertEqual(len(self.topics.published), 2)
+        self.clock.advance(5)
+        self.assertEqual(len(self.topics.published), 4)
+
     def test_one_line_a_tick(self) -> None:
         """Each tick writes one line at info, with what it is about; the document is at debug."""
         self.broadcasts.start()

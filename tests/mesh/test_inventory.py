@@ -67,6 +67,15 @@ class InventoryTests(SynchronousTestCase):
         self.inventory.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_configured_anew(self) -> None:
+        """Another configuration is in the document at once, beside what was detected."""
+        self.inventory.start()
+        self.inventory.configure(Configured(node_id="me", name="walnut", version="0.1.0"))
+        self.assertEqual(self.changes, 2)
+        document = self.inventory.document()
+        self.assertEqual((document.capabilities, document.labels), (("ollama", "python"), {}))
+        self.assertEqual(document.resources.cpu_cores, 4)
+
     def test_slow_detection(self) -> None:
         """A start does not wait long for a slow driver, and hears of it when it has answered."""
         self.answer = Deferred()

@@ -76,6 +76,22 @@ class SeedTests(SynchronousTestCase):
         self.clock.advance(CAP)
         self.assertEqual(len(self.resolving), 3)
 
+    def test_other_addresses(self) -> None:
+        """Addresses that stay go on as they were; new ones are dialled, dropped ones no more."""
+        other = Multiaddr.parse("/dns4/ironwood.example/tcp/4001")
+        self.seeds.use([ADDRESS, other])
+        self.assertEqual(len(self.resolving), 2)
+        self.seeds.use([other])
+        self.resolving[1].errback(DialError("no such name"))
+        self.clock.advance(CAP)
+        self.assertEqual(len(self.resolving), 3)
+        self.assertEqual(self.seeds.tried(), [f"{other} (no such name)"])
+        self.seeds.use([])
+        self.clock.advance(CAP)
+        self.assertEqual((self.seeds.tried(), self.clock.getDelayedCalls()), ([], []))
+        self.seeds.use([ADDRESS])
+        self.assertEqual(len(self.resolving), 4)
+
     def test_stop(self) -> None:
         """Nothing is left to do, whether it was resolving, dialling or waiting."""
         self.seeds.stop()

@@ -1,4 +1,4 @@
-"""What the composition root decides itself: the port."""
+"""Which TCP ports a node tries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.node import PORT_TRIES, PORTS, choose_ports, ephemeral_ports
+from bzzz.net.ports import PORT_TRIES, PORTS, choose_ports, ephemeral_ports
 
 
 class PortTests(SynchronousTestCase):

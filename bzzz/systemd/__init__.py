@@ -1,0 +1,1 @@
+"""Where a node meets systemd: environment, notifications, journal, its unit; all of it optional."""
