@@ -225,7 +225,11 @@ def _sweep() -> None:
     """Remove the namespaces of runs whose process is gone."""
     for line in command("ip", "netns", "list").splitlines():
         name = line.split()[0]
-        if name.startswith(PREFIX):
-            pid = name.removeprefix(PREFIX).split("-")[0]
-            if pid.isdecimal() and not Path("/proc", pid).exists():
-                command("ip", "netns", "del", name, check=False)
+        if left_behind(name):
+            command("ip", "netns", "del", name, check=False)
+
+
+def left_behind(name: str) -> bool:
+    """Whether it is a name that a :class:`Network` gave, in a process that is gone."""
+    pid = name.removeprefix(PREFIX).split("-")[0]
+    return name.startswith(PREFIX) and pid.isdecimal() and not Path("/proc", pid).exists()
