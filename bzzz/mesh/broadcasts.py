@@ -267,7 +267,7 @@ class Broadcasts:
             )
             return
         changed = before is None or not before.same_as(document)  # type: ignore[arg-type]  # kinds are kept apart
-        self._tell_of(received, document, changed, is_first=before is None)
+        self._tell_of(received, document, changed, before)
         self._on_update(message.origin)
 
     def _tell_of(
@@ -275,25 +275,32 @@ class Broadcasts:
         received: messages.Received,
         document: CapabilityDocument | AvailabilityDocument,
         changed: bool,
-        is_first: bool,
+        before: CapabilityDocument | AvailabilityDocument | None,
     ) -> None:
         peer = received.sender
         name = self._name(peer)
         summary = document.describe()
         # What a new peer is doing at the moment is no news; that it is there has its own line.
-        news = changed and not (is_first and received.type == AVAILABILITY)
+        news = changed and not (before is None and received.type == AVAILABILITY)
+        # The summary may be the same as before, such as when the node's unit is reloaded.
+        what = (
+            document.changed_since(before)
+            if isinstance(document, CapabilityDocument) and isinstance(before, CapabilityDocument)
+            else []
+        )
         write = (
             self._log.info
             if news and self._lines.allows((peer, received.type))
             else self._log.debug
         )
         write(
-            "{kind} from {short} ({name}): {summary}",
+            "{kind} from {short} ({name}): {summary}{changes}",
             kind=received.type,
             event=received.type,
             short=peer.short,
             name=name or "name unknown",
             summary=summary,
+            changes=f"; changed: {', '.join(what)}" if what else "",
             peer_id=str(peer),
         )
         # Repeats are most of the messages, and say nothing that is not known.

@@ -131,6 +131,11 @@ class CapabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
         """Whether both say the same, apart from the free space, which changes all the time."""
         return self._steady() == other._steady()
 
+    def changed_since(self, other: CapabilityDocument) -> list[str]:
+        """The fields that say something else than in ``other``."""
+        old, new = other._steady(), self._steady()
+        return [name for name in self.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+
     def _steady(self) -> CapabilityDocument:
         return msgspec.structs.replace(
             self, resources=msgspec.structs.replace(self.resources, disk_free_bytes=0)

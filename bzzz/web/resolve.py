@@ -23,6 +23,9 @@ class Named(Protocol):
     @property
     def name(self) -> str | None: ...
 
+    @property
+    def state(self) -> str | None: ...
+
 
 N = TypeVar("N", bound=Named)
 
@@ -36,7 +39,8 @@ class Ambiguous(Exception):
 
 
 def resolve(text: str, nodes: Sequence[N]) -> N:
-    """The one node that is meant. A name wins over a short ID, that over a beginning.
+    """The one node that is meant. A name wins over a short ID, that over a beginning; and a node
+    that is here over one that was lost.
 
     :raises NoSuchPeer: there is none.
     :raises Ambiguous: there are several.
@@ -51,6 +55,9 @@ def resolve(text: str, nodes: Sequence[N]) -> N:
     if not found:
         known = ", ".join(sorted(node.name or node.short_id for node in nodes)[:10])
         raise NoSuchPeer(f"no node is called '{text}' (known: {known or 'none'})")
+    if len(found) > 1:
+        # A machine that was installed anew has another peer ID, and its old one is remembered.
+        found = [node for node in found if node.state != "lost"] or found
     if len(found) > 1:
         several = ", ".join(f"{node.short_id} ({node.name})" for node in found[:10])
         raise Ambiguous(f"'{text}' may be any of {several}; give a short id")

@@ -309,6 +309,15 @@ class ListeningTests(Base):
         self.assertIs(self.hear(at=-10.0), ValidationResult.UNHURRIED)
         self.assertEqual(self.broadcasts.documents[WALNUT].models, ("phi3",))
 
+    def test_what_changed(self) -> None:
+        """The line says what changed, because the summary may be the same as before."""
+        self.hear()
+        self.at(LogLevel.info)
+        self.clock.advance(30)
+        self.hear(labels={"rack": "a3"}, service={"unit": "bzzz.service"})
+        (line,) = [line for line in self.at(LogLevel.info) if " from " in line]
+        self.assertTrue(line.endswith("; changed: labels, service"), line)
+
     def test_event(self) -> None:
         """Each one received is an event, with the document if it changed."""
         self.hear()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
@@ -124,6 +125,15 @@ class ControlApiTests(SynchronousTestCase):
         )
         answer = self.get("/v1/capabilities/12D3KooW")
         self.assertEqual((answer.status, answer.json()["error"]["code"]), (409, "ambiguous_peer"))
+
+    def test_a_node_that_is_here_wins(self) -> None:
+        """A name that a lost node has as well means the one that is here."""
+        lost, here = self.node.capabilities()
+        twins = [replace(lost, name="twin", state="lost"), replace(here, name="twin")]
+        self.patch(self.node, "capabilities", lambda: twins)
+        self.assertEqual(self.get("/v1/capabilities/twin").json()["peer_id"], here.peer_id)
+        twins[1] = replace(twins[1], state="lost")
+        self.assertEqual(self.get("/v1/capabilities/twin").status, 409)
 
     def test_config(self) -> None:
         """Keys, values and sources."""
