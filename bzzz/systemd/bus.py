@@ -118,12 +118,15 @@ async def _connect(reactor: Any, bus: str, environ: Mapping[str, str]) -> IConne
 def _unreachable(bus: str, path: str, error: ConnectError) -> BzzzError:
     shown = path.replace("\0", "@", 1)
     if error.osError == errno.ENOENT:
-        return BzzzError(f"there is no {bus} bus at {shown}; the package dbus has one")
+        package = "dbus" if bus == "system" else "dbus-user-session"
+        return BzzzError(f"there is no {bus} bus at {shown}; the package {package} has one")
     if error.osError == errno.ECONNREFUSED:
         return BzzzError(f"there is no {bus} bus any more at {shown}: nobody listens there")
     if error.osError in (errno.EACCES, errno.EPERM):
         return BzzzError(f"this user may not connect to the {bus} bus at {shown}")
-    return BzzzError(f"the {bus} bus at {shown} cannot be reached: {error}")
+    # Where its queue is full Twisted only has a failure of its own.
+    reason = os.strerror(error.osError) if error.osError else "it takes no connection now"
+    return BzzzError(f"the {bus} bus at {shown} cannot be reached: {reason}")
 
 
 @implementer(IDBusAuthenticator)

@@ -186,7 +186,6 @@ class ServiceManager:
             raise BzzzError(f"systemd gave {path!r} as the path of the unit")
         if path != self._path:
             self._path = path
-            self.values.clear()
             # One for a path before stays: it is compared with the path of what comes.
             await self._match(
                 self._properties_changed, _SYSTEMD, _PROPERTIES, "PropertiesChanged", path

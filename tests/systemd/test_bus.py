@@ -262,6 +262,7 @@ class ConnectionTests(SynchronousTestCase):
         broken[16:24] = b"\xff" * 8
         self.receive(bytes(broken) + self.signal())
         self.assertTrue(self.transport.disconnected)
+        self.receive(b"")
         self.assertEqual(self.heard, [])
         self.connection.connectionLost(Failure(ConnectionDone()))
         self.assertIn("cannot be read", str(self.failureResultOf(call, BzzzError).value))

@@ -503,6 +503,8 @@ class UnitWatchTests(SynchronousTestCase):
         self.assertEqual(self.watch.problem, "")
         self.assertEqual(len(self.told), 1)
         self.assertEqual(len(self.infos), 1)
+        self.connection.lose()
+        self.assertIsNotNone(self.watch.unit)
 
     def test_lost_while_asking(self) -> None:
         """So it is when the connection is lost under a call."""
@@ -532,6 +534,8 @@ class UnitWatchTests(SynchronousTestCase):
         self.started()
         waits = []
         for _ in range(8):
+            self.connection.signal("Reloading", [False])
+            self.clock.advance(0.1)
             self.connection.lose()
             before = self.clock.seconds()
             self.retry()
@@ -689,7 +693,8 @@ class UnitWatchTests(SynchronousTestCase):
         """Whoever is told of the unit may stop the watch."""
         ended: list[Deferred[None]] = []
         self.watch = self.make(lambda unit: ended.append(self.watch.stop()))
-        self.started()
+        self.manager.silent.add("Id")
+        self.started().release("Id")
         self.clock.advance(0)
         self.successResultOf(ended[0])
         self.stopped(self.watch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from twisted.trial.unittest import TestCase
 from txdbus import client, marshal, message
 from txdbus.error import RemoteError
 
+from bzzz.errors import BzzzError
 from bzzz.systemd.bus import txdbus_connect
 from bzzz.systemd.unit import Unit
 from bzzz.systemd.units import UnitWatch
@@ -505,6 +507,25 @@ class NoBusTests(TestCase):
         while not watch.problem:
             await deferLater(reactor, 0.01)
         return watch.problem
+
+    async def test_full(self) -> None:
+        """A socket whose queue is full is an error in words, at once."""
+        directory = Path(tempfile.mkdtemp(prefix="bzzz-bus-"))
+        self.addCleanup(shutil.rmtree, directory)
+        path = str(directory / "bus")
+        listening, filling = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        self.addCleanup(listening.close)
+        self.addCleanup(filling.close)
+        listening.bind(path)
+        listening.listen(0)
+        filling.connect(path)
+        connect = txdbus_connect(reactor, {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={path}"})
+        with self.assertRaises(BzzzError) as raised:
+            await connect("system")
+        self.assertEqual(
+            str(raised.exception),
+            f"the system bus at {path} cannot be reached: it takes no connection now",
+        )
 
     async def test_closes(self) -> None:
         """What accepts and closes at once is an error that says so, not one that nobody hears."""
