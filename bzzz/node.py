@@ -228,15 +228,10 @@ class NodeService(Service):
         )
         if systemd.supervised:
             # Only here: outside systemd nothing needs D-Bus, and a node is smaller without it.
-            from bzzz.systemd.bus import txdbus_connect
-            from bzzz.systemd.units import UnitWatch
+            from bzzz.systemd.units import watch_unit
 
-            supervision.watch = UnitWatch(
-                self._reactor,
-                os.getpid(),
-                supervision.unit_changed,
-                random=self._random,
-                connect=txdbus_connect(self._reactor, os.environ),
+            supervision.watch = watch_unit(
+                self._reactor, os.environ, os.getpid(), supervision.unit_changed, self._random
             )
         return supervision
 

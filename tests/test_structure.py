@@ -78,6 +78,15 @@ class StructureTests(SynchronousTestCase):
                     wrong.append(f"{path.relative_to(ROOT)} imports {name}")
         self.assertEqual(wrong, [])
 
+    def test_one_module_speaks_dbus(self) -> None:
+        """txdbus is imported by one module alone, which guards against its weaknesses."""
+        importers = {
+            str(path.relative_to(ROOT))
+            for path in self.modules()
+            if any(name.split(".")[0] == "txdbus" for name in imports_of(path))
+        }
+        self.assertEqual(importers, {"systemd/units.py"})
+
     def test_pure_packages_are_pure(self) -> None:
         """The cores import no framework, no clock, no logger, no sockets, no global randomness."""
         wrong = []

@@ -55,12 +55,12 @@ class _Connection(http.client.HTTPConnection):
 class NodeClient:
     """Asks the node behind one control socket.
 
-    :param options: with which a node has to be started to be behind it.
+    :param start: the command that starts a node behind it.
     """
 
-    def __init__(self, path: Path, options: str = "") -> None:
+    def __init__(self, path: Path, start: str = "twistd -n bzzz") -> None:
         self.path = path
-        self._options = f" {options}" if options else ""
+        self._start = start
 
     def get(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The answer to ``GET /v1/<what>``.
@@ -106,13 +106,13 @@ class NodeClient:
             connection.request("GET", f"/v1/{what}", headers={"Connection": "close"})
             response = connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            start = f"twistd -n bzzz{self._options}"
             raise NoNode(
-                f"No node is running here ({self.path}). Start one with: {start}"
+                f"No node is running here ({self.path}). Start one with: {self._start}"
             ) from None
         except PermissionError:
             raise NoNode(
-                f"The node at {self.path} belongs to another user; ask it as that user or as root"
+                f"The node at {self.path} belongs to another user; ask it as that user or as root,"
+                " such as with sudo"
             ) from None
         except TimeoutError:
             raise self._silent() from None

@@ -23,8 +23,9 @@ from bzzz.cli.client import TIMEOUT, NodeClient, NodeError, NoNode
 
 __all__ = ["NobodyAnswers", "NodeRefused", "Refusal", "Session", "shared"]
 
-# Where the unit of the package has its socket; asked when the user has no node of their own.
+# Where the service has its socket; asked when the user has no node of their own.
 SYSTEM_SOCKET = Path("/run/bzzz/control.sock")
+SYSTEM_UNIT = Path("/etc/systemd/system/bzzz.service")
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -68,12 +69,16 @@ class Session:
         if self.runtime_dir is not None:
             return self.runtime_dir.absolute() / "control.sock"
         own = _configured_runtime_dir() / "control.sock"
-        return SYSTEM_SOCKET if not own.exists() and SYSTEM_SOCKET.exists() else own
+        there = SYSTEM_SOCKET.exists() or SYSTEM_UNIT.exists()
+        return SYSTEM_SOCKET if not own.exists() and there else own
 
     def client(self) -> NodeClient:
         """Asks the node."""
-        options = "" if self.runtime_dir is None else f"--runtime-dir {self.runtime_dir}"
-        return NodeClient(self.socket(), options)
+        socket = self.socket()
+        if socket == SYSTEM_SOCKET and SYSTEM_UNIT.exists():
+            return NodeClient(socket, "sudo systemctl start bzzz")
+        options = "" if self.runtime_dir is None else f" --runtime-dir {self.runtime_dir}"
+        return NodeClient(socket, f"twistd -n bzzz{options}")
 
     def ask(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The node's answer, or the end of the command."""

@@ -2,7 +2,7 @@
 
 Enters: answers and signals. Leaves: the properties of the unit that a process belongs to, and, in
 words, why they cannot be had. Spec: :manpage:`org.freedesktop.systemd1(5)`; D-Bus Specification,
-"Message Bus Messages". What has to be done with txdbus to be safe from its bus is in ``bus.py``.
+"Message Bus Messages". What has to be done with txdbus to be safe from its bus is in ``units.py``.
 """
 
 from __future__ import annotations

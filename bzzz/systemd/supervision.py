@@ -41,7 +41,7 @@ def service_state(unit: Unit) -> dict[str, str | int]:
 
 
 class Watch(Protocol):
-    """What is used of :class:`bzzz.systemd.units.UnitWatch`."""
+    """What is used of :class:`bzzz.systemd.unit_watch.UnitWatch`."""
 
     @property
     def unit(self) -> Unit | None:

@@ -1,211 +1,274 @@
-"""What systemd says about the unit that this process belongs to, over D-Bus.
+"""Units of systemd over D-Bus: how a bus is reached; the only module that imports txdbus.
 
-Enters: a connection to a bus. Leaves: a :class:`~bzzz.systemd.unit.Unit` each time that it changed,
-and, in words, why systemd cannot be asked. ``docs/systemd.rst`` has the states. How one manager is
-asked is in ``manager.py``, how a bus is reached in ``bus.py``.
+Enters: which bus, and the environment that says where it is. Leaves: an authenticated connection
+that said Hello, or an error in words. Spec: D-Bus Specification, "Server Addresses",
+"Authentication Protocol", "Message Protocol".
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import errno
+import os
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import unquote
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from txdbus.client import DBusClientConnection
+from txdbus.marshal import unmarshal
+from txdbus.protocol import IDBusAuthenticator
+from zope.interface import implementer
 
 from bzzz.errors import BzzzError
-from bzzz.net.background import in_background
-from bzzz.net.backoff import Backoff
-from bzzz.net.interfaces import Clock, Randomness
-from bzzz.systemd.manager import IConnection, ServiceManager, wait_for
+from bzzz.net.interfaces import Randomness
+from bzzz.systemd.manager import IConnection
 from bzzz.systemd.unit import Unit
+from bzzz.systemd.unit_watch import UnitWatch
 
-__all__ = ["UnitWatch"]
+__all__ = ["bus_paths", "txdbus_connect", "watch_unit"]
 
-# Seconds for a connection and for each call: systemd answers in milliseconds, but not while it
-# reads its unit files again.
-CALL_TIMEOUT = 10.0
+SYSTEM_BUS = "/run/dbus/system_bus_socket"
 
-# Seconds after which it is asked without a signal, because some properties send none.
-REFRESH = 60.0
+# Bytes of a message that is read; what systemd sends here has a few thousand. A stranger on the
+# bus may send 32 MB, of which txdbus makes one Python object a byte.
+MAX_MESSAGE = 64 << 10
 
-# Seconds between a signal and asking: one change of state sends several.
-COALESCE = 0.1
+# Bytes of a socket's name that the kernel takes; Twisted's connecting raises where nobody catches
+# it if there are more.
+MAX_PATH = 107
 
-# Seconds for which asking has to go well before the next wait begins at 1 s again. What answers and
-# fails by turns is not asked each second.
-STABLE = 60.0
+# Of a message up to the length of its header fields.
+_FIXED = 16
 
-
-def _gist(reason: str) -> str:
-    """What makes two reasons the same: not the number of a connection, which a bus that refuses
-    puts into its message and which is another at each try."""
-    return re.sub(r"\d+", "#", reason)
+_METHOD_RETURN, _ERROR, _SIGNAL = 2, 3, 4
+_DESTINATION = 6
 
 
-class UnitWatch:
-    """Knows the unit of a process, for as long as a service manager can be asked.
+def bus_paths(bus: str, environ: Mapping[str, str]) -> list[str]:
+    """The sockets at which ``bus`` may be, in the order to try.
 
-    :param pid: the process.
-    :param changed: called with the unit whenever it differs from what was said before in more than
-        its use of memory, and with None when it was known and a second try in a row to ask failed.
-        None says nothing about the service.
-    :param connect: connects to the ``system`` bus, or to the user's by ``session``. Cancelling its
-        Deferred has to abandon the attempt, and close a connection that comes all the same.
+    A name in the abstract namespace begins with a zero byte.
+
+    :param bus: ``system``, or ``session`` for the user's.
+    :raises BzzzError: the environment does not say, or names nothing that can be used.
+    """
+    variable = f"DBUS_{bus.upper()}_BUS_ADDRESS"
+    address = environ.get(variable)
+    if not address:
+        if bus == "system":
+            return [SYSTEM_BUS]
+        runtime = environ.get("XDG_RUNTIME_DIR")
+        if not runtime:
+            raise BzzzError(
+                f"neither {variable} nor XDG_RUNTIME_DIR is set: the user's bus is not known"
+            )
+        return [f"{runtime}/bus"]
+    paths = []
+    for one in address.split(";"):
+        transport, _, rest = one.partition(":")
+        values = dict(item.partition("=")[::2] for item in rest.split(","))
+        if transport == "unix" and "path" in values:
+            paths.append(unquote(values["path"]))
+        elif transport == "unix" and "abstract" in values:
+            paths.append("\0" + unquote(values["abstract"]))
+    paths = [path for path in paths if len(os.fsencode(path)) <= MAX_PATH]
+    if not paths:
+        raise BzzzError(
+            f"{variable} is {address!r}, in which no unix:path= or unix:abstract= of at most"
+            f" {MAX_PATH} bytes can be found"
+        )
+    return paths
+
+
+def watch_unit(
+    reactor: Any,
+    environ: Mapping[str, str],
+    pid: int,
+    changed: Callable[[Unit | None], object],
+    random: Randomness,
+) -> UnitWatch:
+    """Watches the unit of the process ``pid``; see :class:`~bzzz.systemd.unit_watch.UnitWatch`."""
+    connect = txdbus_connect(reactor, environ)
+    return UnitWatch(reactor, pid, changed, random=random, connect=connect)
+
+
+def txdbus_connect(
+    reactor: Any, environ: Mapping[str, str]
+) -> Callable[[str], Deferred[IConnection]]:
+    """What connects :class:`~bzzz.systemd.unit_watch.UnitWatch` to a bus.
+
+    :param reactor: provides ``IReactorUNIX`` and ``IReactorTime``.
+    :return: connects to the ``system`` or ``session`` bus; fails with
+        :class:`~bzzz.errors.BzzzError`. Cancelling its Deferred closes what was opened.
     """
 
-    _log = Logger()
+    def connect(bus: str) -> Deferred[IConnection]:
+        return Deferred.fromCoroutine(_connect(reactor, bus, environ))
 
-    def __init__(
-        self,
-        clock: Clock,
-        pid: int,
-        changed: Callable[[Unit | None], object],
-        *,
-        random: Randomness,
-        connect: Callable[[str], Deferred[IConnection]],
-        call_timeout: float = CALL_TIMEOUT,
-        refresh: float = REFRESH,
-        coalesce: float = COALESCE,
-    ) -> None:
-        self._clock = clock
-        self._pid = pid
-        self._changed = changed
-        self._backoff = Backoff(random=random)
-        self._connect = connect
-        self._call_timeout = call_timeout
-        self._refresh = refresh
-        self._coalesce = coalesce
-        self._running: Deferred[None] | None = None
-        self._telling = False
-        self._unit: Unit | None = None
-        self._problem = ""
-        self._said: set[str] = set()
-        self._failures = 0
-        self._answering_since: float | None = None
+    return connect
 
-    @property
-    def unit(self) -> Unit | None:
-        """What was last heard; None before the first answer and when it cannot be asked."""
-        return self._unit
 
-    @property
-    def problem(self) -> str:
-        """Why it cannot be asked now, for people; empty if it can."""
-        return self._problem
+async def _connect(reactor: Any, bus: str, environ: Mapping[str, str]) -> IConnection:
+    failed = BzzzError(f"no address of the {bus} bus is known")
+    for path in bus_paths(bus, environ):
+        factory = _Factory()
+        try:
+            connection = await UNIXClientEndpoint(reactor, path).connect(factory)
+        except ConnectError as error:
+            failed = _unreachable(bus, path, error)
+            continue
+        try:
+            return await factory.ready
+        except BaseException:
+            connection.disconnect()
+            raise
+    raise failed
 
-    def start(self) -> None:
-        """Start to ask. Harmless when it was started before."""
-        if self._running is None:
-            self._running = in_background(self._run(), "watching the unit", self._log)
 
-    def stop(self) -> Deferred[None]:
-        """Stop asking; what was last heard stays. Harmless when it was not started.
+def _unreachable(bus: str, path: str, error: ConnectError) -> BzzzError:
+    shown = path.replace("\0", "@", 1)
+    if error.osError == errno.ENOENT:
+        package = "dbus" if bus == "system" else "dbus-user-session"
+        return BzzzError(f"there is no {bus} bus at {shown}; the package {package} has one")
+    if error.osError == errno.ECONNREFUSED:
+        return BzzzError(f"there is no {bus} bus any more at {shown}: nobody listens there")
+    if error.osError in (errno.EACCES, errno.EPERM):
+        return BzzzError(f"this user may not connect to the {bus} bus at {shown}")
+    # Where its queue is full Twisted only has a failure of its own.
+    reason = os.strerror(error.osError) if error.osError else "it takes no connection now"
+    return BzzzError(f"the {bus} bus at {shown} cannot be reached: {reason}")
 
-        :return: fires when the connection is closed.
-        """
-        running, self._running = self._running, None
-        if running is None:
-            return succeed(None)
-        if self._telling:
-            # Called by ``changed``: what runs can only be cancelled once it waits for something.
-            self._clock.callLater(0, running.cancel)
+
+@implementer(IDBusAuthenticator)
+class _External:
+    """Authentication by the kernel's word for who this is.
+
+    txdbus's own goes on to a cookie file in the home directory when that is refused, which blocks,
+    fails for a user without a name, and is logged at each try. It also agrees to pass file
+    descriptors, and never closes those that come.
+    """
+
+    def beginAuthentication(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._accepted = False
+        protocol.sendAuthMessage(b"AUTH EXTERNAL")
+
+    def handleAuthMessage(self, line: bytes) -> None:
+        word = line.split(b" ", 1)[0]
+        if word == b"DATA":
+            self._protocol.sendAuthMessage(b"DATA")
+        elif word == b"OK":
+            self._accepted = True
+            self._protocol.sendAuthMessage(b"BEGIN")
         else:
-            running.cancel()
-        return running
+            raise BzzzError("the bus does not accept this user (EXTERNAL authentication)")
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._watch()
-            except CancelledError:
-                return
-            except BzzzError as error:
-                self._failed(str(error))
-            except Exception as error:  # noqa: BLE001 - a flaw here must not end the watch
-                if _gist(repr(error)) not in self._said:
-                    self._log.failure("asking systemd failed")
-                self._failed(repr(error))
-            # Clock is what it uses of IReactorTime.
-            await deferLater(self._clock, self._backoff.next_delay())  # type: ignore[arg-type]  # needs callLater alone
+    def authenticationSucceeded(self) -> bool:
+        return self._accepted
 
-    async def _watch(self) -> None:
-        """Watch until it fails; ends by raising alone."""
-        owner = await self._watch_on("system", user=False)
+    def getGUID(self) -> bytes:
+        return b""
+
+
+class _Connection(DBusClientConnection):
+    """txdbus's connection, with what a stranger on the bus could do to it taken out."""
+
+    authenticator = _External
+    _buffer: bytes = b""  # of txdbus
+    factory: _Factory
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._to_skip = 0
+        self._broken: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        # What is raised here would be logged as a crash, at each try, and its reason be lost.
         try:
-            await self._watch_on("session", user=True)
-        except BzzzError as error:
-            raise BzzzError(f"this node is a service of {owner}, and there: {error}") from error
-
-    async def _watch_on(self, bus: str, *, user: bool) -> str:
-        """Watch on one bus until it fails, or until the unit proves to be a user's manager.
-
-        :return: the name of that unit.
-        """
-        connection = await wait_for(self._connect(bus), "the bus", self._clock, self._call_timeout)
-        known = False
-
-        def moved() -> None:
-            if known:
-                try:
-                    self._tell(Unit.from_properties(manager.values, user=user))
-                except BzzzError:
-                    pass  # asking, which follows each signal, says what is wrong with it
-
-        manager = ServiceManager(
-            self._clock, connection, moved, timeout=self._call_timeout, coalesce=self._coalesce
-        )
-        try:
-            while True:
-                await manager.ask(self._pid)
-                unit = Unit.from_properties(manager.values, user=user)
-                if not user and re.fullmatch(r"user@\d+\.service", unit.id):
-                    return unit.id
-                if not unit.id.endswith(".service"):
-                    raise BzzzError(f"this process belongs to {unit.id!r}, which is no service")
-                known = True
-                self._answered(unit)
-                await manager.news(self._refresh)
-        finally:
-            await manager.close()
-
-    def _answered(self, unit: Unit) -> None:
-        now = self._clock.seconds()
-        if self._answering_since is None:
-            self._answering_since = now
-        elif now - self._answering_since >= STABLE:
-            self._backoff.reset()
-        if self._problem:
-            self._log.info("systemd can be asked about {unit} again", unit=unit.id)
-        self._problem = ""
-        self._said.clear()
-        self._failures = 0
-        self._tell(unit)
-
-    def _failed(self, reason: str) -> None:
-        self._answering_since = None
-        self._problem = reason
-        if _gist(reason) not in self._said:
-            self._said.add(_gist(reason))
-            self._log.warn(
-                "systemd cannot be asked about the unit of this node: {reason}. The node does"
-                " without, and asks again for ever",
-                reason=reason,
+            if self._authenticated:
+                self._split(data)
+            else:
+                super().dataReceived(data)
+        except Exception as error:  # noqa: BLE001 - txdbus raises whatever unpacking raises
+            broken = error if isinstance(error, BzzzError) else None
+            self._broken = Failure(
+                broken or BzzzError(f"what the bus sent cannot be read: {error!r}")
             )
-        self._failures += 1
-        # A bus that is restarted is back at the first try.
-        if self._failures > 1:
-            self._tell(None)
+            self.disconnect()
 
-    def _tell(self, unit: Unit | None) -> None:
-        before, self._unit = self._unit, unit
-        if unit == before:
+    def _split(self, data: bytes) -> None:
+        """Cut what came into messages.
+
+        txdbus calls itself for each message of one read, copies all that is left for each, and
+        collects messages of any length.
+        """
+        received = self._received
+        # What came together with the end of authentication is still in txdbus's buffer.
+        received += self._buffer + data
+        self._buffer = b""
+        while self._broken is None:
+            if self._to_skip:
+                skipped = min(self._to_skip, len(received))
+                del received[:skipped]
+                self._to_skip -= skipped
+            if len(received) < _FIXED:
+                return
+            order = "<" if received[0] == ord("l") else ">"
+            body, fields = struct.unpack_from(f"{order}4xI4xI", received)
+            length = _FIXED + fields + -fields % 8 + body
+            if length > MAX_MESSAGE:
+                self._to_skip = length
+            elif len(received) < length:
+                return
+            else:
+                message = bytes(received[:length])
+                del received[:length]
+                self.rawDBusMessageReceived(message)
+
+    def rawDBusMessageReceived(self, rawMsg: bytes) -> None:
+        # Nothing is offered here, so that a call is of no use; kinds to come are to be ignored.
+        if rawMsg[1] not in (_METHOD_RETURN, _ERROR, _SIGNAL):
             return
-        self._telling = True
-        try:
-            self._changed(unit)
-        except Exception:  # noqa: BLE001 - whatever is made of it, the watch goes on
-            self._log.failure("telling that the unit changed failed")
-        finally:
-            self._telling = False
+        if rawMsg[1] == _SIGNAL:
+            # The bus passes on those that were asked for, of the sender that was asked for; but one
+            # addressed to this connection comes from anybody, and txdbus does not look at senders.
+            header = unmarshal("yyyyuua(yv)", rawMsg, 0, rawMsg[0] == ord("l"), [])[1]
+            if any(code == _DESTINATION for code, _ in header[6]):
+                return
+        super().rawDBusMessageReceived(rawMsg)
+
+    def connectionLost(self, reason: Failure) -> None:
+        reason = self._broken or reason
+        # Of one that is lost before Hello txdbus tells nobody.
+        self.factory._failed(reason)
+        super().connectionLost(reason)
+
+    def disconnect(self) -> None:
+        # txdbus would first send all that was written, for which a bus that is stuck never lets it.
+        self.transport.abortConnection()
+
+
+class _Factory(Factory):
+    """Makes one connection, and has its names from txdbus, which calls them.
+
+    :ivar ready: fires with the connection when the bus has answered Hello.
+    """
+
+    protocol = _Connection
+    noisy = False
+
+    def __init__(self) -> None:
+        self.ready: Deferred[IConnection] = Deferred()
+
+    def _ok(self, connection: IConnection) -> None:
+        if not self.ready.called:
+            self.ready.callback(connection)
+
+    def _failed(self, reason: Failure) -> None:
+        if not self.ready.called:
+            self.ready.errback(reason)

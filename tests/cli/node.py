@@ -10,7 +10,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.cli import client
+from bzzz.cli import client, session
 from bzzz.cli.main import bzzz
 from bzzz.web.api import ControlApi
 from tests.web.fakes import FakeNode
@@ -37,6 +37,8 @@ class CommandTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.node = FakeNode()
+        # Whatever is installed on this machine.
+        self.patch(session, "SYSTEM_UNIT", Path("/nonexistent"))
         self.asked: list[str] = []
         self.home = str(Path(self.mktemp()).absolute())
         case = self

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from bzzz.cli import session
 from bzzz.cli.main import bzzz
 from bzzz.cli.nodes import _complete_peer
 from bzzz.errors import BzzzError
@@ -32,6 +34,19 @@ class NodeCommandTests(CommandTests):
                 "No node is running here (/run/user/1000/bzzz/control.sock). "
                 "Start one with: twistd -n bzzz\n",
             )
+
+    def test_no_service(self) -> None:
+        """Where the service is installed and does not run, it is what is to be started."""
+        self.node = None
+        self.patch(session, "SYSTEM_UNIT", Path(__file__))
+        result = self.run_command("status")
+        self.assertEqual(
+            result.stderr,
+            "No node is running here (/run/bzzz/control.sock). "
+            "Start one with: sudo systemctl start bzzz\n",
+        )
+        result = self.run_command("--runtime-dir", "/a", "status")
+        self.assertIn("Start one with: twistd -n bzzz --runtime-dir /a", result.stderr)
 
     def test_which_node(self) -> None:
         """--runtime-dir says which node, before or after the command; so does the environment."""

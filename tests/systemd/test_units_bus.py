@@ -23,9 +23,9 @@ from txdbus import client, marshal, message
 from txdbus.error import RemoteError
 
 from bzzz.errors import BzzzError
-from bzzz.systemd.bus import txdbus_connect
 from bzzz.systemd.unit import Unit
-from bzzz.systemd.units import UnitWatch
+from bzzz.systemd.unit_watch import UnitWatch
+from bzzz.systemd.units import txdbus_connect
 from tests.logs import lines_at
 from tests.needs import find_tool, needs, without_tools
 from tests.systemd.test_unit import GIVEN
