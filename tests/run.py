@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.needs import STRICT, find_tool, without_tools
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PYTHON = str(BIN / "python")
@@ -79,11 +81,13 @@ class Section:
     """One command of the run.
 
     :ivar limit: seconds after which it is stopped and has failed.
+    :ivar missing: why it cannot be run here, where it cannot.
     """
 
     command: tuple[str, ...]
     count: Callable[[int, str], Counts] = one
     limit: float = 600.0
+    missing: str | None = None
 
 
 def trial_section(name: str, targets: Iterator[str], limit: float) -> Section:
@@ -101,12 +105,27 @@ def unit_targets() -> Iterator[str]:
             yield f"tests.{path.stem}"
 
 
+def shell_scripts() -> Iterator[str]:
+    """The shell scripts of the project, for whoever runs it and for whoever works on it."""
+    for pattern in ("*", "script/*", ".ci/*"):
+        for path in sorted(ROOT.glob(pattern)):
+            if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh\n"):
+                yield str(path.relative_to(ROOT))
+
+
+def shellcheck() -> Section:
+    """Debian's, which unlike the other tools is not in ``requirements/``."""
+    tool = find_tool("shellcheck") or "shellcheck"
+    return Section((tool, *shell_scripts()), missing=without_tools("shellcheck"))
+
+
 def sections() -> dict[str, Section]:
     """Every section by name, the quickest first."""
     sphinx = (PYTHON, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html")
     return {
         "ruff": Section((str(BIN / "ruff"), "check", ".")),
         "format": Section((str(BIN / "ruff"), "format", "--check", ".")),
+        "shellcheck": shellcheck(),
         "mypy": Section((PYTHON, "-m", "mypy")),
         "docs": Section((*sphinx, "docs", "docs/_build/html")),
         "unit": trial_section("unit", unit_targets(), 2400.0),
@@ -180,8 +199,12 @@ def main() -> int:
     for name in wanted:
         print(f"=== {name}", flush=True)
         start = time.monotonic()
-        code, output = run(known[name])
-        counts = known[name].count(code, output)
+        section = known[name]
+        if section.missing is not None:
+            print(section.missing)
+            counts = Counts(failed=1) if STRICT else Counts(skipped=1)
+        else:
+            counts = section.count(*run(section))
         total += counts
         rows.append(f"{name:10} {time.monotonic() - start:7.1f} s   {counts}")
         print(f"=== {rows[-1]}\n", flush=True)
