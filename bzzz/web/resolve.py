@@ -40,7 +40,7 @@ class Ambiguous(Exception):
 
 def resolve(text: str, nodes: Sequence[N]) -> N:
     """The one node that is meant. A name wins over a short ID, that over a beginning; and a node
-    that is here over one that was lost.
+    that is linked over one that is not.
 
     :raises NoSuchPeer: there is none.
     :raises Ambiguous: there are several.
@@ -57,7 +57,7 @@ def resolve(text: str, nodes: Sequence[N]) -> N:
         raise NoSuchPeer(f"no node is called '{text}' (known: {known or 'none'})")
     if len(found) > 1:
         # A machine that was installed anew has another peer ID, and its old one is remembered.
-        found = [node for node in found if node.state != "lost"] or found
+        found = [node for node in found if node.state in {None, "connected"}] or found
     if len(found) > 1:
         several = ", ".join(f"{node.short_id} ({node.name})" for node in found[:10])
         raise Ambiguous(f"'{text}' may be any of {several}; give a short id")

@@ -127,10 +127,12 @@ class ControlApiTests(SynchronousTestCase):
         self.assertEqual((answer.status, answer.json()["error"]["code"]), (409, "ambiguous_peer"))
 
     def test_a_node_that_is_here_wins(self) -> None:
-        """A name that a lost node has as well means the one that is here."""
+        """A name that a node has as well which is not linked means the one that is."""
         lost, here = self.node.capabilities()
         twins = [replace(lost, name="twin", state="lost"), replace(here, name="twin")]
         self.patch(self.node, "capabilities", lambda: twins)
+        self.assertEqual(self.get("/v1/capabilities/twin").json()["peer_id"], here.peer_id)
+        twins[0] = replace(lost, name="twin", state="discovered")
         self.assertEqual(self.get("/v1/capabilities/twin").json()["peer_id"], here.peer_id)
         twins[1] = replace(twins[1], state="lost")
         self.assertEqual(self.get("/v1/capabilities/twin").status, 409)
