@@ -6,10 +6,11 @@ that twistd is given, to a terminal, a file or the journal; a level that can be 
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
 
 from twisted.logger import (
     FileLogObserver,
@@ -23,9 +24,11 @@ from twisted.logger import (
 from twisted.python.logfile import LogFile
 
 from bzzz.events import rfc3339
-from bzzz.systemd.journal import JournalObserver
+from bzzz.systemd.journal import JournalObserver, writer
 
 __all__ = ["NodeLog", "log_line"]
+
+STANDARD_ERROR = 2
 
 # Control characters, which could forge a line or drive a terminal when a peer put them into a name.
 # Ends of lines are kept for tracebacks, and what follows them is indented.
@@ -72,6 +75,7 @@ class NodeLog:
     :param journal: whether standard error leads to systemd's journal.
     :param reactor: the global one, for rotating a file at SIGUSR1 and for the journal.
     :ivar observer: None where twistd's own is to be used.
+    :ivar finish: to be called when the reactor has ended, so that nothing waits for it any more.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class NodeLog:
     ) -> None:
         self._least = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
         self._reactor = reactor
+        self.finish: Callable[[], object] = lambda: None
         chosen = self._chosen(parent, journal)
         self.observer: ILogObserver | None = (
             None if chosen is None else FilteringLogObserver(chosen, [self._least])
@@ -98,7 +103,13 @@ class NodeLog:
             # A daemon that should log to stdout gets twistd's own error.
             return None
         if journal:
-            return JournalObserver(log_text, self._later, _standard_error())
+            # Once the log has begun, sys.stderr is a part of it.
+            entries = JournalObserver(log_text, self._later, writer(STANDARD_ERROR))
+            # Not the reactor's last event, after which there is still something to say; nor this
+            # alone, because a process that a signal ends does not come to it.
+            atexit.register(entries.finish)
+            self.finish = entries.finish
+            return entries
         return FileLogObserver(sys.stdout, log_line)
 
     def _later(self, delay: float, call: Callable[[], None]) -> None:
@@ -111,8 +122,3 @@ class NodeLog:
             rotate = file.rotate
             signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(rotate))
         return file
-
-
-def _standard_error() -> IO[str]:
-    # Once the log has begun, sys.stderr is a part of it.
-    return sys.__stderr__ if sys.__stderr__ is not None else sys.stdout

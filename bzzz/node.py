@@ -181,16 +181,18 @@ class NodeService(Service):
             self._doctor,
         )
         self.supervision = self._supervision(launch.systemd)
-        self.reload = Reload(
+        self._configuration = Reload(
             config,
             launch.read_config,
             self._in_thread,
             self._appliers(launch.set_log_level),
             self.supervision.reloading,
-            self.supervision.ready,
+            self._reloaded,
         )
+        # A wish to read the configuration again that came before the node had started.
+        self._reload_wanted = False
         self.view.unit = lambda: self.supervision.unit
-        self.view.config = lambda: self.reload.config
+        self.view.config = lambda: self._configuration.config
 
     def startService(self) -> None:  # Twisted's name
         """Join the mesh, as soon as the reactor runs."""
@@ -204,7 +206,20 @@ class NodeService(Service):
         self._stopping = True
         return in_background(self._stop(), "stopping the node", self._log)
 
+    def reload(self) -> None:
+        """Read the configuration again: once the node has started, and not when it stops."""
+        if self._stopping:
+            self._log.info("The configuration is not read again: the node stops")
+        elif self.view.state == "starting":
+            self._reload_wanted = True
+        else:
+            self._configuration.reload()
+
     # -- inside
+
+    def _reloaded(self) -> None:
+        if not self._stopping:
+            self.supervision.ready()
 
     def _configured(self, config: Config) -> Configured:
         return Configured(
@@ -224,7 +239,7 @@ class NodeService(Service):
             Process(os.getpid(), os.getuid(), self._config.max_links),
             self.view.status_line,
             self._unit_changed,
-            self.availability.drain,
+            self._drain,
         )
         if systemd.supervised:
             # Only here: outside systemd nothing needs D-Bus, and a node is smaller without it.
@@ -234,6 +249,12 @@ class NodeService(Service):
                 self._reactor, os.environ, os.getpid(), supervision.unit_changed, self._random
             )
         return supervision
+
+    def _drain(self, draining: bool) -> None:
+        if draining:
+            self.availability.drain()
+        elif not self._stopping:
+            self.availability.resume()
 
     def _unit_changed(self, unit: Unit | None) -> None:
         self.inventory.set_service(None if unit is None else dict(service_state(unit)))
@@ -296,6 +317,8 @@ class NodeService(Service):
         self.watcher.start()
         self.view.state = None
         self.supervision.ready()
+        if self._reload_wanted:
+            self.reload()
 
     async def _stop(self) -> None:
         self.view.state = "stopping"
@@ -379,7 +402,7 @@ def make_node(config: Config, state: OpenState, control: ControlSocket, launch: 
     from twisted.internet import reactor
 
     node = NodeService(config, state, control, launch, reactor)
-    tree = NodeTree(node.reload.reload)
+    tree = NodeTree(node.reload)
     # Children stop in reverse order and all at once: the socket answers until the node has left.
     node.setServiceParent(tree)
     ControlServer(reactor, control, ControlApi(node.view)).setServiceParent(tree)

@@ -7,12 +7,13 @@ error in the log, and a node that is as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from bzzz.config import Config
-from bzzz.config.changes import changes
+from bzzz.config.changes import Changes, changes
 from bzzz.errors import BzzzError
 from bzzz.net.background import in_background
 
@@ -72,6 +73,20 @@ class Reload:
         finally:
             self._running = False
 
+    def _apply(self, found: Changes) -> list[str]:
+        """Change the node; returns the keys that could not be, for a mistake of ours."""
+        failed: list[str] = []
+        for apply in dict.fromkeys(self._appliers[key] for key in found.now):
+            keys = [key for key in found.now if self._appliers[key] == apply]
+            try:
+                apply(found.config)
+            except Exception:  # noqa: BLE001 - the others are to be changed all the same
+                self._log.failure(
+                    "{keys} cannot be changed in the running node; restart it", keys=", ".join(keys)
+                )
+                failed += keys
+        return failed
+
     async def _once(self) -> None:
         try:
             new = await self._in_thread(self._read)
@@ -84,12 +99,13 @@ class Reload:
             )
             return
         found = changes(self.config, new)
-        self.config = found.config
-        for apply in dict.fromkeys(self._appliers[key] for key in found.now):
-            apply(found.config)
+        failed = self._apply(found)
+        done = [key for key in found.now if key not in failed]
+        kept = {key: getattr(self.config, key) for key in failed}
+        self.config = replace(found.config, **kept)
         self._log.info(
             "The configuration was read again: {what}",
-            what=f"{', '.join(found.now)} changed" if found.now else "nothing new",
+            what=f"{', '.join(done)} changed" if done else "nothing new",
             event="reloaded",
         )
         if found.later:

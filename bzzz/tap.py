@@ -25,7 +25,7 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from bzzz import __version__
-from bzzz.config import OPTIONS, Config, Option, load
+from bzzz.config import CONFIG_VARIABLE, OPTIONS, Config, Option, load
 from bzzz.config.kinds import Boolean
 from bzzz.errors import BzzzError
 from bzzz.log import NodeLog
@@ -34,6 +34,12 @@ from bzzz.systemd.environment import Environment, find_systemd
 from bzzz.web.socket import ControlSocket, bind_control_socket
 
 __all__ = ["Options", "makeService"]
+
+# What systemd tells a service, and only it.
+OF_THIS_PROCESS = (
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "SYSTEMD_EXEC_PID"),
+    *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+)
 
 FLAGS = [option.flag for option in OPTIONS]
 
@@ -71,6 +77,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, list[str]] = {}
+        self._file: str | None = None
 
     def parseOptions(self, options: Any = None) -> None:
         try:
@@ -90,7 +97,12 @@ class Options(usage.Options):
 
         :raises ConfigError: it is wrong.
         """
-        return load(self.given, os.environ, self["config"])
+        file = self["config"] or os.environ.get(CONFIG_VARIABLE)
+        if file and self._file is None:
+            # twistd changes to another directory, where a relative name would mean another file.
+            self._file = os.path.abspath(os.path.expanduser(file))
+            return load(self.given, os.environ, file)
+        return load(self.given, os.environ, self._file)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -137,6 +149,15 @@ for _option in OPTIONS:
         setattr(Options, f"opt_{_option.key}", _setter(_option))
 
 
+def _has_terminal() -> bool:
+    """Whether a terminal that is closed should end this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def _status_of_stderr() -> os.stat_result | None:
     try:
         return os.fstat(2)
@@ -148,6 +169,7 @@ class Daemon(MultiService):
     """The root of the tree, and the process: the state directory is held while the node lives.
 
     :param name: of the node; the process is called after it.
+    :param systemd: how systemd started the process, if it did.
     :param reload: has the node read its configuration again.
     """
 
@@ -155,22 +177,24 @@ class Daemon(MultiService):
         self,
         name: str,
         state: OpenState,
-        observer: ILogObserver | None,
+        log: NodeLog,
         reactor: Any,
         reload: Callable[[], None],
+        systemd: Environment,
     ) -> None:
         super().__init__()
         self._name = name
         self._reactor = reactor
         self._state = state
-        self._observer = observer
+        self._log = log
         self._reload = reload
+        self._systemd = systemd
 
     def setServiceParent(self, parent: Any) -> None:
         # The application is where twistd looks for a log observer, and this is the only moment at
         # which a plugin sees the application before the log begins.
-        if self._observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._observer)
+        if self._log.observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._log.observer)
         super().setServiceParent(parent)
 
     def startService(self) -> None:
@@ -182,7 +206,8 @@ class Daemon(MultiService):
             # A watchdog ends a process that is stuck by SIGABRT: then it says where it was stuck.
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.enable(sys.__stderr__)
-        if not os.isatty(0) and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and not self._systemd.supervised
+        if not ignored and not _has_terminal():
             # With a terminal it means that the terminal is gone, which should end the node.
             signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
         # What was imported stays for good: without looking at it, a full collection takes 2 ms
@@ -190,6 +215,7 @@ class Daemon(MultiService):
         gc.collect()
         gc.freeze()
         self._reactor.addSystemEventTrigger("before", "shutdown", expect_second_signals)
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._log.finish)
         super().startService()
 
     def stopService(self) -> Deferred[None]:
@@ -219,6 +245,9 @@ def makeService(options: Options) -> IService:
     from bzzz.node import Launch, make_node
 
     config = options.config
+    for name in OF_THIS_PROCESS:
+        # A command that the node runs must not speak in its name.
+        os.environ.pop(name, None)
     state: OpenState | None = None
     control: ControlSocket | None = None
     try:
@@ -234,7 +263,7 @@ def makeService(options: Options) -> IService:
             systemd=options.systemd, read_config=options.read, set_log_level=log.set_level
         )
         node = make_node(config, state, control, launch)
-        daemon = Daemon(config.name, state, log.observer, reactor, node.reload)
+        daemon = Daemon(config.name, state, log, reactor, node.reload, options.systemd)
         node.setServiceParent(daemon)
     except BzzzError as error:
         if control is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from hypothesis import given
@@ -216,6 +217,10 @@ class ConfigTests(SynchronousTestCase):
             "/nonexistent.toml: cannot be read: No such file or directory",
         )
         self.assertIn("cannot be read: Is a directory", self.error("/"))
+        fifo = self.mktemp()
+        os.mkfifo(fifo)
+        # Nobody will ever write to it.
+        self.assertIn(f"{fifo}: not a file", self.error(fifo))
         for text in ("a = " + "[" * 100_000, "a = " + "9" * 5000, "#" * (1 << 20) + "\n"):
             path = self.file(text)
             self.assertIn(path, self.error(path))

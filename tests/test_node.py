@@ -40,9 +40,10 @@ class NodeServiceTests(SynchronousTestCase):
     def apply(self, **changed: Any) -> None:
         """Have the node read a configuration with these changes."""
         config = replace(self.config, **changed)
-        self.patch(self.node.reload, "_read", lambda: config)
-        self.patch(self.node.reload, "_in_thread", lambda read: _fired(read()))
-        self.node.reload.reload()
+        reload = self.node._configuration
+        self.patch(reload, "_read", lambda: config)
+        self.patch(reload, "_in_thread", lambda read: _fired(read()))
+        self.node.reload()
 
     def test_every_live_option_is_applied(self) -> None:
         """The options that the manual says a reload changes are those that the node can change."""
@@ -51,6 +52,7 @@ class NodeServiceTests(SynchronousTestCase):
 
     def test_applied(self) -> None:
         """Each of them reaches what it is for."""
+        self.node.view.state = None
         seed = Multiaddr.parse("/ip4/192.0.2.7/tcp/4001")
         self.apply(
             max_tasks=5,
@@ -73,6 +75,19 @@ class NodeServiceTests(SynchronousTestCase):
         self.assertEqual(node.mesh.broadcasts._interval, 5.0)
         shown = {entry.key: entry.value for entry in node.view.config_entries()}
         self.assertEqual((shown["max_links"], node.view.status().max_links), (7, 7))
+
+    def test_reload_before_the_start_has_ended(self) -> None:
+        """A wish that comes too early is met when the node has started; a late one is not."""
+        read: list[bool] = []
+        self.patch(self.node._configuration, "reload", lambda: read.append(True))
+        self.node.reload()
+        self.assertEqual((read, self.node._reload_wanted), ([], True))
+        self.node.view.state = None
+        self.node.reload()
+        self.assertEqual(read, [True])
+        self.node._stopping = True
+        self.node.reload()
+        self.assertEqual(read, [True])
 
     def test_unit(self) -> None:
         """The unit is in the status, and others are told of it; neither outside systemd."""

@@ -113,6 +113,22 @@ class ReloadTests(SynchronousTestCase):
         self.reload.reload()
         self.assertEqual(len(self.reading), 2)
 
+    def test_a_change_that_fails(self) -> None:
+        """What cannot be changed keeps its value and is said; the rest is changed all the same."""
+        self.reload._appliers = {
+            **self.reload._appliers,
+            "max_links": lambda config: 1 // 0,
+        }
+        self.reload.reload()
+        self.reading[0].callback(Config(name="walnut", max_links=7, max_tasks=5))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.done, ["begin", "max_tasks=5", "end"])
+        self.assertEqual((self.reload.config.max_links, self.reload.config.max_tasks), (256, 5))
+        # It is tried again the next time.
+        self.reload.reload()
+        self.reading[1].callback(Config(name="walnut", max_links=7, max_tasks=5))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_shared_appliers(self) -> None:
         """What several keys share is applied once."""
         applied: list[Config] = []

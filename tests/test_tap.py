@@ -24,6 +24,7 @@ from bzzz import tap
 from bzzz.config import OPTIONS, Config
 from bzzz.errors import ConfigError
 from bzzz.state import OpenState
+from bzzz.systemd.environment import Environment
 from bzzz.web.socket import ControlSocket
 
 
@@ -105,6 +106,20 @@ class OptionsTests(SynchronousTestCase):
         )
         self.assertIn("unexpected argument 'walnut'", self.refused("walnut"))
         self.assertIn("/nonexistent: cannot be read", self.refused("--config", "/nonexistent"))
+
+    def test_relative_configuration(self) -> None:
+        """A relative name means the same file when it is read again from another directory."""
+        directory = Path(self.mktemp()).absolute()
+        (directory / "elsewhere").mkdir(parents=True)
+        (directory / "c.toml").write_text("max_tasks = 3\n")
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(directory)
+        options = tap.Options()
+        options.parseOptions(["--config", "c.toml"])
+        os.chdir("elsewhere")
+        (directory / "c.toml").write_text("max_tasks = 4\n")
+        self.assertEqual(options.read().max_tasks, 4)
 
     def test_no_pidfile_in_the_foreground(self) -> None:
         """In the foreground no twistd.pid is written to the current directory unless asked for."""
@@ -240,7 +255,7 @@ class MakeServiceTests(SynchronousTestCase):
         self.patch(twisted.internet, "reactor", triggers)
         triggers.callFromThread = lambda call: call()  # type: ignore[attr-defined]  # it has none
         for terminal in (True, False):
-            self.patch(os, "isatty", lambda descriptor, answer=terminal: answer)
+            self.patch(tap, "_has_terminal", lambda answer=terminal: answer)
             self.patch(signal, "getsignal", lambda number: signal.SIG_DFL)
             handlers: dict[int, Any] = {}
             self.patch(signal, "signal", handlers.__setitem__)
@@ -249,6 +264,30 @@ class MakeServiceTests(SynchronousTestCase):
             self.assertEqual(signal.SIGHUP in handlers, not terminal)
         handlers[signal.SIGHUP](signal.SIGHUP, None)
         self.assertEqual(self.made[-1].reloads, 1)
+
+    def test_nohup(self) -> None:
+        """Where SIGHUP is ignored it stays so, but for a service."""
+        from twisted.internet import reactor  # noqa: F401 - for there to be one to replace
+
+        self.patch(twisted.internet, "reactor", MemoryReactor())
+        self.patch(tap, "_has_terminal", lambda: False)
+        self.patch(signal, "getsignal", lambda number: signal.SIG_IGN)
+        handlers: dict[int, Any] = {}
+        self.patch(signal, "signal", handlers.__setitem__)
+        for supervised in (False, True):
+            name = f"service-{supervised}"
+            options = self.options(name, name, name)
+            options.systemd = Environment(supervised=supervised)
+            tap.makeService(options).startService()
+            self.assertEqual(signal.SIGHUP in handlers, supervised)
+
+    def test_variables_of_this_process(self) -> None:
+        """Commands that the node runs do not get what systemd told the node alone."""
+        environ = {"NOTIFY_SOCKET": "/nonexistent", "WATCHDOG_USEC": "5", "PATH": "/bin"}
+        options = self.options()
+        self.patch(os, "environ", dict(environ))
+        tap.makeService(options)
+        self.assertEqual(os.environ, {"PATH": "/bin"})
 
     def test_log_observer(self) -> None:
         """The application gets an observer with our lines, unless twistd was told another."""

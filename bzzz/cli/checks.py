@@ -156,8 +156,12 @@ def _with_roots_view(
     from bzzz.cli.local_doctor import examine_firewall_here
 
     addresses = " ".join(session.ask("status")["listen_addresses"])
-    port = re.search(r"/tcp/(\d+)", addresses)
-    here = examine_firewall_here(int(port[1]) if port else None)
+    port = re.search(r"/tcp/(\d{1,5})\b", addresses)
+    # The node is trusted less than root, to whom a port is told that should be opened.
+    known = int(port[1]) if port is not None and 0 < int(port[1]) < 65536 else None
+    here = examine_firewall_here(known)
+    if not here:
+        return list(findings)
     return [each for each in findings if each["check"] != "firewall"] + here
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NoNode", "NodeClient", "NodeError"]
+__all__ = ["NoNode", "NodeClient", "NodeError", "NotAllowed"]
 
 # Seconds for an answer that needs no work. A node that is starved of CPU still gets to it.
 TIMEOUT = 10.0
@@ -23,6 +23,10 @@ MAX_LINE = 1 << 20
 
 class NoNode(Exception):
     """No node can be asked; says why and how to start one."""
+
+
+class NotAllowed(NoNode):
+    """There may be one, but this user may not ask it."""
 
 
 class NodeError(Exception):
@@ -110,7 +114,7 @@ class NodeClient:
                 f"No node is running here ({self.path}). Start one with: {self._start}"
             ) from None
         except PermissionError:
-            raise NoNode(
+            raise NotAllowed(
                 f"The node at {self.path} belongs to another user; ask it as that user or as root,"
                 " such as with sudo"
             ) from None

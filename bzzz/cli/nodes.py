@@ -107,12 +107,13 @@ def _started(session: Session, seconds: float) -> Any:
         left = end - time.monotonic()
         try:
             answer = session.ask("status", min(TIMEOUT, max(left, WAIT_INTERVAL)))
-            if answer["state"] != "starting":
+            if answer["state"] not in {"starting", "stopping"}:
                 return answer
-            problem = NobodyAnswers(f"After {seconds:g} s the node still starts; see its log")
+            state = answer["state"]
+            problem = NobodyAnswers(f"After {seconds:g} s the node is {state}; see its log")
         except NobodyAnswers as silence:
             problem = silence
-        if left <= 0:
+        if left <= 0 or problem.lasting:
             raise problem
         time.sleep(min(WAIT_INTERVAL, left))
 

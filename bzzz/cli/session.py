@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from bzzz.cli.client import TIMEOUT, NodeClient, NodeError, NoNode
+from bzzz.cli.client import TIMEOUT, NodeClient, NodeError, NoNode, NotAllowed
 
 __all__ = ["NobodyAnswers", "NodeRefused", "Refusal", "Session", "shared"]
 
@@ -42,9 +43,13 @@ class Refusal(click.ClickException):
 
 
 class NobodyAnswers(Refusal):
-    """No node is running here, or none that answers."""
+    """No node is running here, or none that answers.
+
+    :ivar lasting: whether waiting for one will not help.
+    """
 
     exit_code = 3
+    lasting = False
 
 
 class NodeRefused(Refusal):
@@ -68,14 +73,16 @@ class Session:
         """The control socket to ask: that of ``--runtime-dir``, the user's own, the system's."""
         if self.runtime_dir is not None:
             return self.runtime_dir.absolute() / "control.sock"
-        own = _configured_runtime_dir() / "control.sock"
-        there = SYSTEM_SOCKET.exists() or SYSTEM_UNIT.exists()
-        return SYSTEM_SOCKET if not own.exists() and there else own
+        configured, chosen = _configured_runtime_dir()
+        own = configured / "control.sock"
+        if chosen or (_is_there(own) and _is_ours(configured)):
+            return own
+        return SYSTEM_SOCKET if _is_there(SYSTEM_SOCKET) or _is_there(SYSTEM_UNIT) else own
 
     def client(self) -> NodeClient:
         """Asks the node."""
         socket = self.socket()
-        if socket == SYSTEM_SOCKET and SYSTEM_UNIT.exists():
+        if socket == SYSTEM_SOCKET and _is_there(SYSTEM_UNIT):
             return NodeClient(socket, "sudo systemctl start bzzz")
         options = "" if self.runtime_dir is None else f" --runtime-dir {self.runtime_dir}"
         return NodeClient(socket, f"twistd -n bzzz{options}")
@@ -85,7 +92,9 @@ class Session:
         try:
             return self.client().get(what, timeout)
         except NoNode as error:
-            raise NobodyAnswers(str(error)) from None
+            nobody = NobodyAnswers(str(error))
+            nobody.lasting = isinstance(error, NotAllowed)
+            raise nobody from None
         except NodeError as error:
             raise NodeRefused(f"The node answered: {error}") from None
 
@@ -105,15 +114,38 @@ class Session:
         click.echo(as_json(answer))
 
 
-def _configured_runtime_dir() -> Path:
+def _configured_runtime_dir() -> tuple[Path, bool]:
+    """The user's own runtime directory, and whether somebody chose it."""
     from bzzz.config import load, places
     from bzzz.errors import ConfigError
 
     try:
-        return load({}, os.environ).runtime_dir
+        config = load({}, os.environ)
     except ConfigError:
         # What is wrong with the configuration is for the node to say, and for `bzzz config`.
-        return places.runtime_dir(os.environ)
+        return places.runtime_dir(os.environ), False
+    return config.runtime_dir, "runtime_dir" in config.sources
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError:
+        # The service's directory is closed to others: asking will say whom to ask as.
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether this user alone could have put a socket there: in /tmp anybody can be first."""
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return ours and not status.st_mode & 0o022
 
 
 def _set_runtime_dir(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:

@@ -7,7 +7,9 @@ is in effect can be read in one place.
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +136,11 @@ def _from_file(path: Path, problems: list[str]) -> Said:
 
 def _read(path: Path, problems: list[str]) -> str | None:
     try:
-        with path.open("rb") as stream:
+        # A FIFO in its place would keep a running node that reads it again for ever.
+        with open(path, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                problems.append(f"{path}: not a file")
+                return None
             content = stream.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             problems.append(f"{path}: longer than {MAX_FILE_BYTES} bytes, not a configuration file")
@@ -145,6 +151,10 @@ def _read(path: Path, problems: list[str]) -> str | None:
     except OSError as error:
         problems.append(f"{path}: cannot be read: {error.strerror}")
     return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _line_of(lines: Sequence[str], key: str) -> int:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from bzzz.discovery.finding import Finding
 from bzzz.errors import BzzzError
+from bzzz.net.ports import PORTS
 
 __all__ = ["Runner", "examine_firewall"]
 
@@ -60,8 +61,10 @@ async def examine_firewall(
 def _opening(tool: str, port: int | None, etc: Path) -> str:
     number = str(port) if port is not None else "PORT"
     # What the installer puts there, if the firewall's software is there before it.
-    ufw = "Bzzz" if (etc / "ufw" / "applications.d" / "bzzz").exists() else f"{number}/tcp"
-    service = (etc / "firewalld" / "services" / "bzzz.xml").exists()
+    opened = port is None or port in PORTS
+    profile = opened and (etc / "ufw" / "applications.d" / "bzzz").exists()
+    ufw = "Bzzz" if profile else f"{number}/tcp"
+    service = opened and (etc / "firewalld" / "services" / "bzzz.xml").exists()
     firewalld = "--add-service=bzzz" if service else f"--add-port={number}/tcp --add-service=mdns"
     return {
         "ufw": f"sudo ufw allow {ufw}",
@@ -96,13 +99,18 @@ async def _firewalld(
         what = "firewalld runs; what it lets in may not be seen from here"
         return [Finding(CHECK, "unknown", what, "sudo firewall-cmd --list-all")]
     words = opened.replace(",", " ").split()
-    if "ACCEPT" in words or "bzzz" in words:
+    services = re.search(r"(?m)^\s*services:(.*)$", opened)
+    ours = services is not None and "bzzz" in services[1].split()
+    if "ACCEPT" in words:
         return [Finding(CHECK, "ok", "firewalld lets mDNS and this node's port in")]
     lacking = [
         what
         for what, there in (
-            ("UDP port 5353", "mdns" in words or "5353/udp" in words),
-            (f"TCP port {port}", port is None or f"{port}/tcp" in words),
+            ("UDP port 5353", ours or "mdns" in words or "5353/udp" in words),
+            (
+                f"TCP port {port}",
+                port is None or f"{port}/tcp" in words or (ours and port in PORTS),
+            ),
         )
         if not there
     ]
@@ -116,7 +124,8 @@ async def _ufw(
     port: int | None, run: Runner, find: Callable[[str], str | None], etc: Path
 ) -> list[Finding]:
     try:
-        enabled = re.search(r"(?m)^ENABLED=yes", (etc / "ufw" / "ufw.conf").read_text())
+        settings = (etc / "ufw" / "ufw.conf").read_text("utf-8", "replace")
+        enabled = re.search(r"(?m)^ENABLED=yes", settings)
     except OSError:
         return []
     if not enabled:
@@ -127,7 +136,8 @@ async def _ufw(
         what = f"ufw is on; whether it lets in TCP port {port} is only told to root"
         return [Finding(CHECK, "unknown", what, f"sudo ufw status; {_opening('ufw', port, etc)}")]
     # ufw lets mDNS in by its default rules.
-    if port is None or re.search(rf"(?m)^(Bzzz|{port}(/tcp)?)\s+ALLOW", status):
+    profile = "Bzzz|" if port in PORTS else ""
+    if port is None or re.search(rf"(?m)^({profile}{port}(/tcp)?)\s+ALLOW", status):
         return [Finding(CHECK, "ok", "ufw lets this node's port in")]
     what = f"ufw is on and does not let in TCP port {port}"
     return [Finding(CHECK, "warning", what, _opening("ufw", port, etc))]

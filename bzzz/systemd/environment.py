@@ -40,12 +40,17 @@ def find_systemd(
     :param stderr: of standard error; None where it is closed.
     """
     notify_socket = environ.get("NOTIFY_SOCKET", "")
-    started = environ.get("SYSTEMD_EXEC_PID") == str(pid)
-    # systemd before 248 does not say whom it started, but is the parent of those it did.
-    old = "SYSTEMD_EXEC_PID" not in environ and "INVOCATION_ID" in environ and parent == 1
+    started = environ.get("SYSTEMD_EXEC_PID")
+    if started is not None:
+        # Or it started the shell that started this one.
+        supervised = started in {str(pid), str(parent)}
+    else:
+        # systemd before 248 does not say whom it started, but is the parent of those it did.
+        supervised = bool(notify_socket) or ("INVOCATION_ID" in environ and parent == 1)
     return Environment(
-        supervised=started or old or bool(notify_socket),
-        notify_socket=notify_socket,
+        supervised=supervised,
+        # What another service was given is not for this one to use.
+        notify_socket=notify_socket if supervised else "",
         watchdog_seconds=_watchdog(environ, pid),
         journal=stderr is not None
         and environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}",

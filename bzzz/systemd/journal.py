@@ -10,21 +10,27 @@ Spec: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/, :manpage:`systemd.journal-fie
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import IO
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
 from zope.interface import implementer
 
-__all__ = ["JOURNAL_SOCKET", "JournalObserver", "JournalSocket", "encode_entry", "entry_of"]
+__all__ = [
+    "JOURNAL_SOCKET",
+    "JournalObserver",
+    "JournalSocket",
+    "encode_entry",
+    "entry_of",
+    "writer",
+]
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
@@ -51,6 +57,13 @@ MAX_MESSAGE = 1 << 20
 # Seconds until what waits is tried again.
 RETRY = 0.2
 
+# How often, and how many seconds each time, journald is waited for at the end of the process.
+WAITS = 10
+WAIT = 0.1
+
+# Bytes that a pipe takes without waiting if it takes any (POSIX's PIPE_BUF, and Linux's).
+PIPE_BUFFER = 4096
+
 # The kernel's buffer for what journald has not read. 212 KiB is its default.
 SEND_BUFFER = 1 << 20
 
@@ -61,7 +74,8 @@ def encode_entry(fields: Fields) -> bytes:
     """Fields in the native protocol: a line each, or with its length before one of many lines."""
     parts = []
     for name, value in fields.items():
-        data = value.encode("utf-8", "surrogateescape")
+        # A lone surrogate, as of a file name that is no UTF-8, must not cost the entry.
+        data = value.encode("utf-8", "backslashreplace")
         if b"\n" in data:
             parts.append(b"%b\n%b%b\n" % (name.encode(), len(data).to_bytes(8, "little"), data))
         else:
@@ -81,9 +95,10 @@ def entry_of(event: LogEvent, message: str) -> dict[str, str]:
         "SYSLOG_IDENTIFIER": "bzzz",
     }
     for key, field in FIELDS.items():
+        # Others than texts have no place there, and their conversion could fail.
         value = event.get(key)
-        if value:
-            entry[field] = str(value)
+        if isinstance(value, str) and value:
+            entry[field] = value
     return entry | _place(str(event.get("log_namespace", "")))
 
 
@@ -110,12 +125,38 @@ def _place(namespace: str) -> dict[str, str]:
     return {}
 
 
+def writer(descriptor: int) -> Callable[[bytes], bool]:
+    """What writes to a descriptor as long as that does not wait; see :class:`JournalObserver`."""
+
+    def write(data: bytes) -> bool:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        view = memoryview(data)
+        try:
+            while view:
+                if not any(event & select.POLLOUT for _, event in poll.poll(0)):
+                    return False
+                view = view[os.write(descriptor, view[:PIPE_BUFFER]) :]
+        except OSError:
+            return False  # closed, or nobody reads it any more
+        return True
+
+    return write
+
+
 class JournalSocket:
     """Sends datagrams to journald without waiting."""
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
         self._path = path
         self._socket: socket.socket | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Wait until journald takes something, at most so long."""
+        if self._socket is not None:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            poll.poll(seconds * 1000)
 
     def send(self, data: bytes) -> None:
         """Send an entry; one that is too large for a datagram as a sealed memfd.
@@ -178,14 +219,15 @@ class JournalObserver:
 
     :param words: the text of an event; None for one without.
     :param later: calls a function after so many seconds; may itself be called in any thread.
-    :param fallback: where lines go that journald cannot be given, with ``<N>`` before each.
+    :param fallback: writes the lines that journald cannot be given, with ``<N>`` before each;
+        returns whether it could.
     """
 
     def __init__(
         self,
         words: Callable[[LogEvent], str | None],
         later: Callable[[float, Callable[[], None]], object],
-        fallback: IO[str],
+        fallback: Callable[[bytes], bool],
         journal: JournalSocket | None = None,
     ) -> None:
         self._words = words
@@ -198,6 +240,9 @@ class JournalObserver:
         self._bytes = 0
         self._dropped = 0
         self._retrying = False
+        self._flushing = False
+        self._finishing = False
+        self._waits = 0
 
     def __call__(self, event: LogEvent) -> None:
         message = self._words(event)
@@ -206,6 +251,13 @@ class JournalObserver:
         entry = entry_of(event, message)
         with self._lock:
             self._keep(entry)
+            self._flush()
+
+    def finish(self) -> None:
+        """From now on there is no reactor to try again: wait a little, and then write elsewhere."""
+        with self._lock:
+            self._finishing = True
+            self._waits = WAITS
             self._flush()
 
     def _keep(self, entry: dict[str, str]) -> None:
@@ -217,28 +269,52 @@ class JournalObserver:
         self._bytes += len(data)
 
     def _flush(self) -> None:
-        while self._waiting or self._dropped:
-            if not self._waiting:
-                count, self._dropped = self._dropped, 0
-                self._keep(_lost(count))
+        # Whatever is garbage may log its end in the middle of this, in this thread.
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            self._send_waiting()
+        finally:
+            self._flushing = False
+
+    def _send_waiting(self) -> None:
+        while self._waiting:
             data, entry = self._waiting[0]
+            delivered = self._deliver(data, entry)
+            if delivered is None:
+                return
+            self._waiting.popleft()
+            self._bytes -= len(data)
+            if not delivered:
+                self._dropped += 1
+        if self._dropped:
+            lost = _lost(self._dropped)
+            if self._deliver(encode_entry(lost), lost):
+                self._dropped = 0
+
+    def _deliver(self, data: bytes, entry: dict[str, str]) -> bool | None:
+        """Whether an entry went somewhere; None if it is to be tried again later."""
+        while True:
             try:
                 self._journal.send(data)
             except BlockingIOError:
-                self._again()
-                return
+                if self._waits:
+                    self._waits -= 1
+                    self._journal.wait(WAIT)
+                    continue
+                if not self._finishing:
+                    self._again()
+                    return None
+                return self._write(entry)
             except OSError:
-                self._write(entry)
-            self._waiting.popleft()
-            self._bytes -= len(data)
+                return self._write(entry)
+            return True
 
-    def _write(self, entry: dict[str, str]) -> None:
+    def _write(self, entry: dict[str, str]) -> bool:
         prefix = f"<{entry['PRIORITY']}>"
-        lines = entry["MESSAGE"].split("\n")
-        # A standard error that is closed or full has nobody left who could be told.
-        with contextlib.suppress(OSError, ValueError):
-            self._fallback.write("".join(f"{prefix}{line}\n" for line in lines))
-            self._fallback.flush()
+        lines = "".join(f"{prefix}{line}\n" for line in entry["MESSAGE"].split("\n"))
+        return self._fallback(lines.encode("utf-8", "backslashreplace"))
 
     def _again(self) -> None:
         if not self._retrying:

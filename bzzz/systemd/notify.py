@@ -62,9 +62,9 @@ class Notifier:
         """The node leaves the mesh."""
         self._notify("STOPPING=1")
 
-    def status(self, text: str) -> None:
-        """A line for people, shown by ``systemctl status``."""
-        self._notify(f"STATUS={' '.join(text.split())[:MAX_STATUS]}")
+    def status(self, text: str) -> bool:
+        """A line for people, shown by ``systemctl status``. Returns whether it was taken."""
+        return self._notify(f"STATUS={' '.join(text.split())[:MAX_STATUS]}")
 
     def alive(self) -> None:
         """Feed the watchdog."""
@@ -74,9 +74,9 @@ class Notifier:
         """Starting, reloading or stopping goes on, for so much longer from now."""
         self._notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
-    def _notify(self, *lines: str) -> None:
+    def _notify(self, *lines: str) -> bool:
         if not self.path:
-            return
+            return True
         try:
             self._send(self.path, "\n".join(lines).encode())
         except OSError as error:
@@ -89,5 +89,6 @@ class Notifier:
                     path=self.path,
                     reason=error.strerror or error,
                 )
-        else:
-            self._failed = False
+            return False
+        self._failed = False
+        return True

@@ -64,7 +64,8 @@ class Supervision:
     :param process: this process, as its unit should have it.
     :param status: how the node is, in a line.
     :param on_unit: called with the unit when it changed, and with None when it is not known.
-    :param on_deactivating: called when systemd begins to stop the unit.
+    :param on_deactivating: called with True when systemd begins to stop the unit, and with False
+        if it gave that up.
     """
 
     _log = Logger()
@@ -77,7 +78,7 @@ class Supervision:
         process: Process,
         status: Callable[[], str],
         on_unit: Callable[[Unit | None], object],
-        on_deactivating: Callable[[], object],
+        on_deactivating: Callable[[bool], object],
     ) -> None:
         self.watch: Watch | None = None
         self._notifier = notifier
@@ -152,8 +153,8 @@ class Supervision:
         if unit is not None:
             self._complain(unit)
             was = before.active_state if before is not None else ""
-            if unit.active_state == "deactivating" != was:
-                self._on_deactivating()
+            if "deactivating" in (was, unit.active_state) and was != unit.active_state:
+                self._on_deactivating(unit.active_state == "deactivating")
         self._on_unit(unit)
 
     def limits_changed(self, max_links: int) -> None:
@@ -175,6 +176,5 @@ class Supervision:
 
     def _tell_status(self) -> None:
         status = self._status()
-        if status != self._told_status:
+        if status != self._told_status and self._notifier.status(status):
             self._told_status = status
-            self._notifier.status(status)

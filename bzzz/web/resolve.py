@@ -39,16 +39,16 @@ class Ambiguous(Exception):
 
 
 def resolve(text: str, nodes: Sequence[N]) -> N:
-    """The one node that is meant. A name wins over a short ID, that over a beginning; and a node
-    that is linked over one that is not.
+    """The one node that is meant. A name or a short ID wins over a beginning, and a node that is
+    linked over one that is not. Names are what nodes call themselves: this is for people who look.
 
     :raises NoSuchPeer: there is none.
     :raises Ambiguous: there are several.
     """
     found = (
         [node for node in nodes if node.peer_id == text]
-        or [node for node in nodes if node.name == text]
-        or [node for node in nodes if node.short_id == text]
+        # Together, so that nobody can hide another by taking its short ID for a name.
+        or [node for node in nodes if text in (node.name, node.short_id)]
         or [node for node in nodes if text and node.peer_id.startswith((text, COMMON + text))]
         or [node for node in nodes if text and node.name and node.name.startswith(text)]
     )
@@ -60,5 +60,5 @@ def resolve(text: str, nodes: Sequence[N]) -> N:
         found = [node for node in found if node.state in {None, "connected"}] or found
     if len(found) > 1:
         several = ", ".join(f"{node.short_id} ({node.name})" for node in found[:10])
-        raise Ambiguous(f"'{text}' may be any of {several}; give a short id")
+        raise Ambiguous(f"'{text}' may be any of {several}; give more of a peer ID")
     return found[0]

@@ -40,6 +40,7 @@ class CommandTests(SynchronousTestCase):
         # Whatever is installed on this machine.
         self.patch(session, "SYSTEM_UNIT", Path("/nonexistent"))
         self.asked: list[str] = []
+        self.refusal: OSError = FileNotFoundError()
         self.home = str(Path(self.mktemp()).absolute())
         case = self
 
@@ -51,7 +52,7 @@ class CommandTests(SynchronousTestCase):
 
             def request(self, method: str, url: str, headers: dict[str, str]) -> None:
                 if case.node is None:
-                    raise FileNotFoundError
+                    raise case.refusal
                 case.asked.append(f"{self.path} {url}")
                 control = ControlApi(case.node, wall_time=lambda: 0.0)
                 exchange = Exchange(control, url, method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,49 @@ class NodeCommandTests(CommandTests):
         )
         result = self.run_command("--runtime-dir", "/a", "status")
         self.assertIn("Start one with: twistd -n bzzz --runtime-dir /a", result.stderr)
+
+    def test_closed_directory(self) -> None:
+        """Who may not look into the service's directory is told whom to ask as, and at once."""
+        closed = Path(self.mktemp()).absolute() / "closed"
+        closed.mkdir(parents=True)
+        socket = closed / "control.sock"
+        allowed = Path.stat
+
+        def stat(path: Path, **options: bool) -> os.stat_result:
+            if path == socket:
+                raise PermissionError
+            return allowed(path, **options)
+
+        self.patch(Path, "stat", stat)
+        self.patch(session, "SYSTEM_SOCKET", socket)
+        self.node = None
+        self.refusal = PermissionError()
+        for wait in ((), ("--wait", "60")):
+            result = self.run_command("status", *wait)
+            self.assertEqual(result.exit_code, 3)
+            self.assertIn("belongs to another user", result.stderr)
+
+    def test_directory_of_a_stranger(self) -> None:
+        """A runtime directory that others could have made is not asked, unless it was chosen."""
+        own = Path(self.mktemp()).absolute() / "bzzz"
+        own.mkdir(parents=True)
+        (own / "control.sock").touch()
+        system = own.parent / "system.sock"
+        system.touch()
+        self.patch(session, "SYSTEM_SOCKET", system)
+        places = {"XDG_RUNTIME_DIR": str(own.parent)}
+        for mode, expected in ((0o700, own / "control.sock"), (0o777, system)):
+            own.chmod(mode)
+            self.asked.clear()
+            self.run_command("status", **places)
+            self.assertEqual(self.asked[0].split()[0], str(expected))
+        self.patch(os, "geteuid", lambda: own.stat().st_uid + 1)
+        own.chmod(0o700)
+        self.asked.clear()
+        self.run_command("status", **places)
+        self.run_command("status", BZZZ_RUNTIME_DIR=str(own))
+        asked = [each.split()[0] for each in self.asked]
+        self.assertEqual(asked, [str(system), str(own / "control.sock")])
 
     def test_which_node(self) -> None:
         """--runtime-dir says which node, before or after the command; so does the environment."""
@@ -129,7 +173,7 @@ class NodeCommandTests(CommandTests):
         self.patch(node, "status", lambda: starting)
         result = self.run_command("status", "--wait", "2")
         self.assertEqual(result.exit_code, 3)
-        self.assertEqual(result.stderr, "After 2 s the node still starts; see its log\n")
+        self.assertEqual(result.stderr, "After 2 s the node is starting; see its log\n")
         self.node = None
         result = self.run_command("status", "--wait", "0")
         self.assertEqual(result.exit_code, 3)

@@ -300,6 +300,16 @@ class ServiceTests(SynchronousTestCase):
         told = ask(self.service.walnut, "capabilities", "acacia")["capabilities"]["service"]
         self.assertEqual((told["unit"], told["active_state"]), ("bzzz.service", "active"))
 
+    def test_asked_by_others(self) -> None:
+        """Another user than root and the service's is told so, in a line."""
+        ran = self.service.walnut.run(
+            *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "bzzz", "status"),
+            check=False,
+        )
+        self.assertEqual((ran.code, ran.stdout), (3, ""))
+        self.assertIn("belongs to another user; ask it as that user or as root", ran.stderr)
+        self.assertEqual(len(ran.stderr.splitlines()), 1)
+
     def test_found_by_name(self) -> None:
         """ps and netstat find the node; its port is where the guide has it, in both IP versions."""
         for machine in self.service.all:
@@ -456,8 +466,11 @@ class ServiceTests(SynchronousTestCase):
         """A reload changes what it can; a wrong file is refused, and the node runs on."""
         walnut, acacia = self.service.walnut, self.service.acacia
         file = "/etc/bzzz/bzzz.toml"
-        pid = show(walnut, "MainPID")["MainPID"]
         walnut.run("cp", "-p", file, "/root/bzzz.toml.before")
+        # A node that is just being started gets the signal when it can take it.
+        walnut.run("sh", "-c", "systemctl restart bzzz && systemctl reload bzzz")
+        pid = show(walnut, "MainPID")["MainPID"]
+        self.assertIn("The configuration was read again: nothing new", log(walnut, self.began))
         try:
             walnut.run("sh", "-c", f"echo 'label = {{ rack = \"a3\" }}' > {file}")
             walnut.run("systemctl", "reload", "bzzz")

@@ -199,6 +199,7 @@ class FirewallTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.outputs: dict[str, str] = {}
         self.installed: set[str] = set()
+        self.port = 4001
         self.etc = Path(self.mktemp())
         (self.etc / "ufw").mkdir(parents=True)
 
@@ -214,7 +215,7 @@ class FirewallTests(SynchronousTestCase):
         findings = self.successResultOf(
             Deferred.fromCoroutine(
                 examine_firewall(
-                    4001,
+                    self.port,
                     self.run_command,
                     find=lambda name: name if name in self.installed else None,
                     etc=self.etc,
@@ -283,12 +284,16 @@ class FirewallTests(SynchronousTestCase):
         for status, expected in (
             ("Status: active\n\n22/tcp  ALLOW  Anywhere\n", "warning"),
             ("Status: active\n\n4001/tcp  ALLOW  Anywhere\n", "ok"),
-            ("Status: active\n\nBzzz  ALLOW  Anywhere\n", "ok"),
+            ("Status: active\n\nBzzz  ALLOW  Anywhere\n", "warning"),
         ):
             self.outputs = {"ufw status": status}
             self.assertEqual(self.examine().status, expected)
+        # The profile that the installer ships opens the ports that a node chooses from.
         (self.etc / "ufw" / "applications.d").mkdir()
         (self.etc / "ufw" / "applications.d" / "bzzz").touch()
+        self.assertEqual(self.examine().mend, "sudo ufw allow 4001/tcp")
+        self.port = 40001
+        self.assertEqual(self.examine().status, "ok")
         self.outputs = {"ufw status": "Status: active\n"}
         self.assertEqual(self.examine().mend, "sudo ufw allow Bzzz")
 
@@ -301,7 +306,8 @@ class FirewallTests(SynchronousTestCase):
         for listed, expected in (
             ("services: ssh\n ports: \n", "warning"),
             ("services: mdns ssh\n ports: 4001/tcp\n", "ok"),
-            ("services: bzzz ssh\n ports: \n", "ok"),
+            ("services: ssh\n interfaces: bzzz\n ports: \n", "warning"),
+            ("services: bzzz ssh\n ports: \n", "warning"),
         ):
             self.outputs["firewall-cmd --list-all"] = listed
             self.assertEqual(self.examine().status, expected)
@@ -314,7 +320,10 @@ class FirewallTests(SynchronousTestCase):
         self.assertIn("--add-port=4001/tcp --add-service=mdns", self.examine().mend or "")
         (self.etc / "firewalld" / "services").mkdir(parents=True)
         (self.etc / "firewalld" / "services" / "bzzz.xml").touch()
+        self.port = 40001
         self.assertIn("--permanent --add-service=bzzz", self.examine().mend or "")
+        self.outputs["firewall-cmd --list-all"] = " services: bzzz ssh\n ports: \n"
+        self.assertEqual(self.examine().status, "ok")
 
 
 class ProbeTests(SynchronousTestCase):

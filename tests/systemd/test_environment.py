@@ -42,6 +42,16 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertTrue(self.find(parent=1, INVOCATION_ID="ab" * 16).supervised)
         self.assertFalse(self.find(parent=77, INVOCATION_ID="ab" * 16).supervised)
 
+    def test_started_by_a_shell_of_the_unit(self) -> None:
+        """A shell that the unit runs, and that waits for the node, is as good."""
+        self.assertTrue(self.find(parent=77, SYSTEMD_EXEC_PID="77").supervised)
+
+    def test_notify_socket_of_another(self) -> None:
+        """What a process below another service has inherited is not used."""
+        inherited = {"NOTIFY_SOCKET": "/run/systemd/notify", "SYSTEMD_EXEC_PID": "55"}
+        found = find_systemd(inherited, PID, 77, None)
+        self.assertEqual((found.supervised, found.notify_socket), (False, ""))
+
     def test_notify_socket(self) -> None:
         """Whoever sets NOTIFY_SOCKET waits for notifications."""
         found = self.find(parent=77, NOTIFY_SOCKET="/run/systemd/notify")

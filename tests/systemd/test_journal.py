@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import errno
-import io
 import os
 import socket
 import struct
@@ -64,11 +63,17 @@ class ObserverTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.socket = FakeSocket()
         self.later: list[tuple[float, Callable[[], None]]] = []
-        self.fallback = io.StringIO()
+        self.fallback = b""
+        self.closed = False
         self.observer = JournalObserver(
-            log_text, lambda *call: self.later.append(call), self.fallback, self.socket
+            log_text, lambda *call: self.later.append(call), self.write, self.socket
         )
         self.log = Logger(__name__, observer=self.observer)
+
+    def write(self, data: bytes) -> bool:
+        if not self.closed:
+            self.fallback += data
+        return not self.closed
 
     def test_fields(self) -> None:
         """Priority, peer, event, logger and place are fields of their own."""
@@ -141,7 +146,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(
             messages[3:], ["2 log lines were lost: journald did not take them in time"]
         )
-        self.assertEqual(self.fallback.getvalue(), "")
+        self.assertEqual(self.fallback, b"")
 
     def test_bytes_are_limited_too(self) -> None:
         """A few long lines are as much as many short ones."""
@@ -158,15 +163,78 @@ class ObserverTests(SynchronousTestCase):
         self.socket.error = FileNotFoundError()
         self.log.error("one\ntwo")
         self.log.info("three")
-        self.assertEqual(self.fallback.getvalue(), "<3>one\n<3>\ttwo\n<6>three\n")
+        self.assertEqual(self.fallback, b"<3>one\n<3>\ttwo\n<6>three\n")
         self.assertEqual(self.later, [])
 
     def test_closed_fallback(self) -> None:
-        """If nobody is left to be told, nothing is raised."""
+        """Lines that nobody takes are counted, and the count is told once somebody does."""
         self.socket.error = FileNotFoundError()
-        self.fallback.close()
+        self.closed = True
         self.log.error("nobody hears")
+        self.log.error("nor this")
         self.assertEqual(self.later, [])
+        self.socket.error = None
+        self.log.info("here again")
+        messages = [entry["MESSAGE"] for entry in self.socket.sent]
+        self.assertEqual(messages[0], "here again")
+        self.assertIn("2 log lines were lost", messages[1])
+
+    def test_logged_in_the_middle(self) -> None:
+        """What is logged while an entry is sent, as garbage may at any time, is sent after it."""
+        send = self.socket.send
+
+        def interrupted(data: bytes) -> None:
+            if not self.socket.sent:
+                self.socket.sent.append({})
+                self.log.error("in the middle")
+                self.socket.sent.clear()
+                self.patch(self.socket, "send", send)
+            send(data)
+
+        self.patch(self.socket, "send", interrupted)
+        self.log.info("one")
+        self.log.info("two")
+        messages = [entry["MESSAGE"] for entry in self.socket.sent]
+        self.assertEqual(messages, ["one", "in the middle", "two"])
+
+    def test_at_the_end(self) -> None:
+        """Without a reactor journald is waited for a little, and then lines go elsewhere."""
+        waited: list[float] = []
+        self.patch(self.socket, "wait", waited.append)
+        self.socket.error = BlockingIOError()
+        self.log.info("one")
+        self.observer.finish()
+        self.log.info("two")
+        self.assertEqual(self.fallback, b"<6>one\n<6>two\n")
+        self.assertEqual(waited, [journal.WAIT] * journal.WAITS)
+        self.socket.error = None
+        self.log.info("three")
+        self.assertEqual([entry["MESSAGE"] for entry in self.socket.sent], ["three"])
+
+    def test_lone_surrogate(self) -> None:
+        """A text that is no Unicode, such as the name of a file, does not cost the entry."""
+        self.log.info("{path}", path="a\ud800b\udcff")
+        self.assertEqual(self.socket.sent[0]["MESSAGE"], "a\\ud800b\\udcff")
+
+
+class WriterTests(SynchronousTestCase):
+    """writer(), with a pipe of the kernel."""
+
+    def test_writes(self) -> None:
+        """What the pipe takes is written."""
+        reader, end = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.assertTrue(journal.writer(end)(b"x" * 10_000))
+        self.assertEqual(os.read(reader, 20_000), b"x" * 10_000)
+        os.close(end)
+        self.assertFalse(journal.writer(end)(b"x"))
+
+    def test_never_waits(self) -> None:
+        """A pipe that nobody empties is not waited for."""
+        reader, end = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, end)
+        self.assertFalse(journal.writer(end)(b"x" * (1 << 20)))
 
 
 class SocketTests(SynchronousTestCase):

@@ -50,15 +50,19 @@ class SupervisionTests(SynchronousTestCase):
         self.sent: list[str] = []
         self.units: list[Unit | None] = []
         self.drained = 0
+        self.full = False
         self.status = "walnut: 0 peers, 0 tasks, ready"
 
     def make(self, path: str = "/run/notify", watchdog: float | None = 30.0) -> Supervision:
-        def drain() -> None:
-            self.drained += 1
+        def drain(draining: bool) -> None:
+            self.drained += 1 if draining else -1
 
-        notifier = Notifier(
-            path, self.clock.seconds, lambda _, data: self.sent.append(data.decode())
-        )
+        def send(path: str, data: bytes) -> None:
+            if self.full:
+                raise BlockingIOError
+            self.sent.append(data.decode())
+
+        notifier = Notifier(path, self.clock.seconds, send)
         return Supervision(
             self.clock,
             notifier,
@@ -102,6 +106,13 @@ class SupervisionTests(SynchronousTestCase):
         self.status = "walnut: 2 peers, 0 tasks, ready"
         self.assertEqual(self.pass_seconds(10), ["STATUS=walnut: 2 peers, 0 tasks, ready"])
 
+    def test_status_that_was_not_taken(self) -> None:
+        """A status that systemd did not take is told again."""
+        self.full = True
+        self.make(watchdog=None).start()
+        self.full = False
+        self.assertEqual(self.pass_seconds(10), ["STATUS=walnut: 0 peers, 0 tasks, ready"])
+
     def test_outside_systemd(self) -> None:
         """Outside systemd nothing is done at all."""
         supervision = self.make(path="", watchdog=None)
@@ -139,7 +150,7 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(self.units, [UNIT, None])
 
     def test_deactivating(self) -> None:
-        """The node drains once when systemd begins to stop it."""
+        """The node drains once when systemd begins to stop it, and no more if it goes on."""
         supervision = self.make()
         supervision.unit_changed(UNIT)
         self.assertEqual(self.drained, 0)
@@ -147,6 +158,8 @@ class SupervisionTests(SynchronousTestCase):
         supervision.unit_changed(stopping)
         supervision.unit_changed(replace(stopping, restarts=1))
         self.assertEqual(self.drained, 1)
+        supervision.unit_changed(UNIT)
+        self.assertEqual(self.drained, 0)
 
     def test_contradictions_are_said_once(self) -> None:
         """What is wrong with the unit is an error with its mend, once until it was right again."""

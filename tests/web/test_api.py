@@ -126,6 +126,13 @@ class ControlApiTests(SynchronousTestCase):
         answer = self.get("/v1/capabilities/12D3KooW")
         self.assertEqual((answer.status, answer.json()["error"]["code"]), (409, "ambiguous_peer"))
 
+    def test_a_short_id_for_a_name(self) -> None:
+        """Nobody hides another by taking its short ID for a name."""
+        other, here = self.node.capabilities()
+        impostor = replace(other, name=here.short_id)
+        self.patch(self.node, "capabilities", lambda: [impostor, here])
+        self.assertEqual(self.get(f"/v1/capabilities/{here.short_id}").status, 409)
+
     def test_a_node_that_is_here_wins(self) -> None:
         """A name that a node has as well which is not linked means the one that is."""
         lost, here = self.node.capabilities()
