@@ -101,6 +101,15 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(config.capability, ("y", "z"))
         self.assertEqual(dict(config.label), {"b": "2", "c": "3=4"})
 
+    def test_home_of_another(self) -> None:
+        """A home directory that is closed to this user has no configuration for it."""
+
+        def closed(path: object) -> os.stat_result:
+            raise PermissionError
+
+        self.patch(os, "stat", closed)
+        self.assertEqual(load({}, HOME).sources, {})
+
     def test_which_file(self) -> None:
         """--config wins over $BZZZ_CONFIG, that over the user's own file, which may be missing."""
         home = Path(self.mktemp()).absolute()

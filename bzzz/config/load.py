@@ -51,7 +51,8 @@ def load(
     path = file or environ.get(CONFIG_VARIABLE)
     if path:
         said.update(_from_file(Path(path).expanduser(), problems))
-    elif (usual := places.config_file(environ)).is_file():
+    elif os.path.isfile(usual := places.config_file(environ)):
+        # Not Path.is_file(), which raises where $HOME is another user's and closed.
         said.update(_from_file(usual, problems))
     said.update(_from_environment(environ, problems))
     said.update(_from_flags(flags, problems))

@@ -7,6 +7,7 @@ Leaves: findings. A rule set is a program; this only recognises the common ones,
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -62,9 +63,10 @@ def _opening(tool: str, port: int | None, etc: Path) -> str:
     number = str(port) if port is not None else "PORT"
     # What the installer puts there, if the firewall's software is there before it.
     opened = port is None or port in PORTS
-    profile = opened and (etc / "ufw" / "applications.d" / "bzzz").exists()
+    # Not Path.exists(), which raises where a directory is closed to others.
+    profile = opened and os.path.exists(etc / "ufw" / "applications.d" / "bzzz")
     ufw = "Bzzz" if profile else f"{number}/tcp"
-    service = opened and (etc / "firewalld" / "services" / "bzzz.xml").exists()
+    service = opened and os.path.exists(etc / "firewalld" / "services" / "bzzz.xml")
     firewalld = "--add-service=bzzz" if service else f"--add-port={number}/tcp --add-service=mdns"
     return {
         "ufw": f"sudo ufw allow {ufw}",

@@ -19,16 +19,16 @@ LIMIT = 60.0
 
 
 def nodes_below(directory: str) -> list[int]:
-    """The processes that were given a directory in there."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    """The processes that hold a state directory in there."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            words = entry.read_bytes()
+            file = os.readlink(entry)
         except OSError:
             continue  # it ended meanwhile
-        if b"--state-dir" in words and directory.encode() in words:
-            found.append(int(entry.parent.name))
-    return found
+        if file.startswith(f"{directory}/") and file.endswith("/lock"):
+            found.add(int(entry.parent.parent.name))
+    return sorted(found)
 
 
 class DemoTests(SynchronousTestCase):

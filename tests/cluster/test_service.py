@@ -433,7 +433,10 @@ class ServiceTests(SynchronousTestCase):
             0.5,
         )
         print(f"\n      stuck node started again after {time.monotonic() - stopped:.1f} s", end=" ")
-        self.assertIn("Watchdog timeout", log(walnut, self.began))
+        said = log(walnut, self.began)
+        self.assertIn("Watchdog timeout", said)
+        # It says where it was stuck.
+        self.assertIn("Fatal Python error: Aborted", said)
         self.until_whole()
 
     def test_upgrade(self) -> None:
