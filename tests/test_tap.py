@@ -157,7 +157,7 @@ class MakeServiceTests(SynchronousTestCase):
         self.addCleanup(subprocess.run, ["rm", "-r", str(self.base)], check=True)
         fake = ModuleType("bzzz.node")
         fake.make_node = self.make_node  # type: ignore[attr-defined]
-        fake.Launch = SimpleNamespace  # type: ignore[attr-defined]
+        fake.Launch = SimpleNamespace  # type: ignore[attr-defined]  # a module made here
         self.patch(bzzz, "node", fake) if hasattr(bzzz, "node") else None
         previous = sys.modules.get("bzzz.node")
         sys.modules["bzzz.node"] = fake

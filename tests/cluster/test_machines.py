@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -72,6 +73,11 @@ def belongings(name: str) -> list[str]:
     found = [f"group {group}" for group in list_groups() if group == name]
     places = Path("/proc/self/mountinfo").read_text() + command("ip", "netns", "list")
     return found + [line for line in places.splitlines() if name in line] + processes(name)
+
+
+def all_ended(name: str) -> bool:
+    """Whether a machine and those that held it are gone."""
+    return not processes(name)
 
 
 def processes(name: str) -> list[str]:
@@ -298,7 +304,7 @@ class MachinesTests(SynchronousTestCase):
             holder.send_signal(asked)
             holder.wait(30)
             if asked == signal.SIGKILL:
-                until(lambda name=name: not processes(name), 10, "all have ended")  # type: ignore[misc]
+                until(partial(all_ended, name), 10, "all have ended")
                 with Machines():
                     pass
             self.assertEqual(belongings(name), [])

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,14 @@ class Service:
         wheels = Path(tempfile.mkdtemp(prefix="bzzz-wheels-"))
         try:
             # For the machines' Python, which need not be the one of this test.
-            subprocess.run(
+            made = subprocess.run(
                 [str(ROOT / "script" / "wheelhouse"), str(wheels)],
-                check=True,
-                stdout=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
                 env={**os.environ, "PYTHON": "/usr/bin/python3"},
             )
+            assert made.returncode == 0, made.stderr
             for machine in self.all:
                 machine.put(wheels, WHEELS)
                 machine.put_checkout(CHECKOUT)
@@ -145,10 +148,25 @@ def others(machine: Machine) -> list[str]:
     return sorted(set(NAMES) - {machine.name})
 
 
+def is_whole(machine: Machine) -> bool:
+    """Whether a machine's node is linked to each other, once."""
+    return connected(machine) == others(machine)
+
+
 def show(machine: Machine, *properties: str) -> dict[str, str]:
     """What systemd says of the unit."""
     said = machine.run("systemctl", "show", "bzzz", "-p", ",".join(properties)).stdout
     return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def until_restarted(machine: Machine, pid: str, timeout: float) -> None:
+    """Wait until systemd has started another process than ``pid``."""
+    until(
+        lambda: show(machine, "MainPID")["MainPID"] not in ("0", pid),
+        timeout,
+        "it is started again",
+        0.1,
+    )
 
 
 def log(machine: Machine, since: float, *arguments: str) -> str:
@@ -199,12 +217,7 @@ class ServiceTests(SynchronousTestCase):
     def until_whole(self, timeout: float = MESH_TIMEOUT) -> None:
         """Wait until each node is linked to each other."""
         for machine in self.service.all:
-            until(
-                lambda machine=machine: connected(machine) == others(machine),  # type: ignore[misc]  # bound
-                timeout,
-                f"{machine.name} has its 2 peers",
-                0.2,
-            )
+            until(partial(is_whole, machine), timeout, f"{machine.name} has its 2 peers", 0.2)
 
     def figure(self, what: str, seconds: float, limit: float) -> None:
         """Print a measured time, and fail if it is above what is promised."""
@@ -403,12 +416,7 @@ class ServiceTests(SynchronousTestCase):
         pid = show(walnut, "MainPID")["MainPID"]
         walnut.run("kill", "-9", pid)
         killed = time.monotonic()
-        until(
-            lambda: show(walnut, "MainPID")["MainPID"] not in ("0", pid),
-            RESTART_TIMEOUT,
-            "it is started again",
-            0.1,
-        )
+        until_restarted(walnut, pid, RESTART_TIMEOUT)
         after = time.monotonic() - killed
         self.figure("started again after", after, 12.0)
         self.assertGreater(after, 9.0)
@@ -426,12 +434,7 @@ class ServiceTests(SynchronousTestCase):
         pid = show(walnut, "MainPID")["MainPID"]
         walnut.run("kill", "-STOP", pid)
         stopped = time.monotonic()
-        until(
-            lambda: show(walnut, "MainPID")["MainPID"] not in ("0", pid),
-            WATCHDOG_TIMEOUT,
-            "it is started again",
-            0.5,
-        )
+        until_restarted(walnut, pid, WATCHDOG_TIMEOUT)
         print(f"\n      stuck node started again after {time.monotonic() - stopped:.1f} s", end=" ")
         said = log(walnut, self.began)
         self.assertIn("Watchdog timeout", said)
