@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,22 @@ def until_restarted(machine: Machine, pid: str, timeout: float) -> None:
     )
 
 
+@contextmanager
+def drop_in(machine: Machine, *settings: str) -> Iterator[None]:
+    """The service with other settings; in the end, the service as it was, restarted."""
+    directory = "/etc/systemd/system/bzzz.service.d"
+    text = "\n".join(("[Service]", *settings, ""))
+    machine.run("mkdir", "-p", directory)
+    try:
+        machine.run("tee", f"{directory}/test.conf", stdin=text)
+        machine.run("systemctl", "daemon-reload")
+        yield
+    finally:
+        machine.run("rm", "-r", directory)
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "restart", "bzzz")
+
+
 def log(machine: Machine, since: float, *arguments: str) -> str:
     """The unit's lines in the journal since a time."""
     said = machine.run(
@@ -176,6 +193,11 @@ def log(machine: Machine, since: float, *arguments: str) -> str:
         *arguments,
     )
     return said.stdout.replace("-- No entries --\n", "")
+
+
+def says(machine: Machine, since: float, error: str) -> bool:
+    """Whether the unit's log has an error since a time."""
+    return error in log(machine, since, "-p", "err")
 
 
 def guide() -> list[str]:
@@ -538,25 +560,33 @@ class ServiceTests(SynchronousTestCase):
         ]
         self.assertLessEqual(len(complaints), 1, complaints)
 
+    def test_other_unit(self) -> None:
+        """With Type=notify a start ends when the node is ready; it never forks under systemd."""
+        walnut = self.service.walnut
+        twistd = "/opt/bzzz/current/bin/twistd --pidfile= bzzz --config /etc/bzzz/bzzz.toml"
+        with drop_in(walnut, "Type=notify", "ExecStart=", f"ExecStart={twistd}"):
+            walnut.run("systemctl", "restart", "bzzz")
+            # At once, without waiting for it.
+            status = ask(walnut, "status")
+            self.assertNotEqual(status["state"], "starting")
+            self.assertEqual(str(status["pid"]), show(walnut, "MainPID")["MainPID"])
+            self.until_whole()
+            self.assertEqual(ask(walnut, "status")["unit"]["type"], "notify")
+            walnut.run("systemctl", "reload", "bzzz")
+            self.assertEqual(show(walnut, "NRestarts", "ActiveState")["ActiveState"], "active")
+
     def test_unit_that_contradicts(self) -> None:
         """A unit that was made wrong is an error in the log, with its mend."""
         walnut = self.service.walnut
-        drop_in = "/etc/systemd/system/bzzz.service.d"
-        walnut.run("mkdir", "-p", drop_in)
-        try:
-            walnut.run("sh", "-c", f"printf '[Service]\\nLimitNOFILE=100\\n' > {drop_in}/x.conf")
-            walnut.run("systemctl", "daemon-reload")
-            walnut.run("systemctl", "restart", "bzzz")
-            until(
-                lambda: "LimitNOFILE=" in log(walnut, self.began, "-p", "err"),
-                10.0,
-                "the error",
-                0.2,
-            )
-        finally:
-            walnut.run("rm", "-r", drop_in)
-            walnut.run("systemctl", "daemon-reload")
-            walnut.run("systemctl", "restart", "bzzz")
+        for settings, error in (
+            (("LimitNOFILE=100",), "Set LimitNOFILE="),
+            (("User=root", "Group=root"), "as root"),
+            (("Type=forking", "TimeoutStartSec=20"), "Set Type=simple"),
+        ):
+            began = time.time()
+            with drop_in(walnut, *settings):
+                walnut.run("systemctl", "restart", "--no-block", "bzzz")
+                until(partial(says, walnut, began, error), 15.0, f"the log says {error}", 0.2)
 
     # -- removed
 
