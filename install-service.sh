@@ -205,7 +205,9 @@ check_machine() {
         [ "$(readlink "$command")" != "$root/current/bin/bzzz" ]; then
         problem "$command is of another program: move it away"
     fi
-    if [ -n "$wheelhouse" ] && [ -n "$python" ] && [ -e "$wheelhouse/made-for" ]; then
+    if [ -n "$wheelhouse" ] && [ ! -e "$wheelhouse/made-for" ]; then
+        problem "$wheelhouse is no wheelhouse: script/wheelhouse makes one"
+    elif [ -n "$wheelhouse" ] && [ -n "$python" ] && [ -e script/wheelhouse ]; then
         wanted=$(sh script/wheelhouse --made-for "$python")
         [ "$(cat "$wheelhouse/made-for")" = "$wanted" ] ||
             problem "$wheelhouse is for $(cat "$wheelhouse/made-for"), and this is $wanted:" \

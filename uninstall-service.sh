@@ -130,6 +130,9 @@ remove_rest() {
     rm -f "$lock"
 }
 
+if [ ! -e "$unit" ] && [ ! -L "$unit" ] && [ ! -e "$root" ] && [ ! -e "$state" ]; then
+    say "nothing of Bzzz is installed"
+fi
 remove_service
 if [ -n "$purge" ]; then
     remove_rest

@@ -45,8 +45,12 @@ FLAGS = [option.flag for option in OPTIONS]
 
 
 def refuse(error: object) -> SystemExit:
-    """Ends the program in one line. A UsageError would make twistd print a page of its options."""
-    return SystemExit(f"bzzz: {error}")
+    """Ends the program in one line. A UsageError would make twistd print a page of its options.
+
+    For the journal the line has the priority of an error (:manpage:`sd-daemon(3)`).
+    """
+    journal = find_systemd(os.environ, os.getpid(), os.getppid(), _status_of_stderr()).journal
+    return SystemExit(f"{'<3>' if journal else ''}bzzz: {error}")
 
 
 class Options(usage.Options):

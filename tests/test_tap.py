@@ -121,6 +121,17 @@ class OptionsTests(SynchronousTestCase):
         (directory / "c.toml").write_text("max_tasks = 4\n")
         self.assertEqual(options.read().max_tasks, 4)
 
+    def test_refusal_in_the_journal(self) -> None:
+        """Where standard error leads to the journal, a refusal has the priority of an error."""
+        stream = os.stat("/")
+        self.patch(tap, "_status_of_stderr", lambda: stream)
+        journal = {"HOME": "/", "JOURNAL_STREAM": f"{stream.st_dev}:{stream.st_ino}"}
+        self.patch(os, "environ", journal)
+        self.assertEqual(
+            self.refused("--listen-port", "abc"),
+            "<3>bzzz: --listen-port: 'abc' is not a whole number",
+        )
+
     def test_no_pidfile_in_the_foreground(self) -> None:
         """In the foreground no twistd.pid is written to the current directory unless asked for."""
 

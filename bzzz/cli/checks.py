@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from bzzz.cli.client import NodeError, NoNode
-from bzzz.cli.session import NodeRefused, Refusal, Session, shared
+from bzzz.cli.client import NodeError, NoNode, NotAllowed
+from bzzz.cli.session import NobodyAnswers, NodeRefused, Refusal, Session, shared
 
 __all__ = ["completion", "config", "doctor"]
 
@@ -44,6 +44,8 @@ def config_show(session: Session, file: str | None) -> None:
     if file is None:
         try:
             entries = session.client().get("config")["config"]
+        except NotAllowed as error:
+            raise NobodyAnswers(str(error)) from None
         except NoNode:
             click.echo("No node is running. One started here and now would use:", err=True)
         except NodeError as error:
@@ -88,7 +90,8 @@ def _value(value: object) -> str:
 
 
 @config.command("check")
-@click.argument("file", type=click.Path())
+# What cannot be read is told by the check, with what is wrong.
+@click.argument("file", type=click.Path(readable=False))
 @shared
 @click.pass_obj
 def config_check(session: Session, file: str) -> None:
@@ -128,7 +131,7 @@ def doctor(session: Session) -> None:
                 "check": "node",
                 "level": "warning",
                 "message": str(error).split(". Start")[0],
-                "mend": "twistd -n bzzz",
+                "mend": error.mend,
             },
             *_local_findings(),
         ]

@@ -22,7 +22,14 @@ MAX_LINE = 1 << 20
 
 
 class NoNode(Exception):
-    """No node can be asked; says why and how to start one."""
+    """No node can be asked; says why and how to start one.
+
+    :ivar mend: the command that starts one, where that is the mend.
+    """
+
+    def __init__(self, message: str, mend: str | None = None) -> None:
+        super().__init__(message)
+        self.mend = mend
 
 
 class NotAllowed(NoNode):
@@ -111,12 +118,13 @@ class NodeClient:
             response = connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoNode(
-                f"No node is running here ({self.path}). Start one with: {self._start}"
+                f"No node is running here ({self.path}). Start one with: {self._start}", self._start
             ) from None
         except PermissionError:
             raise NotAllowed(
                 f"The node at {self.path} belongs to another user; ask it as that user or as root,"
-                " such as with sudo"
+                " such as with sudo",
+                "ask it as root, such as with sudo",
             ) from None
         except TimeoutError:
             raise self._silent() from None

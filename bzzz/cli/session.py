@@ -83,7 +83,9 @@ class Session:
         """Asks the node."""
         socket = self.socket()
         if socket == SYSTEM_SOCKET and _is_there(SYSTEM_UNIT):
-            return NodeClient(socket, "sudo systemctl start bzzz")
+            # Systemd may be starting it again and again.
+            start = "sudo systemctl start bzzz; if it does not stay: journalctl -u bzzz -n 20"
+            return NodeClient(socket, start)
         options = "" if self.runtime_dir is None else f" --runtime-dir {self.runtime_dir}"
         return NodeClient(socket, f"twistd -n bzzz{options}")
 

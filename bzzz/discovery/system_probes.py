@@ -91,15 +91,20 @@ def port_users(port: int, proc: Path = _PROC) -> list[PortUser]:
 
 
 def _sockets(proc: Path, pid: int) -> set[str]:
-    inodes = set()
+    inodes: set[str] = set()
     try:
-        for descriptor in (proc / str(pid) / "fd").iterdir():
-            target = os.readlink(descriptor)
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+        descriptors = list((proc / str(pid) / "fd").iterdir())
     except OSError:
         # Of another user, or it has ended.
-        pass
+        return inodes
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            # Closed by now; of this process, it is the one of the list itself.
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
     return inodes
 
 

@@ -62,7 +62,7 @@ NEGOTIATION_LOOK = 10.0
 FRAMES = 48
 
 # Frames of the peer between two looks at whether there is time left in this turn.
-SLICE = 2
+SLICE = 1
 
 # How long a closing link may take to send what it has, in seconds, before it is cut.
 CLOSE_TIMEOUT = 2.0

@@ -13,6 +13,7 @@ it never looks lost to a side that has not yet seen the end of the second handsh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -536,6 +537,9 @@ def _dial_words(failure: Failure) -> str:
         return str(error)
     if isinstance(error, CancelledError):
         return "abandoned"
+    if type(error) is ConnectError and error.osError:
+        # Twisted has a class, and words, for the most frequent ones only.
+        return os.strerror(error.osError).lower()
     if isinstance(error, ConnectError):
         first = (error.__doc__ or type(error).__name__).strip().splitlines()[0].rstrip(".")
         return first[0].lower() + first[1:]

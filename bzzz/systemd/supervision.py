@@ -31,10 +31,11 @@ EXTENSION = 15.0
 
 def service_state(unit: Unit) -> dict[str, str | int]:
     """What the other nodes are told of a unit: ``service`` of a capability document."""
+    # A reload is over in a moment, and nobody else's business.
+    state = "active" if unit.active_state == "reloading" else unit.active_state
     return {
         "unit": unit.id,
-        "active_state": unit.active_state,
-        "sub_state": unit.sub_state,
+        "active_state": state,
         "file_state": unit.file_state,
         "restarts": unit.restarts,
     }
@@ -137,6 +138,7 @@ class Supervision:
 
     def stop(self) -> Deferred[None]:
         """The node has stopped."""
+        self._notifier.status("stopped")
         for job in (self._feeding, self._telling, self._extending):
             if job is not None:
                 job.stop()

@@ -17,6 +17,9 @@ from bzzz.events import Event, encode_event, rfc3339
 
 __all__ = ["EventStream"]
 
+# Bytes that are written at a time, after which the transport may say that it has enough.
+MAX_WRITE = 64 << 10
+
 # Bytes of events that wait for a follower; a terminal that is scrolled up reads nothing for long.
 MAX_QUEUED_BYTES = 1 << 20
 
@@ -74,9 +77,15 @@ class EventStream:
                     "count": dropped,
                 }
                 self._request.write(encode_event(lost) + b"\n")
-            line = self._queue.popleft()
-            self._queued_bytes -= len(line)
-            self._request.write(line)
+            # Many at a time: a write of its own for each of a thousand lines is 10 ms.
+            lines = []
+            size = 0
+            while self._queue and size < MAX_WRITE:
+                line = self._queue.popleft()
+                lines.append(line)
+                size += len(line)
+            self._queued_bytes -= size
+            self._request.write(b"".join(lines))
         if self._finish_when_empty and not self._queue and not self._ended:
             self.finish()
 

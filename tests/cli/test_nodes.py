@@ -44,7 +44,8 @@ class NodeCommandTests(CommandTests):
         self.assertEqual(
             result.stderr,
             "No node is running here (/run/bzzz/control.sock). "
-            "Start one with: sudo systemctl start bzzz\n",
+            "Start one with: sudo systemctl start bzzz;"
+            " if it does not stay: journalctl -u bzzz -n 20\n",
         )
         result = self.run_command("--runtime-dir", "/a", "status")
         self.assertIn("Start one with: twistd -n bzzz --runtime-dir /a", result.stderr)

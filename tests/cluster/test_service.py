@@ -531,6 +531,24 @@ class ServiceTests(SynchronousTestCase):
             walnut.run("cp", "-p", "/root/bzzz.toml.before", file)
             walnut.run("systemctl", "reload", "bzzz")
 
+    def test_broken_start(self) -> None:
+        """Why a node does not start is an error in the journal; mended, it starts by itself."""
+        walnut = self.service.walnut
+        file = "/etc/bzzz/bzzz.toml"
+        walnut.run("cp", "-p", file, "/root/bzzz.toml.before")
+        try:
+            walnut.run("sh", "-c", f"echo 'name = 3' > {file}")
+            walnut.run("systemctl", "restart", "bzzz")
+            error = f"bzzz: {file}:1: name: 3 is not a string"
+            until(partial(says, walnut, self.began, error), 15.0, f"the log says {error}", 0.2)
+            ran = walnut.run("bzzz", "status", check=False)
+            self.assertEqual(ran.code, 3)
+            self.assertIn("if it does not stay: journalctl -u bzzz", ran.stderr)
+        finally:
+            walnut.run("cp", "-p", "/root/bzzz.toml.before", file)
+        # By itself, 10 s later.
+        walnut.run("bzzz", "status", "--wait", "20")
+
     def test_bus_restarted(self) -> None:
         """The bus, and systemd itself, restarted: the node lives on, and knows its unit again."""
         walnut = self.service.walnut

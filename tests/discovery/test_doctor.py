@@ -352,6 +352,9 @@ class ProbeTests(SynchronousTestCase):
         home = proc / "77"
         (home / "fd").mkdir(parents=True)
         (home / "comm").write_text("avahi-daemon\n")
+        # Listed, and closed when it is looked at.
+        for closed in ("0", "1", "2", "5"):
+            (home / "fd" / closed).touch()
         (home / "fd" / "3").symlink_to("socket:[111]")
         (home / "fd" / "4").symlink_to("/dev/null")
         (proc / "78").mkdir()

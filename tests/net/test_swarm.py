@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError, LinkClosed, LocalProtocolError, NegotiationError, StreamReset
 from bzzz.identity.keys import PrivateKey
 from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
-from bzzz.net.swarm import FULL_AGAIN, LINGER, STAGGER, STAGGER_HANDSHAKE, Swarm, SwarmLimits
+from bzzz.net.swarm import (
+    FULL_AGAIN,
+    LINGER,
+    STAGGER,
+    STAGGER_HANDSHAKE,
+    Swarm,
+    SwarmLimits,
+    _dial_words,
+)
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.network import Host, SimNetwork
 from bzzz.wire.identify import Identify
@@ -106,6 +117,18 @@ class SwarmCase(SynchronousTestCase):
 
     def run_for(self, seconds: float) -> None:
         self.reactor.run_until(self.reactor.now + seconds)
+
+
+class WordsTests(SynchronousTestCase):
+    """Why a dial failed, for people."""
+
+    def test_words(self) -> None:
+        """The system's words where Twisted has none of its own."""
+        unreachable = ConnectError(osError=errno.EHOSTUNREACH, string="x")
+        self.assertEqual(_dial_words(Failure(unreachable)), "no route to host")
+        refused = ConnectionRefusedError(osError=errno.ECONNREFUSED)
+        self.assertEqual(_dial_words(Failure(refused)), "connection was refused by other side")
+        self.assertEqual(_dial_words(Failure(DialError("no such name"))), "no such name")
 
 
 class DialTests(SwarmCase):

@@ -198,4 +198,6 @@ class SupervisionTests(SynchronousTestCase):
         self.assertEqual(told["unit"], "bzzz.service")
         self.assertEqual(told["active_state"], "active")
         self.assertEqual(told["restarts"], 2)
+        reloading = replace(UNIT, restarts=2, active_state="reloading", sub_state="reload")
+        self.assertEqual(service_state(reloading), told)
         self.assertEqual(told["file_state"], "enabled")
