@@ -352,9 +352,10 @@ class ProbeTests(SynchronousTestCase):
         home = proc / "77"
         (home / "fd").mkdir(parents=True)
         (home / "comm").write_text("avahi-daemon\n")
-        # Listed, and closed when it is looked at.
-        for closed in ("0", "1", "2", "5"):
-            (home / "fd" / closed).touch()
+        # Listed, and closed when it is looked at; the first of all.
+        (home / "fd" / "0").touch()
+        iterdir = Path.iterdir
+        self.patch(Path, "iterdir", lambda path: iter(sorted(iterdir(path))))
         (home / "fd" / "3").symlink_to("socket:[111]")
         (home / "fd" / "4").symlink_to("/dev/null")
         (proc / "78").mkdir()
