@@ -36,6 +36,7 @@ from werkzeug.exceptions import HTTPException
 from zope.interface import implementer
 
 from bzzz.errors import BzzzError
+from bzzz.net.periodic import Periodic
 from bzzz.web.resolve import Ambiguous, NoSuchPeer, resolve
 from bzzz.web.schema import Identity, encode
 from bzzz.web.socket import ControlSocket
@@ -50,6 +51,9 @@ MAX_FOLLOWERS = 8
 # Seconds that a connection without a request is kept open.
 IDLE_TIMEOUT = 60
 
+
+# Seconds between two looks at whether the socket can still be found.
+LOOK_INTERVAL = 60.0
 
 # Seconds without accepting after the system refused to.
 ACCEPT_PAUSE = 1.0
@@ -261,6 +265,10 @@ class ControlServer(Service):
         self._control = control
         self._api = api
         self._acceptor: _Acceptor | None = None
+        self._looking = Periodic(
+            reactor, LOOK_INTERVAL, self._look, "looking for the control socket", self._log
+        )
+        self._missed = False
 
     def startService(self) -> None:
         super().startService()
@@ -269,14 +277,27 @@ class ControlServer(Service):
             self._reactor, self._control.socket, self._api.site(self._reactor)
         )
         self._acceptor.start()
+        self._looking.start()
 
     def stopService(self) -> None:
         super().stopService()
+        self._looking.stop()
         self._api.close()
         if self._acceptor is not None:
             self._acceptor.stop()
             self._acceptor = None
         self._control.close()
+
+    def _look(self) -> None:
+        if self._missed or self._control.is_there:
+            return
+        self._missed = True
+        # Not made again: under systemd the directory is not the node's to make.
+        self._log.error(
+            "The control socket {path} was removed: bzzz cannot ask this node any more. It runs on;"
+            " restart it to be asked again",
+            path=str(self._control.path),
+        )
 
 
 @implementer(IReadDescriptor)

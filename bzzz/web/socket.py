@@ -41,16 +41,22 @@ class ControlSocket:
         """Listen; again after a fork, so that the kernel names the process that now answers."""
         self.socket.listen(BACKLOG)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its path still leads to this socket."""
+        try:
+            return self.path.lstat().st_ino == self._inode
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Remove the socket, if it is still this one, and let another node have the directory."""
         if self._lock < 0:
             return
         self.socket.close()
-        try:
-            if self.path.lstat().st_ino == self._inode:
-                self.path.unlink()
-        except FileNotFoundError:
-            pass  # somebody tidied up
+        # Somebody may have tidied up.
+        if self.is_there:
+            self.path.unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = -1
 

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -21,6 +22,7 @@ from bzzz.errors import StateDirectoryError
 from bzzz.web import api
 from bzzz.web.api import ControlApi, ControlServer
 from bzzz.web.socket import ControlSocket, bind_control_socket, pid_behind
+from tests.logs import lines_at
 from tests.web.fakes import FakeNode
 
 
@@ -147,6 +149,21 @@ class ControlServerTests(TestCase):
         server = self.server()
         self.assertIn(b'"name":"walnut"', await self.ask())
         server.stopService()
+
+    def test_removed(self) -> None:
+        """A socket that somebody removed under the node is an error, once."""
+        clock = Clock()
+        control: Any = type("Control", (), {"is_there": True, "path": self.path})()
+        errors = lines_at(self, LogLevel.error)
+        server = ControlServer(clock, control, ControlApi(FakeNode()))
+        server._looking.start()
+        clock.advance(api.LOOK_INTERVAL)
+        self.assertEqual(errors, [])
+        control.is_there = False
+        clock.pump([api.LOOK_INTERVAL] * 3)
+        self.assertEqual(len(errors), 1)
+        self.assertIn(f"{self.path} was removed", errors[0])
+        server._looking.stop()
 
     def test_cannot_accept(self) -> None:
         """A system without descriptors for the node is asked again later, not in a busy loop."""
