@@ -129,17 +129,19 @@ class CapabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     def same_as(self, other: CapabilityDocument) -> bool:
         """Whether both say the same, apart from the free space, which changes all the time."""
-        return self._steady() == other._steady()
+        return not self.changed_since(other)
 
     def changed_since(self, other: CapabilityDocument) -> list[str]:
-        """The fields that say something else than in ``other``."""
-        old, new = other._steady(), self._steady()
-        return [name for name in self.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+        """The fields that say something else than in ``other``, apart from the free space."""
+        changed = [
+            name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name)
+        ]
+        if "resources" in changed and self._steady_resources() == other._steady_resources():
+            changed.remove("resources")
+        return changed
 
-    def _steady(self) -> CapabilityDocument:
-        return msgspec.structs.replace(
-            self, resources=msgspec.structs.replace(self.resources, disk_free_bytes=0)
-        )
+    def _steady_resources(self) -> Resources:
+        return msgspec.structs.replace(self.resources, disk_free_bytes=0)
 
     def describe(self) -> str:
         """A summary for people: ``8 cores, 31 GiB, RTX 4090 24 GiB, ollama: codellama``."""
