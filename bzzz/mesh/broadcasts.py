@@ -282,12 +282,14 @@ class Broadcasts:
         summary = document.describe()
         # What a new peer is doing at the moment is no news; that it is there has its own line.
         news = changed and not (before is None and received.type == AVAILABILITY)
-        # The summary may be the same as before, such as when the node's unit is reloaded.
-        what = (
-            document.changed_since(before)
-            if isinstance(document, CapabilityDocument) and isinstance(before, CapabilityDocument)
-            else []
-        )
+        what: list[str] = []
+        if (
+            changed
+            and isinstance(document, CapabilityDocument)
+            and isinstance(before, CapabilityDocument)
+        ):
+            # The summary may be the same as before, such as when the node's unit was restarted.
+            what = document.changed_since(before)
         write = (
             self._log.info
             if news and self._lines.allows((peer, received.type))
