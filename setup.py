@@ -33,6 +33,8 @@ setup(
         "click>=8.1",
         "rich>=13",
         "setproctitle>=1.3",
+        "spake2>=0.9",
+        "mnemonic>=0.21",
     ],
     entry_points={"console_scripts": ["bzzz = bzzz.cli.main:main"]},
     classifiers=[
