@@ -2,25 +2,22 @@
 linked.
 
 Enters: peers found by discovery or told of by members, links that come up and go down. Leaves:
-dials, log lines in the words operators search for, events, and the table that people see.
-
-========== =======================================================================================
-discovered known from discovery, never linked since this node started
-dialling   a dial is under way, and it is not linked
-connected  linked
-lost       was linked, is not; redialled at once, then with backoff up to 60 s, for ever
-========== =======================================================================================
+dials, log lines in the words operators search for, events, and the table that people see
+(:mod:`bzzz.mesh.member` has its states).
 
 When two nodes discover each other, the one with the smaller peer ID dials at once and the other
 :data:`POLITE` seconds later if it is not linked by then, so that mostly one handshake is made.
 While others' handshakes with this node are under way, one of them may be that peer's, and the wait
 begins anew, for :data:`PATIENCE` seconds at most. Should both dial all the same, the swarm keeps
 one link.
+
+A peer that is not admitted stays in the table as long as there is room, so that it is known where
+it is once it is; but it is not dialled, people are not told of it, and nothing of it is kept on
+disk. Of a peer that says to be in a cluster, while this node is in none, see :data:`CLAIMED_AGAIN`.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol as Shape
 
@@ -33,14 +30,16 @@ from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.dial_limit import DialLimit
 from bzzz.mesh.line_limit import LineLimit
+from bzzz.mesh.member import Member, MemberState
 from bzzz.net.backoff import Backoff
+from bzzz.net.guests import CLAIMED
 from bzzz.net.interfaces import Clock, Randomness
 from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
 from bzzz.net.swarm import Swarm
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["ADDRESS_BOOK", "Book", "Member", "MemberState", "Membership"]
+__all__ = ["ADDRESS_BOOK", "CLAIMED_AGAIN", "Book", "Member", "MemberState", "Membership"]
 
 # How long the peer with the greater ID leaves the dialling to the other, in seconds: a dial on a
 # LAN takes 5 ms, on a loaded machine ten times that.
@@ -53,6 +52,11 @@ PATIENCE = 20.0
 # A link that lived this long ends in a dial at once when it is lost; one that did not, in the
 # backoff, or a peer that closes each new link would be dialled without a pause.
 STABLE = 5.0
+
+# A peer that is in a cluster is dialled again after so many seconds by a node that is in none, to
+# see whether that is still so; each time it costs both a handshake and comes to nothing. This node
+# is told at once where it matters: when it becomes a member itself.
+CLAIMED_AGAIN = 600.0
 
 # Peers in the table. A full mesh is limited by links long before; what is more than this is not a
 # LAN but somebody inventing peers.
@@ -74,17 +78,11 @@ COPY_TELL_EVERY = 60.0
 ALONE = (10.0, 60.0, 600.0, 3600.0)
 
 
+# What is shown of a peer that has not heard yet that this node was admitted.
+TAKEN_FOR_GUEST = "it has not heard yet that this node is a member"
+
 # The source of what this node knew when it started.
 ADDRESS_BOOK = "address book"
-
-
-class MemberState(enum.Enum):
-    """What a person sees of a peer."""
-
-    DISCOVERED = "discovered"
-    DIALLING = "dialling"
-    CONNECTED = "connected"
-    LOST = "lost"
 
 
 class Book(Shape):
@@ -102,55 +100,6 @@ class Book(Shape):
         """The addresses, the most promising first."""
 
 
-class Member:
-    """One peer.
-
-    :ivar since: when its state began, in wall-clock seconds.
-    :ivar addresses: where it is said to be, the newest last.
-    :ivar reason: why it was lost, or why the last dial failed.
-    :ivar attempts: dials that failed since the last link.
-    :ivar next_dial: when it is dialled next, in the clock's seconds.
-    :ivar patient_until: until when its own dial is waited for.
-    """
-
-    def __init__(self, peer_id: PeerID, backoff: Backoff, now: float, wall: float) -> None:
-        self.peer_id = peer_id
-        self.name = ""
-        self.agent = ""
-        self.addresses: dict[Multiaddr, None] = {}
-        self.sources: dict[str, None] = {}
-        self.link: Link | None = None
-        self.was_linked = False
-        self.since = wall
-        self.reason = ""
-        self.attempts = 0
-        self.heard_at = now
-        self.linked_at = now
-        self.next_dial: float | None = None
-        self.patient_until: float | None = None
-        self.told_up = False
-        self.told_failure = False
-        self.backoff = backoff
-        self.timer: IDelayedCall | None = None
-        self.dial: Deferred[Link] | None = None
-        self.dialled_at = now
-        self.queued = False
-
-    @property
-    def state(self) -> MemberState:
-        """See the module's table."""
-        if self.link is not None:
-            return MemberState.CONNECTED
-        if self.dial is not None:
-            return MemberState.DIALLING
-        return MemberState.LOST if self.was_linked else MemberState.DISCOVERED
-
-    @property
-    def label(self) -> str:
-        """``<short id> (<name>)``, as in log lines."""
-        return f"{self.peer_id.short} ({self.name or 'name unknown'})"
-
-
 class Membership:
     """The table of peers, and their dialling. An observer of the swarm.
 
@@ -158,6 +107,8 @@ class Membership:
     :param book: the address book.
     :param emit: takes an event's name and its fields.
     :param tried: what discovery has tried so far, in words, for a node that is alone.
+    :param admits: whether links with a peer are kept. When its answers change, :meth:`reconsider`
+        has to be called, after the swarm was told.
     :ivar on_forgotten: is told of each peer that leaves the table.
     """
 
@@ -172,6 +123,7 @@ class Membership:
         book: Book,
         emit: Callable[..., None],
         tried: Callable[[], str],
+        admits: Callable[[PeerID], bool] = lambda peer: True,
     ) -> None:
         self.members: dict[PeerID, Member] = {}
         self.on_forgotten: Callable[[PeerID], None] = lambda peer: None
@@ -182,6 +134,7 @@ class Membership:
         self._book = book
         self._emit = emit
         self._tried = tried
+        self._admits = admits
         self._dials = 0
         self._dial_limit = DialLimit()
         self._queue: list[Member] = []
@@ -231,15 +184,10 @@ class Membership:
         if name and not member.name:
             member.name = name
         new = self._learn(member, addresses)
+        if not member.admitted:
+            return
         self._book.seen(peer, addresses, source, name)
-        if fresh:
-            self._emit(
-                "discovered",
-                peer_id=str(peer),
-                name=member.name,
-                source=source,
-                addresses=[str(address) for address in addresses],
-            )
+        self._announce(member, source, addresses)
         if self._stopped or member.link is not None or member.dial is not None or member.queued:
             return
         if new or fresh or source == "mdns":
@@ -263,6 +211,7 @@ class Membership:
             return
         replaced = member.link is not None or member.told_up
         member.link = link
+        member.admitted = True
         member.was_linked = True
         member.attempts = 0
         member.reason = ""
@@ -297,6 +246,7 @@ class Membership:
             return
         member.since = self._wall_time()
         member.reason = reason
+        member.admitted = self._admits(member.peer_id)
         if member.told_up:
             member.told_up = False
             self._log.info(
@@ -309,8 +259,11 @@ class Membership:
             self._emit("lost", peer_id=str(member.peer_id), name=member.name, reason=reason)
         now = self._clock.seconds()
         member.heard_at = now
+        if reason == CLAIMED:
+            self._claimed(member)
         if not self._stopped:
-            if now - member.linked_at >= STABLE:
+            # One that takes this node for a guest ends its link after a while, each time.
+            if now - member.linked_at >= STABLE and not link.guest_there:
                 member.backoff.reset()
                 self._plan(member, self._courtesy(member))
             else:
@@ -318,10 +271,15 @@ class Membership:
             self._now_alone_if_last()
 
     def identified(self, link: Link, identify: Identify) -> None:
-        """The peer said who it is: it can be named now."""
+        """The peer said who it is: it can be named now, unless it takes this node for a guest."""
         member = self.members.get(link.remote_peer)
         if member is None or member.link is not link:
             return
+        if identify.guest:
+            member.reason = TAKEN_FOR_GUEST
+            return
+        member.reason = ""
+        member.claimed_until = None
         member.agent = identify.agent_version
         if identify.name:
             member.name = identify.name
@@ -345,6 +303,33 @@ class Membership:
                 agent=member.agent,
             )
 
+    def reconsider(self) -> None:
+        """Others are admitted than before.
+
+        Who is admitted now and was not, or was known to be in a cluster, is dialled at once; who is
+        not admitted any more, no more. Their links are the swarm's to end.
+        """
+        dials: list[Deferred[Link]] = []
+        for member in list(self.members.values()):
+            before = member.admitted and member.claimed_until is None
+            member.admitted = self._admits(member.peer_id)
+            member.claimed_until = None
+            if not member.admitted:
+                self._unplan(member)
+                if member.dial is not None:
+                    dials.append(member.dial)
+                    member.dial = None
+            elif not before:
+                if member.sources:
+                    source, addresses = next(iter(member.sources)), list(member.addresses)
+                    self._book.seen(member.peer_id, addresses, source, member.name)
+                    self._announce(member, source, addresses)
+                member.backoff.reset()
+                self._plan(member, self._courtesy(member))
+        # Last: a dial that ends makes way for one that waits, which must not be one of these.
+        for dial in dials:
+            dial.cancel()
+
     def copy_found(self, address: Multiaddr | None) -> None:
         """Another machine has this node's key; said again once a minute while it tries."""
         now = self._clock.seconds()
@@ -367,6 +352,21 @@ class Membership:
     def connected(self) -> list[Member]:
         """The linked peers."""
         return [member for member in self.members.values() if member.link is not None]
+
+    def shown(self) -> list[Member]:
+        """The peers that people see: those that are admitted."""
+        return [member for member in self.members.values() if member.admitted]
+
+    def claimed(self) -> list[Member]:
+        """The peers that are known to be in a cluster while this node is in none."""
+        return [member for member in self.members.values() if member.claimed_until is not None]
+
+    def possible_inviters(self) -> list[Member]:
+        """The peers that may let this node into a cluster, which is in none.
+
+        Who is linked is among them: it may have admitted this node, which had no time to hear it.
+        """
+        return [*self.claimed(), *self.connected()]
 
     def not_sought(self) -> list[PeerID]:
         """The peers that are linked, or about to be dialled where no dial has failed yet.
@@ -397,11 +397,16 @@ class Membership:
         """Dial ``member`` after ``delay`` seconds, unless it is linked by then."""
         if self._stopped or member.link is not None or member.dial is not None or member.queued:
             return
+        if not member.admitted:
+            return
         if not member.addresses:
             if member.timer is None:
                 member.timer = self._clock.callLater(FORGET_UNREACHABLE, self._forget, member)
             return
-        due = self._clock.seconds() + delay
+        now = self._clock.seconds()
+        if member.claimed_until is not None:
+            delay = max(delay, member.claimed_until - now)
+        due = now + delay
         if member.timer is not None:
             if member.next_dial is not None and member.next_dial <= due:
                 return
@@ -511,22 +516,31 @@ class Membership:
     def _member(self, peer: PeerID, known_to_exist: bool = False) -> Member | None:
         member = self.members.get(peer)
         if member is None:
-            if len(self.members) >= MAX_MEMBERS and not self._make_room(known_to_exist):
+            admitted = self._admits(peer)
+            if len(self.members) >= MAX_MEMBERS and not (
+                admitted and self._make_room(known_to_exist)
+            ):
                 return None
             member = self.members[peer] = Member(
                 peer,
                 Backoff(random=self._random),
                 self._clock.seconds(),
                 self._wall_time(),
+                admitted,
             )
         return member
 
     def _make_room(self, known_to_exist: bool) -> bool:
-        """Forget a peer that was never linked, or else one that is not any more, for one that is.
+        """Forget a peer for one that is admitted, those first that are not.
 
-        For one that is only spoken of there is room where a peer that told no address was.
+        For one that is linked there is room where one was that never was, or else is no more; for
+        one that is only spoken of, where a peer was that told no address.
         """
         unlinked = [member for member in self.members.values() if member.link is None]
+        for member in unlinked:
+            if not member.admitted:
+                self._forget(member)
+                return True
         for member in unlinked:
             if not member.addresses or (known_to_exist and not member.was_linked):
                 self._forget(member)
@@ -541,9 +555,33 @@ class Membership:
         if member.dial is not None:
             member.dial.cancel()
         if self.members.pop(member.peer_id, None) is not None:
-            if member.agent or member.sources or member.name:
+            if member.announced or member.agent or (member.name and member.admitted):
                 self._emit("forgotten", peer_id=str(member.peer_id), name=member.name)
             self.on_forgotten(member.peer_id)
+
+    def _announce(self, member: Member, source: str, addresses: Sequence[Multiaddr]) -> None:
+        """Tell people that the peer is there, once."""
+        if member.announced:
+            return
+        member.announced = True
+        self._emit(
+            "discovered",
+            peer_id=str(member.peer_id),
+            name=member.name,
+            source=source,
+            addresses=[str(address) for address in addresses],
+        )
+
+    def _claimed(self, member: Member) -> None:
+        """The peer is in a cluster, and this node is in none."""
+        if member.claimed_until is None and self._lines.allows("claimed"):
+            self._log.info(
+                "{label} belongs to a cluster. To be let in: bzzz invite there, bzzz join here",
+                label=member.label,
+                peer_id=str(member.peer_id),
+                event="claimed",
+            )
+        member.claimed_until = self._clock.seconds() + CLAIMED_AGAIN
 
     def _learn(self, member: Member, addresses: Sequence[Multiaddr]) -> bool:
         """Add addresses, the newest last; whether one of them is new."""
@@ -572,10 +610,10 @@ class Membership:
     def _say_alone(self) -> None:
         alone = self._clock.seconds() - self._alone_since
         self._log.warn(
-            "Alone for {seconds:.0f} s: no other node is linked. Tried: {tried}. "
-            "Look with: bzzz doctor",
+            "Alone for {seconds:.0f} s: no other node is linked. Tried: {tried}. {hint}",
             seconds=alone,
             tried=self._tried(),
+            hint=self._hint(),
             event="alone",
         )
         self._emit("alone", seconds=alone)
@@ -583,6 +621,14 @@ class Membership:
         following = ALONE[self._alone_said]
         delay = following - alone if following > alone else ALONE[-1]
         self._alone_timer = self._clock.callLater(delay, self._say_alone)
+
+    def _hint(self) -> str:
+        """What to do about being alone."""
+        count = len(self.claimed())
+        if not count:
+            return "Look with: bzzz doctor"
+        nodes = "One node belongs" if count == 1 else f"{count} nodes belong"
+        return f"{nodes} to a cluster: bzzz invite there, bzzz join here"
 
     @staticmethod
     def _cancel(call: IDelayedCall | None) -> None:

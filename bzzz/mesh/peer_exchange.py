@@ -32,6 +32,7 @@ from bzzz.mesh.capability import printable
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream
 from bzzz.net.swarm import Swarm
+from bzzz.net.token_bucket import Rate
 from bzzz.wire.framing import FrameReader, frame
 from bzzz.wire.multiaddr import AddressError, Multiaddr
 
@@ -55,6 +56,10 @@ MAX_MESSAGE = 262144
 # Bytes at the end of a peer ID that tell it from all others of a mesh, in a question.
 TAIL = 6
 
+
+# How fast one peer may ask. Each asks once when it is linked and each half minute one of all its
+# peers; an answer about a large mesh takes milliseconds.
+QUESTIONS = Rate(16, 1.0)
 
 # What msgspec raises for JSON that is wrong, or nested too deeply even where it is to be ignored.
 UNREADABLE = (msgspec.MsgspecError, RecursionError)
@@ -99,7 +104,7 @@ class PeerExchange:
         self._linked = linked
         self._describe = describe
         self._learnt = learnt
-        swarm.handle(PROTOCOL, _Factory(lambda link: _Answering(self, link)))
+        swarm.handle(PROTOCOL, _Factory(lambda link: _Answering(self, link)), rate=QUESTIONS)
 
     def ask(self, link: Link) -> None:
         """Ask the peer for the peers that this node lacks."""

@@ -2,6 +2,11 @@
 
 Each side asks the other once, when the link is up. A change of this node's addresses or protocols
 is pushed to those peers that speak the push protocol.
+
+A guest is told neither name nor addresses nor the protocols of members, and that it is a guest. It
+is not asked. To a node that is in no cluster such an answer says that it has no business there. A
+member that gets one from another member keeps the link: that one has not heard yet that it is a
+member, and pushes another answer when it has. docs/trust.rst, "Guests".
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.keys import PublicKey
+from bzzz.net.guests import CLAIMED
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream, StreamAddress
+from bzzz.net.token_bucket import Rate
 from bzzz.wire.framing import FrameReader, frame
 from bzzz.wire.identify import PROTOCOL, PUSH, Identify
 
@@ -31,6 +38,14 @@ __all__ = ["IdentifyService"]
 MAX_MESSAGE = 8192
 
 PROTOCOL_VERSION = "ipfs/0.1.0"
+
+# How often one peer may ask. Each does so once when it is linked; a peer that was restarted a few
+# times in a row is within it.
+ASKS = Rate(16, 1.0)
+
+# How often one peer may push: it does so when an address or a protocol of it comes or goes, and a
+# program that starts may do so for one after the other.
+PUSHES = Rate(64, 2.0)
 
 
 class IdentifyService:
@@ -45,8 +60,8 @@ class IdentifyService:
         self._name = name
         # In the order in which they came, and of no link that is gone.
         self._pushable: WeakKeyDictionary[Link, None] = WeakKeyDictionary()
-        swarm.handle(PROTOCOL, _Answering(self))
-        swarm.handle(PUSH, _Listening(self))
+        swarm.handle(PROTOCOL, _Answering(self), guests=True, rate=ASKS)
+        swarm.handle(PUSH, _Listening(self), rate=PUSHES)
 
     def ask(self, link: Link) -> None:
         """Ask the peer who it is."""
@@ -55,25 +70,30 @@ class IdentifyService:
 
     def message(self, link: Link) -> bytes:
         """What this node says of itself on ``link``."""
+        guest = link.is_guest
         return frame(
             Identify(
                 protocol_version=PROTOCOL_VERSION,
                 agent_version=self._agent,
                 public_key=self._key,
-                listen_addrs=self._swarm.listen_addresses,
+                listen_addrs=() if guest else self._swarm.listen_addresses,
                 observed_addr=link.remote_multiaddr,
-                protocols=self._swarm.protocols,
-                name=self._name,
+                protocols=self._swarm.guest_protocols if guest else self._swarm.protocols,
+                name="" if guest else self._name,
+                guest=guest,
             ).encode()
         )
 
     def changed(self) -> None:
         """This node's addresses or protocols changed: push them."""
         for link in list(self._pushable):
-            if link.closed:
-                continue
-            opened: Deferred[Any] = link.open_stream([PUSH], _Pushing(self))
-            opened.addErrback(self._failed, link)
+            if not (link.closed or link.is_guest):
+                self.push(link)
+
+    def push(self, link: Link) -> None:
+        """Tell the peer who this node is, though it has not asked."""
+        opened: Deferred[Any] = link.open_stream([PUSH], _Pushing(self))
+        opened.addErrback(self._failed, link)
 
     def received(self, link: Link, message: bytes) -> None:
         """A peer said who it is.
@@ -86,6 +106,10 @@ class IdentifyService:
                 f"{link.remote_peer} names a public key in identify that is not its own",
                 "identify_key_mismatch",
             )
+        link.guest_there = identify.guest
+        if identify.guest and self._swarm.gate.is_open:
+            self._swarm.demote(link, CLAIMED)
+            return
         if PUSH in identify.protocols:
             self._pushable[link] = None
         self._swarm.identified(link, identify)

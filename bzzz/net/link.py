@@ -29,6 +29,7 @@ from bzzz.identity.keys import PublicKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.net import keepalive
 from bzzz.net.interfaces import Clock
+from bzzz.net.protocols import LinkProtocols
 from bzzz.net.stream import Stream, StreamAddress
 from bzzz.net.turns import Turns
 from bzzz.wire.connection import (
@@ -50,6 +51,15 @@ __all__ = ["Link", "LinkOwner"]
 # From the first byte of TCP to a ready muxer, in seconds. Three round trips; a peer that needs
 # more is gone or holds the place on purpose (slow loris).
 HANDSHAKE_TIMEOUT = 10.0
+
+# Bytes that a peer may send before it has proved who it is. An honest handshake takes some 300, and
+# 2 kB with the largest keys and proposals there are. Without it a hundred lines of 1 KiB would be
+# taken, and each of them answered.
+MAX_UNPROVED = 16384
+
+# What one read counts as at least, in bytes, towards that: the reactor spends more on a read than
+# on its bytes, and a peer could send single ones.
+LEAST_READ = 256
 
 # From a stream's opening to its protocol, either way, in seconds.
 NEGOTIATION_TIMEOUT = 10.0
@@ -77,14 +87,12 @@ class LinkOwner(Shape):
     def link_closed(self, link: Link, reason: str) -> None:
         """The link is gone; called once, also for one that never was ready."""
 
-    def factory_for(self, protocol_id: str) -> IProtocolFactory | None:
-        """Who answers an inbound stream of this protocol."""
-
 
 @implementer(IPushProducer)
 class Link(Protocol):
     """A link. Made by the swarm for each connection, dialled or accepted.
 
+    :param protocols: which the peer may open streams of; shared with ``connection``.
     :ivar turns: shared with the node's other links, and for what its streams bring, too.
     :ivar remote_multiaddr: where the peer is, seen from here.
     :ivar local_host: this node's IP address; empty until TCP is up.
@@ -92,6 +100,9 @@ class Link(Protocol):
     :ivar last_received: when the last bytes came, in the clock's seconds.
     :ivar ready_at: when the handshake was done, in the clock's seconds; None before.
     :ivar congested: whether TCP takes no more for now.
+    :ivar guest_ok: whether it was dialled for a peer that need not be admitted.
+    :ivar held: whether the peer pairs, so that a guest's link is kept for longer.
+    :ivar guest_there: whether the peer said that it takes this node for a guest.
     """
 
     _log = Logger()
@@ -99,6 +110,7 @@ class Link(Protocol):
     def __init__(
         self,
         connection: Connection,
+        protocols: LinkProtocols,
         clock: Clock,
         owner: LinkOwner,
         is_initiator: bool,
@@ -116,6 +128,10 @@ class Link(Protocol):
         self.closed = False
         self.local_host = ""
         self.remote_host = ""
+        self.guest_ok = False
+        self.held = False
+        self.guest_there = False
+        self._protocols = protocols
         self._owner = owner
         self._peer: PeerID | None = None
         self._key: PublicKey | None = None
@@ -130,6 +146,7 @@ class Link(Protocol):
         self._in_line = False
         self._paused = False
         self._unread = b""
+        self._unproved = 0
 
     def __repr__(self) -> str:
         return f"<Link to {self._peer} at {self.remote_multiaddr}>"
@@ -153,6 +170,15 @@ class Link(Protocol):
         if self._key is None:
             raise LinkClosed("the peer's key is not known before the handshake is done")
         return self._key
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether the peer is not admitted, or not judged yet."""
+        return self._protocols.is_guest
+
+    @is_guest.setter
+    def is_guest(self, value: bool) -> None:
+        self._protocols.is_guest = value
 
     @property
     def stream_count(self) -> int:
@@ -220,6 +246,17 @@ class Link(Protocol):
         if self._reason is None:
             self._reason = reason
         self._cut()
+
+    def sever(self, reason: str) -> None:
+        """Close at once, within this call.
+
+        Its streams are gone when it returns, and what the peer has sent and nobody has acted on, or
+        what waits to be sent, counts no more.
+        """
+        if self.closed:
+            return
+        self.abort(reason)
+        self.connectionLost()
 
     # -- for its streams
 
@@ -339,9 +376,14 @@ class Link(Protocol):
 
     def _receive(self, data: bytes) -> None:
         self._dispatching = True
+        if self._peer is None:
+            self._unproved += max(len(data), LEAST_READ)
         try:
             for _ in range(0, FRAMES, SLICE):
-                for event in self.connection.receive_data(data, SLICE):
+                # What comes with the last bytes of the handshake waits until the owner has judged
+                # whose link it is.
+                frames = 0 if self.ready_at is None else SLICE
+                for event in self.connection.receive_data(data, frames):
                     self._dispatch(event)
                     if self.closed:
                         return
@@ -355,6 +397,12 @@ class Link(Protocol):
             return
         finally:
             self._dispatching = False
+        if self._protocols.offence:
+            self.abort(self._protocols.offence)
+            return
+        if self._peer is None and self._unproved > MAX_UNPROVED:
+            self.abort(f"it sent more than {MAX_UNPROVED} bytes and has not proved who it is")
+            return
         if self._waiting and not self.congested:
             self._drain()
         self.flush()
@@ -440,7 +488,7 @@ class Link(Protocol):
     def _negotiated(self, event: StreamNegotiated) -> None:
         if event.inbound:
             stream = self._streams[event.stream_id] = Stream(self, event.stream_id)
-            factory = self._owner.factory_for(event.protocol)
+            factory = self._protocols.factory(event.protocol, self.remote_peer)
             if factory is None or self._build(factory, stream, event.protocol) is None:
                 self.reset(stream, StreamReset(f"nobody here speaks {event.protocol}"))
             return

@@ -19,6 +19,7 @@ from bzzz.errors import BzzzError, StreamReset
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream, StreamAddress
 from bzzz.net.swarm import Swarm
+from bzzz.net.token_bucket import Rate
 from bzzz.wire.ping import LENGTH, PROTOCOL
 
 __all__ = ["PingService"]
@@ -26,6 +27,10 @@ __all__ = ["PingService"]
 # Inbound ping streams per link that are answered: one is what the specification lets a peer hold,
 # the second is for one that replaces its first.
 MAX_INBOUND = 2
+
+# How fast one peer may open ping streams: js-libp2p opens one for each ping, and a person who looks
+# how long they take has one follow the other.
+STREAMS = Rate(256, 32.0)
 
 
 class PingService:
@@ -35,7 +40,7 @@ class PingService:
         self._clock = swarm.clock
         self._random_bytes = random_bytes
         self._pingers: dict[Link, _Pinger] = {}
-        swarm.handle(PROTOCOL, _Answering())
+        swarm.handle(PROTOCOL, _Answering(), guests=True, rate=STREAMS)
 
     def ping(self, link: Link) -> Deferred[float]:
         """Ping the peer; pings of one link are answered in order.

@@ -9,37 +9,38 @@ younger than :data:`SIMULTANEOUS` both sides keep the one that the smaller peer 
 further apart, or dialled by the same side, they keep the newer, because a live peer does not dial
 while it holds a link, so the older is half-open. The other is closed after :data:`LINGER`, so that
 it never looks lost to a side that has not yet seen the end of the second handshake.
+
+A gate says who is admitted, by the peer ID that the handshake has proved. Who is not is a guest
+(:mod:`bzzz.net.guests`), of whom observers hear nothing. When the gate's answers change, each link
+is judged again.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from itertools import chain
-from typing import Any
 from typing import Protocol as Shape
 
-from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.error import CannotListenError, ConnectError
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IListeningPort,
-    ILoggingContext,
-    IProtocolFactory,
-)
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from bzzz.errors import BzzzError, DialError, LinkClosed
+from bzzz.errors import DialError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.accepting import Accepting, LinkFactory
+from bzzz.net.dialling import Dialler
+from bzzz.net.guests import Gate, Guests, OpenGate
 from bzzz.net.identify import IdentifyService
 from bzzz.net.interfaces import Clock, INetwork
 from bzzz.net.link import Link
+from bzzz.net.own_sockets import OwnSockets
+from bzzz.net.protocols import LinkProtocols, Protocols
+from bzzz.net.swarm_limits import SwarmLimits
+from bzzz.net.token_bucket import Rate
 from bzzz.net.turns import Turns
 from bzzz.wire.connection import Connection
 from bzzz.wire.identify import Identify
@@ -57,33 +58,6 @@ SIMULTANEOUS = 3.0
 # How long the link that lost goes on being read, in seconds: longer than the other side's
 # handshake.
 LINGER = 1.0
-
-# How long the near end of a connection to oneself is remembered, in seconds, so that its far end,
-# whose handshake ends a moment later, is recognised.
-OWN_SOCKET_MEMORY = 10.0
-
-# Between starting one address and the next of the same peer, in seconds (RFC 8305, section 5), and
-# the same once TCP is up: the peer is there, and is given the time of a slow handshake.
-STAGGER = 0.25
-STAGGER_HANDSHAKE = 3.0
-
-
-@dataclass(frozen=True)
-class SwarmLimits:
-    """Caps on what peers can make the swarm hold.
-
-    :ivar links: peers linked at once. More are refused.
-    :ivar handshakes: inbound connections whose handshake is not done. A whole mesh may dial at
-        once, so it is as large as a large mesh; when it is reached the oldest is dropped, so
-        that connections which never finish cannot keep others out.
-    :ivar addresses: addresses tried in one dial.
-    :ivar dial_timeout: for TCP to connect, in seconds; on a LAN a SYN and one retransmission.
-    """
-
-    links: int = 256
-    handshakes: int = 256
-    addresses: int = 8
-    dial_timeout: float = 5.0
 
 
 class SwarmObserver(Shape):
@@ -111,7 +85,8 @@ class Swarm:
     :param name: this node's name, told in identify.
     :param security: ``noise``, or ``plaintext`` in the simulator.
     :param turns: what all links share of a turn of the reactor.
-    :ivar links: the one link of each linked peer.
+    :param gate: who is admitted; None for everybody.
+    :ivar links: the one link of each linked peer that is admitted.
     """
 
     _log = Logger()
@@ -127,37 +102,72 @@ class Swarm:
         limits: SwarmLimits | None = None,
         security: str = "noise",
         turns: Turns | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.peer_id = key.peer_id
         self.clock = clock
+        self.gate: Gate = OpenGate() if gate is None else gate
         self.links: dict[PeerID, Link] = {}
         self.limits = limits or SwarmLimits()
+        self.turns = turns or Turns(clock)
         self._key = key
         self._network = network
         self._random_bytes = random_bytes
         self._security = security
-        self.turns = turns or Turns(clock)
-        self._factories: dict[str, IProtocolFactory] = {}
+        self.accepting = Accepting(clock, self.limits)
+        self._dials = Dialler(
+            clock, self.turns, network, self.limits, partial(self._make_link, True)
+        )
+        self._guests = Guests(clock)
+        self._protocols = Protocols(clock)
         self._observers: list[SwarmObserver] = []
         self._ports: dict[tuple[str, int], IListeningPort] = {}
         self._addresses: tuple[Multiaddr, ...] | None = None
-        self._handshakes: dict[Link, None] = {}
-        self._dialling: dict[Link, Deferred[Link]] = {}
         self._redundant: dict[Link, IDelayedCall] = {}
-        self._own_sockets: set[tuple[str, int]] = set()
+        self._own_sockets = OwnSockets(clock)
         self._stopped = False
         self._identify = IdentifyService(self, key.public, agent, name)
 
     # -- for the application
 
-    def handle(self, protocol_id: str, factory: IProtocolFactory) -> None:
-        """Have ``factory`` answer inbound streams of this protocol."""
-        self._factories[protocol_id] = factory
+    def handle(
+        self,
+        protocol_id: str,
+        factory: IProtocolFactory,
+        guests: bool = False,
+        rate: Rate | None = None,
+    ) -> None:
+        """Have ``factory`` answer inbound streams of this protocol.
+
+        :param guests: whether also those of guests, for all of whose streams there is one rate.
+        :param rate: how fast one peer may open them; None for no limit. A stream beyond is reset,
+            and who goes on loses the link.
+        """
+        self._protocols.handle(protocol_id, factory, guests, rate)
 
     @property
     def protocols(self) -> tuple[str, ...]:
         """The protocols answered here."""
-        return tuple(self._factories)
+        return self._protocols.names
+
+    @property
+    def guest_protocols(self) -> tuple[str, ...]:
+        """Those of them that are spoken with guests."""
+        return self._protocols.guest_names
+
+    @property
+    def refused_streams(self) -> dict[str, int]:
+        """Streams that were reset because they came too fast, by protocol, or ``guest``."""
+        return dict(self._protocols.counts)
+
+    @property
+    def guests(self) -> dict[PeerID, Link]:
+        """The one link of each peer that is linked and not admitted."""
+        return self._guests.links
+
+    def link_to(self, peer: PeerID) -> Link | None:
+        """The link of a peer, whether it is admitted or a guest."""
+        return self.links.get(peer) or self.guests.get(peer)
 
     def add_observer(self, observer: SwarmObserver) -> None:
         """Tell ``observer`` about links from now on."""
@@ -176,7 +186,8 @@ class Swarm:
         Or, over loopback, another node. May be asked from another thread.
         """
         # Copied first, which is atomic: the reactor's thread may change them meanwhile.
-        links = (tuple(self.links.values()), tuple(self._handshakes), tuple(self._dialling))
+        pending = tuple(self.accepting.pending)
+        links = (tuple(self.links.values()), pending, tuple(self._dials.under_way))
         return any(
             link.local_host in hosts
             and (link.remote_host not in hosts or ip_address(link.local_host).is_loopback)
@@ -186,7 +197,7 @@ class Swarm:
     @property
     def pending_handshakes(self) -> int:
         """How many inbound connections are in their handshake."""
-        return len(self._handshakes)
+        return len(self.accepting.pending)
 
     async def listen(self, host: str, port: int) -> int:
         """Listen on one address.
@@ -195,7 +206,8 @@ class Swarm:
         :return: the port.
         :raises CannotListenError: the port is taken or the address is not of this machine.
         """
-        listening = await self._network.listen(host, port, _Accepting(self, host))
+        factory = LinkFactory(self.accepting, host, partial(self._make_link, False))
+        listening = await self._network.listen(host, port, factory)
         actual = int(listening.getHost().port)  # type: ignore[attr-defined]  # of IPv4 or 6
         if self._stopped:
             await _stopped(listening)
@@ -213,28 +225,79 @@ class Swarm:
             await _stopped(listening)
             self._identify.changed()
 
-    def dial(self, addresses: Sequence[Multiaddr], expected: PeerID | None) -> Deferred[Link]:
+    def dial(
+        self,
+        addresses: Sequence[Multiaddr],
+        expected: PeerID | None,
+        guest_ok: bool = False,
+    ) -> Deferred[Link]:
         """Connect to the first of ``addresses`` that answers as ``expected``.
 
-        They are tried in order, each :data:`STAGGER` after the one before or when that failed; one
-        whose TCP is up has longer.
+        They are tried in order, each :data:`~bzzz.net.dialling.STAGGER` after the one before or
+        when that failed; one whose TCP is up has longer.
 
         :param expected: whose proof of identity is accepted; None for anybody's.
+        :param guest_ok: whether the peer need not be admitted: then it is a guest, and its link
+            is kept for so long also where the peer turns out to be in a cluster, and this node not.
         :return: the ready link. Fails with :class:`DialError`, naming what each address said.
         """
         if self._stopped:
             return fail(DialError("the node is stopping"))
-        race = _Race(self, addresses[: self.limits.addresses], expected)
-        return race.result
+        return self._dials.dial(addresses, expected, guest_ok)
+
+    def hold_guest(self, link: Link) -> None:
+        """The link's peer pairs with this node, or this node with it: keep the link for longer."""
+        self._guests.hold(link)
+
+    def release_guest(self, link: Link) -> None:
+        """That is over; nothing changes if the peer is admitted by now."""
+        self._guests.release(link)
+
+    def gate_changed(self) -> None:
+        """The gate's answers may have changed: judge every link again.
+
+        Who is not admitted any more loses the link within this call; a guest who is admitted has
+        a link like others from here on.
+        """
+        for link in [*self.links.values(), *self._redundant]:
+            if not self.gate.admits(link.remote_peer):
+                link.is_guest = True
+                link.sever(self.gate.refusal(link.remote_peer))
+        for link in list(self.guests.values()):
+            # In no cluster the gate is open, also for whoever takes this node for a guest.
+            kept_out = self.gate.is_open and link.guest_there
+            if not kept_out and self.gate.admits(link.remote_peer):
+                self._promote(link)
+
+    def demote(self, link: Link, reason: str) -> None:
+        """The peer turned out to be none to have a link with: to observers the link is gone.
+
+        It is closed, unless it was dialled, or is held, to pair; then the peer is a guest.
+        """
+        peer = link.remote_peer
+        if self.links.get(peer) is not link:
+            return
+        link.is_guest = True
+        existing = self.guests.get(peer)
+        wanted = link.guest_ok or link.held
+        if wanted and existing is not None and not existing.held:
+            self._guests.leave(existing)
+            self._retire(existing)
+            existing = None
+        if not wanted or existing is not None or not self._guests.enter(link):
+            link.sever(reason)
+            return
+        del self.links[peer]
+        self._tell_down(link, reason)
 
     async def stop(self, reason: str = "this node is stopping") -> None:
         """Stop listening and close every link in order."""
         self._stopped = True
         for host, port in list(self._ports):
             await self.stop_listening(host, port)
-        for pending in list(self._dialling) + list(self._handshakes):
+        for pending in [*self._dials.under_way, *self.accepting.pending]:
             pending.abort(reason)
-        closing = [*self.links.values(), *self._redundant]
+        closing = [*self.links.values(), *self.guests.values(), *self._redundant]
         waiting = [link for link in closing if not link.closed]
         if not waiting:
             return
@@ -250,39 +313,122 @@ class Swarm:
 
     # -- for links
 
-    def factory_for(self, protocol_id: str) -> IProtocolFactory | None:
-        """See :class:`~bzzz.net.link.LinkOwner`."""
-        return self._factories.get(protocol_id)
-
     def link_ready(self, link: Link) -> None:
-        """See :class:`~bzzz.net.link.LinkOwner`: decide whether the link is kept."""
-        self._handshakes.pop(link, None)
+        """See :class:`~bzzz.net.link.LinkOwner`: decide whether the link is kept, and as what."""
+        self.accepting.over(link)
         peer = link.remote_peer
         if peer == self.peer_id:
             self._own_identity(link)
-            return
+        elif self.gate.admits(peer):
+            self._member_ready(link)
+        else:
+            self._guest_ready(link)
+
+    def link_closed(self, link: Link, reason: str) -> None:
+        """See :class:`~bzzz.net.link.LinkOwner`."""
+        self.accepting.over(link)
+        self._guests.leave(link)
+        linger = self._redundant.pop(link, None)
+        if linger is not None and linger.active():
+            linger.cancel()
+        self._dials.failed(link, DialError(reason))
+        if link.ready_at is not None and self.links.get(link.remote_peer) is link:
+            del self.links[link.remote_peer]
+            self._tell_down(link, reason)
+        if (
+            self._all_closed is not None
+            and not self.links
+            and not self.guests
+            and not self._redundant
+        ):
+            done, self._all_closed = self._all_closed, None
+            done.callback(None)
+
+    def identified(self, link: Link, identify: Identify) -> None:
+        """The identify service read who the peer is."""
+        if self.links.get(link.remote_peer) is link:
+            for observer in self._observers:
+                observer.identified(link, identify)
+
+    # -- inside
+
+    def _make_link(
+        self, is_initiator: bool, remote: Multiaddr, expected: PeerID | None = None
+    ) -> Link:
+        """A link for a connection that was dialled or accepted."""
+        protocols = LinkProtocols(self._protocols)
+        connection = Connection(
+            is_initiator,
+            self._key,
+            random_bytes=self._random_bytes,
+            expected_peer=expected,
+            protocols=protocols.speaks,
+            protocol_names=protocols.names,
+            security=self._security,
+        )
+        return Link(connection, protocols, self.clock, self, is_initiator, remote, self.turns)
+
+    def _member_ready(self, link: Link) -> None:
+        peer = link.remote_peer
         existing = self.links.get(peer)
         if existing is None and len(self.links) >= self.limits.links:
             self._say_full(link)
             # Closing it tells the one who dialled, through link_closed().
             link.close(f"this node has its {self.limits.links} links already")
             return
+        link.is_guest = False
         kept = existing is None or self._newer_wins(existing, link)
         if kept:
             self.links[peer] = link
-        # Whoever dialled gets the link that is kept, be it this one or the other; before the
-        # observers hear of it, who would else find that dial still under way.
-        waiting = self._dialling.pop(link, None)
-        if waiting is not None and not waiting.called:
-            waiting.callback(self.links.get(peer, link))
+        # Before the observers hear of it, who would else find that dial still under way.
+        self._dials.succeeded(link, self.links.get(peer, link))
         if not kept:
             self._retire(link)
             return
         if existing is not None:
             self._retire(existing)
             self._tell_down(existing, "replaced")
+        elif not link.is_initiator:
+            self.accepting.admitted(link.remote_host)
         if self.links.get(peer) is link:
-            self._keep(link)
+            self._tell_up(link)
+
+    def _guest_ready(self, link: Link) -> None:
+        peer = link.remote_peer
+        if link.is_initiator and not link.guest_ok:
+            refusal = f"{peer} is not a member of this cluster"
+            self._dials.failed(link, DialError(refusal))
+            link.close(refusal)
+            return
+        existing = self.guests.get(peer)
+        if existing is not None:
+            # One that pairs is not ended by a dial that did not know of it.
+            if existing.held or not self._newer_wins(existing, link):
+                self._dials.succeeded(link, existing)
+                self._retire(link)
+                return
+            self._guests.leave(existing)
+            self._retire(existing)
+        if self._guests.enter(link):
+            self._dials.succeeded(link, link)
+        else:
+            link.close("this node has as many guests as it takes")
+
+    def _promote(self, link: Link) -> None:
+        """A guest is admitted."""
+        self._guests.leave(link)
+        if link.remote_peer in self.links:
+            self._retire(link)
+            return
+        if len(self.links) >= self.limits.links:
+            self._say_full(link)
+            link.close(f"this node has its {self.limits.links} links already")
+            return
+        link.is_guest = link.held = False
+        self.links[link.remote_peer] = link
+        self._tell_up(link)
+        # What it was told so far is what guests are told.
+        self._identify.push(link)
 
     def _say_full(self, link: Link) -> None:
         now = self.clock.seconds()
@@ -297,54 +443,6 @@ class Swarm:
             address=str(link.remote_multiaddr),
         )
 
-    def link_closed(self, link: Link, reason: str) -> None:
-        """See :class:`~bzzz.net.link.LinkOwner`."""
-        self._handshakes.pop(link, None)
-        linger = self._redundant.pop(link, None)
-        if linger is not None and linger.active():
-            linger.cancel()
-        waiting = self._dialling.pop(link, None)
-        if waiting is not None and not waiting.called:
-            waiting.errback(DialError(reason))
-        if link.ready_at is not None and self.links.get(link.remote_peer) is link:
-            del self.links[link.remote_peer]
-            self._tell_down(link, reason)
-        if self._all_closed is not None and not self.links and not self._redundant:
-            done, self._all_closed = self._all_closed, None
-            done.callback(None)
-
-    def identified(self, link: Link, identify: Identify) -> None:
-        """The identify service read who the peer is."""
-        if self.links.get(link.remote_peer) is link:
-            for observer in self._observers:
-                observer.identified(link, identify)
-
-    def accepted(self, link: Link) -> None:
-        """An inbound connection starts its handshake."""
-        if len(self._handshakes) >= self.limits.handshakes:
-            oldest = next(iter(self._handshakes))
-            oldest.abort("too many connections are in their handshake")
-        self._handshakes[link] = None
-
-    def make_link(
-        self,
-        is_initiator: bool,
-        remote: Multiaddr | None,
-        expected: PeerID | None,
-    ) -> Link:
-        """A link for a connection that was dialled or accepted."""
-        connection = Connection(
-            is_initiator,
-            self._key,
-            random_bytes=self._random_bytes,
-            expected_peer=expected,
-            protocols=self._factories.__contains__,
-            security=self._security,
-        )
-        return Link(connection, self.clock, self, is_initiator, remote, self.turns)
-
-    # -- inside
-
     def _newer_wins(self, existing: Link, link: Link) -> bool:
         if existing.is_initiator == link.is_initiator:
             return True
@@ -352,7 +450,7 @@ class Swarm:
             return True
         return link.is_initiator == (self.peer_id < link.remote_peer)
 
-    def _keep(self, link: Link) -> None:
+    def _tell_up(self, link: Link) -> None:
         for observer in self._observers:
             observer.link_up(link)
         self._identify.ask(link)
@@ -367,183 +465,13 @@ class Swarm:
             observer.link_down(link, reason)
 
     def _own_identity(self, link: Link) -> None:
-        """The peer proved to have our own key: this very node, or a copy of its state directory.
-
-        A connection to oneself has both its ends in this process, so its far end is one of our
-        own sockets.
-        """
-        transport: Any = link.transport
-        here, there = transport.getHost(), transport.getPeer()
-        if link.is_initiator:
-            socket = (here.host, here.port)
-            self._own_sockets.add(socket)
-            self.clock.callLater(OWN_SOCKET_MEMORY, self._own_sockets.discard, socket)
-            itself = (there.host, there.port) in self._ports
-        else:
-            itself = (there.host, there.port) in self._own_sockets
-        waiting = self._dialling.pop(link, None)
-        if waiting is not None and not waiting.called:
-            waiting.errback(DialError("it answered with this node's own identity"))
+        """The peer proved to have our own key: this very node, or a copy of its state directory."""
+        self._dials.failed(link, DialError("it answered with this node's own identity"))
+        itself = self._own_sockets.has(link, self._ports)
         link.close("connected to itself")
         if not itself:
             for observer in self._observers:
                 observer.copy_found(link.remote_multiaddr)
-
-
-@implementer(ILoggingContext)
-class _Accepting(Factory):
-    """Makes the links of inbound connections."""
-
-    noisy = False
-
-    def __init__(self, swarm: Swarm, host: str) -> None:
-        self._swarm = swarm
-        self._host = host
-
-    def logPrefix(self) -> str:  # Twisted's name
-        """The subject of Twisted's own log line ``... starting on <port>``."""
-        return f"Accepting links at {self._host},"
-
-    def buildProtocol(self, addr: Any) -> Protocol | None:
-        """A link for the connection from ``addr``."""
-        link = self._swarm.make_link(False, Multiaddr.tcp(addr.host, addr.port), None)
-        self._swarm.accepted(link)
-        return link
-
-
-class _Dialling(Factory):
-    """Makes the link of one outbound connection."""
-
-    noisy = False
-
-    def __init__(self, link: Link, answers: Callable[[], None]) -> None:
-        self._link = link
-        self._answers = answers
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        """The link; TCP is up."""
-        self._answers()
-        return self._link
-
-
-class _Race:
-    """Several addresses of one peer, tried one after the other until one is a ready link."""
-
-    def __init__(
-        self, swarm: Swarm, addresses: Sequence[Multiaddr], expected: PeerID | None
-    ) -> None:
-        self.result: Deferred[Link] = Deferred(lambda _: self._abandon())
-        self._swarm = swarm
-        self._expected = expected
-        self._untried = list(addresses)
-        self._attempts: dict[Multiaddr, Deferred[Link]] = {}
-        self._failures: list[str] = []
-        self._next: IDelayedCall | None = None
-        self._over = False
-        swarm.turns.when_there_is_time(self._try_next)
-
-    def _try_next(self) -> None:
-        self._set_next(None)
-        if self._over:
-            return
-        if not self._untried:
-            if not self._attempts:
-                self._over = True
-                said = "; ".join(self._failures) or "no address is known"
-                self.result.errback(DialError(said))
-            return
-        address = self._untried.pop(0)
-        if self._untried:
-            self._set_next(STAGGER)
-        attempt = _attempt(self._swarm, address, self._expected, self._answers)
-        self._attempts[address] = attempt
-        attempt.addCallbacks(
-            self._ready, self._failed, callbackArgs=(address,), errbackArgs=(address,)
-        )
-
-    def _ready(self, link: Link, address: Multiaddr) -> None:
-        self._attempts.pop(address, None)
-        if self._over:
-            return
-        self._abandon()
-        self.result.callback(link)
-
-    def _failed(self, failure: Failure, address: Multiaddr) -> None:
-        self._attempts.pop(address, None)
-        if self._over:
-            return
-        self._failures.append(f"{address}: {_dial_words(failure)}")
-        self._try_next()
-
-    def _answers(self) -> None:
-        """The TCP of an attempt is up."""
-        if self._untried and not self._over:
-            self._set_next(STAGGER_HANDSHAKE)
-
-    def _late(self) -> None:
-        # When this node itself was held up, the answer may be there, unread: a turn to read it.
-        self._next = self._swarm.clock.callLater(0, self._try_next)
-
-    def _set_next(self, delay: float | None) -> None:
-        if self._next is not None and self._next.active():
-            self._next.cancel()
-        self._next = None if delay is None else self._swarm.clock.callLater(delay, self._late)
-
-    def _abandon(self) -> None:
-        self._over = True
-        self._set_next(None)
-        for attempt in list(self._attempts.values()):
-            attempt.cancel()
-
-
-def _attempt(
-    swarm: Swarm, address: Multiaddr, expected: PeerID | None, answers: Callable[[], None]
-) -> Deferred[Link]:
-    """Dial one address: TCP, then the handshake.
-
-    :param answers: told when TCP is up.
-    """
-    where = address.host_port()
-    wanted = expected or address.peer_id
-    if where is None or where[0] not in ("ip4", "ip6"):
-        return fail(DialError("not an IP address and TCP port"))
-    _, host, port = where
-    link = swarm.make_link(True, address.without_peer(), wanted)
-    connecting = swarm._network.connect(
-        host, port, _Dialling(link, answers), swarm.limits.dial_timeout, None
-    )
-
-    def cancel(_: Deferred[Link]) -> None:
-        connecting.cancel()
-        # A link that is ready may be the one that is kept: it is the swarm's from then on.
-        if link.transport is not None and link.ready_at is None:
-            link.abort("the dial was abandoned")
-
-    ready: Deferred[Link] = Deferred(cancel)
-    swarm._dialling[link] = ready
-
-    def failed(failure: Failure) -> None:
-        if swarm._dialling.pop(link, None) is not None and not ready.called:
-            ready.errback(failure)
-
-    connecting.addErrback(failed)
-    return ready
-
-
-def _dial_words(failure: Failure) -> str:
-    """Why a dial failed, in few words."""
-    error = failure.value
-    if isinstance(error, (BzzzError, LinkClosed)):
-        return str(error)
-    if isinstance(error, CancelledError):
-        return "abandoned"
-    if type(error) is ConnectError and error.osError:
-        # Twisted has a class, and words, for the most frequent ones only.
-        return os.strerror(error.osError).lower()
-    if isinstance(error, ConnectError):
-        first = (error.__doc__ or type(error).__name__).strip().splitlines()[0].rstrip(".")
-        return first[0].lower() + first[1:]
-    return f"{type(error).__name__}: {error}"
 
 
 async def _stopped(listening: IListeningPort) -> None:

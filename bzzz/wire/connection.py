@@ -160,7 +160,7 @@ class Connection:
         """
         try:
             if self.state is State.OPEN:
-                assert self._channel is not None  # noqa: S101 - OPEN follows CHANNEL
+                assert self._channel is not None  # nosec B101  # noqa: S101 - OPEN follows CHANNEL
                 self._unread += self._channel.receive(data)
             elif self.state is State.NEW:
                 raise LocalProtocolError("data before start()")
@@ -349,7 +349,8 @@ class Connection:
     def _upgraded(self, data: bytes) -> bytes | None:
         """What comes after the negotiation of the layer, or None while that goes on."""
         negotiation = self._upgrade
-        assert negotiation is not None  # noqa: S101 - SECURITY and MUXER begin with _negotiate()
+        # SECURITY and MUXER begin with _negotiate().
+        assert negotiation is not None  # nosec B101  # noqa: S101 - for mypy
         negotiation.receive(data)
         self._send_upgrade(negotiation)
         if not negotiation.done:

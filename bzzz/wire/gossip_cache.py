@@ -49,6 +49,10 @@ class SeenCache:
         since[message_id] = now
         return True
 
+    def forget(self, message_id: bytes) -> None:
+        """Take the message for new when it comes again."""
+        self._since.pop(message_id, None)
+
     def expire(self, now: float) -> None:
         """Forget what is older than the time to live; costs only what is forgotten."""
         since = self._since

@@ -53,7 +53,7 @@ def choose(random: Randomness, candidates: Iterable[T], count: int) -> list[T]:
     size = len(pool)
     count = min(count, size)
     for index in range(count):
-        other = index + int(random.random() * (size - index))
+        other = index + int(random.random() * (size - index))  # nosec B311 # the caller's choice
         pool[index], pool[other] = pool[other], pool[index]
     del pool[count:]
     return pool

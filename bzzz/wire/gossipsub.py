@@ -376,6 +376,11 @@ class Gossipsub:
         """The message is of no use, and nobody is to blame: it is not forwarded."""
         self._pending.pop(message_id, None)
 
+    def unsee(self, message_id: bytes) -> None:
+        """The message is of no use now, and may be later: as :meth:`ignore`, and new next time."""
+        self._pending.pop(message_id, None)
+        self._seen.forget(message_id)
+
     def reject(self, message_id: bytes) -> None:
         """The message is invalid for every honest node, so whoever forwards it is to blame (P4).
 

@@ -39,6 +39,7 @@ class Identify:
 
     :ivar observed_addr: where the peer sees the one who asked.
     :ivar name: what its owner calls it; empty for peers other than Bzzz.
+    :ivar guest: whether it is in a cluster that the one who asked is not in.
     """
 
     protocol_version: str = ""
@@ -48,6 +49,7 @@ class Identify:
     observed_addr: Multiaddr | None = None
     protocols: tuple[str, ...] = ()
     name: str = ""
+    guest: bool = False
 
     def encode(self) -> bytes:
         """The protobuf message."""
@@ -63,6 +65,8 @@ class Identify:
             message.observedAddr = self.observed_addr.encode()
         if self.name:
             message.bzzzName = self.name
+        if self.guest:
+            message.bzzzGuest = True
         return message.SerializeToString()
 
     @classmethod
@@ -95,6 +99,7 @@ class Identify:
                 if 0 < len(protocol) <= MAX_TEXT and protocol.isprintable()
             ),
             name=_printable(message.bzzzName),
+            guest=message.bzzzGuest,
         )
 
 

@@ -151,7 +151,8 @@ class NoiseChannel:
     # -- inside
 
     def _seal_one(self, pieces: Sequence[Buffer], output: list[Buffer]) -> None:
-        assert self._encryptor is not None  # noqa: S101 - sealing before the end is a bug here
+        # Sealing before the end is a bug here.
+        assert self._encryptor is not None  # nosec B101  # noqa: S101 - for mypy
         sealed = self._encryptor.encrypt(b"".join(pieces))
         output.append(len(sealed).to_bytes(LENGTH, "big"))
         output.append(sealed)

@@ -35,7 +35,7 @@ class ExchangeTests(SynchronousTestCase):
             lambda *told: self.learnt.append(told),
         )
 
-    def handle(self, protocol_id: str, factory: object) -> None:
+    def handle(self, protocol_id: str, factory: object, rate: object) -> None:
         """Nobody opens streams here."""
 
     def answer(self, *peers: dict[str, Any]) -> None:

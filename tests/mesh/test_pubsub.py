@@ -171,7 +171,7 @@ class FakeSwarm:
         self.factories: dict[str, IProtocolFactory] = {}
         self.observers: list[Any] = []
 
-    def handle(self, protocol_id: str, factory: IProtocolFactory) -> None:
+    def handle(self, protocol_id: str, factory: IProtocolFactory, rate: object = None) -> None:
         self.factories[protocol_id] = factory
 
     def add_observer(self, observer: Any) -> None:

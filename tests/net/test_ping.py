@@ -48,7 +48,7 @@ class PingTests(SynchronousTestCase):
         swarm: Any = self
         self.pings = PingService(swarm, lambda size: b"p" * size)
 
-    def handle(self, protocol_id: str, factory: object) -> None:
+    def handle(self, protocol_id: str, factory: object, guests: bool, rate: object) -> None:
         """Nobody pings here."""
 
     def test_answered(self) -> None:

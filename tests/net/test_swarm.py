@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -14,109 +13,14 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError, LinkClosed, LocalProtocolError, NegotiationError, StreamReset
-from bzzz.identity.keys import PrivateKey
-from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
-from bzzz.net.swarm import (
-    FULL_AGAIN,
-    LINGER,
-    STAGGER,
-    STAGGER_HANDSHAKE,
-    Swarm,
-    SwarmLimits,
-    _dial_words,
-)
-from bzzz.testing.clock import NodeClock, SimReactor
-from bzzz.testing.network import Host, SimNetwork
-from bzzz.wire.identify import Identify
+from bzzz.net.dialling import STAGGER, STAGGER_HANDSHAKE, dial_words
+from bzzz.net.link import HANDSHAKE_TIMEOUT
+from bzzz.net.swarm import FULL_AGAIN, LINGER
+from bzzz.testing.clock import NodeClock
 from bzzz.wire.limits import OUTBOUND_STREAMS
 from bzzz.wire.multiaddr import Multiaddr
 from tests.logs import lines_at
-
-PORT = 4001
-LATENCY = 0.01
-
-
-class Echo(Protocol):
-    def dataReceived(self, data: bytes) -> None:
-        transport: Any = self.transport
-        transport.write(data)
-
-
-class Keeper(Protocol):
-    """Keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.lost: Any = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self.lost = reason
-
-
-def _always(protocol: Protocol) -> Any:
-    return lambda addr: protocol
-
-
-class Peer:
-    """A swarm on a host of its own, and what its observer was told."""
-
-    def __init__(self, case: SwarmCase, number: int, **limits: Any) -> None:
-        self.host: Host = case.network.add_host(NodeClock(case.reactor))
-        draw = random.Random(number)
-        self.swarm = Swarm(
-            PrivateKey.from_seed(bytes([number]) * 32),
-            self.host.clock,
-            case.network.of(self.host),
-            draw.randbytes,
-            "test/1",
-            f"node{number}",
-            SwarmLimits(**limits),
-        )
-        self.told: list[tuple[str, Any]] = []
-        self.dialling: Deferred[Link] | None = None
-        self.swarm.add_observer(self)
-        self.swarm.handle("/echo", Factory.forProtocol(Echo))
-        case.successResultOf(ensureDeferred(self.swarm.listen(self.host.address, PORT)))
-
-    @property
-    def address(self) -> Multiaddr:
-        return Multiaddr.tcp(self.host.address, PORT)
-
-    @property
-    def ups(self) -> list[Link]:
-        return [about for what, about in self.told if what == "up"]
-
-    def dial(self, *others: Peer, expected: Any = None) -> Deferred[Link]:
-        self.dialling = self.swarm.dial(
-            [other.address for other in others], expected or others[-1].swarm.peer_id
-        )
-        return self.dialling
-
-    def link_up(self, link: Link) -> None:
-        self.told.append(("up", link))
-        if self.dialling is not None:
-            self.told.append(("dial was over", self.dialling.called))
-
-    def link_down(self, link: Link, reason: str) -> None:
-        self.told.append(("down", reason))
-
-    def identified(self, link: Link, identify: Identify) -> None:
-        self.told.append(("name", identify.name))
-
-    def copy_found(self, address: Multiaddr | None) -> None:
-        self.told.append(("copy", address))
-
-
-class SwarmCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.reactor = SimReactor(random.Random(1))
-        self.network = SimNetwork(self.reactor, random.Random(1), LATENCY, jitter=0.0)
-
-    def run_for(self, seconds: float) -> None:
-        self.reactor.run_until(self.reactor.now + seconds)
+from tests.net.swarms import LATENCY, PORT, Keeper, Peer, SwarmCase, always
 
 
 class WordsTests(SynchronousTestCase):
@@ -125,10 +29,10 @@ class WordsTests(SynchronousTestCase):
     def test_words(self) -> None:
         """The system's words where Twisted has none of its own."""
         unreachable = ConnectError(osError=errno.EHOSTUNREACH, string="x")
-        self.assertEqual(_dial_words(Failure(unreachable)), "no route to host")
+        self.assertEqual(dial_words(Failure(unreachable)), "no route to host")
         refused = ConnectionRefusedError(osError=errno.ECONNREFUSED)
-        self.assertEqual(_dial_words(Failure(refused)), "connection was refused by other side")
-        self.assertEqual(_dial_words(Failure(DialError("no such name"))), "no such name")
+        self.assertEqual(dial_words(Failure(refused)), "connection was refused by other side")
+        self.assertEqual(dial_words(Failure(DialError("no such name"))), "no such name")
 
 
 class DialTests(SwarmCase):
@@ -212,7 +116,7 @@ class DialTests(SwarmCase):
         keeper = Keeper()
         factory = Factory()
         factory.noisy = False
-        factory.buildProtocol = _always(keeper)  # type: ignore[method-assign]  # for this test
+        factory.buildProtocol = always(keeper)  # type: ignore[method-assign]  # for this test
         self.network.of(other).connect(b.host.address, PORT, factory, 5, None)
         self.run_for(HANDSHAKE_TIMEOUT - 1)
         self.assertEqual(b.swarm.pending_handshakes, 1)
@@ -230,7 +134,7 @@ class DialTests(SwarmCase):
         for keeper in keepers:
             factory = Factory()
             factory.noisy = False
-            factory.buildProtocol = _always(keeper)  # type: ignore[method-assign]  # for this test
+            factory.buildProtocol = always(keeper)  # type: ignore[method-assign]  # for this test
             self.network.of(other).connect(b.host.address, PORT, factory, 5, None)
             self.run_for(0.1)
         self.assertEqual(b.swarm.pending_handshakes, 3)

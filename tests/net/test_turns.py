@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -16,9 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.errors import RemoteProtocolError
 from bzzz.identity.keys import PrivateKey
 from bzzz.net.link import FRAMES, Link
+from bzzz.net.protocols import LinkProtocols, Protocols
 from bzzz.wire.connection import Connection
 from bzzz.wire.multistream import Initiator
 from bzzz.wire.yamux_frame import DATA, HEADER, PING, SYN
+from tests.net.swarms import Wire
 
 ECHO = "/echo/1.0.0"
 
@@ -52,50 +53,8 @@ class Owner(Factory):
     def link_closed(self, link: Link, reason: str) -> None:
         self.closed.append(reason)
 
-    def factory_for(self, protocol_id: str) -> Factory:
-        return self
-
     def buildProtocol(self, addr: Any) -> Protocol:
         return Echo(self)
-
-
-class Wire:
-    """TCP as a link sees it. Written data is kept, pauses are counted."""
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.reading = True
-        self.aborted = False
-
-    def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", "192.0.2.1", 4001)
-
-    def getPeer(self) -> IPv4Address:
-        return IPv4Address("TCP", "192.0.2.2", 4002)
-
-    def setTcpNoDelay(self, _: bool) -> None:
-        pass
-
-    def setTcpKeepAlive(self, _: bool) -> None:
-        pass
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        pass
-
-    def unregisterProducer(self) -> None:
-        pass
-
-    def writeSequence(self, data: list[bytes]) -> None:
-        self.written += data
-
-    def pauseProducing(self) -> None:
-        self.reading = False
-
-    def resumeProducing(self) -> None:
-        self.reading = True
-
-    def abortConnection(self) -> None:
-        self.aborted = True
 
 
 class TurnTests(SynchronousTestCase):
@@ -110,10 +69,14 @@ class TurnTests(SynchronousTestCase):
         self.peer = Connection(
             True, keys[0], random_bytes=randomness.randbytes, protocols=lambda name: True
         )
+        protocols = Protocols(self.clock)
+        protocols.handle(ECHO, self.owner, guests=True, rate=None)
+        spoken = LinkProtocols(protocols)
+        spoken.is_guest = False
         core = Connection(
-            False, keys[1], random_bytes=randomness.randbytes, protocols=lambda name: name == ECHO
+            False, keys[1], random_bytes=randomness.randbytes, protocols=spoken.speaks
         )
-        self.link = Link(core, self.clock, self.owner, False)
+        self.link = Link(core, spoken, self.clock, self.owner, False)
         self.link.makeConnection(self.wire)
         self.peer.start()
         for _ in range(6):

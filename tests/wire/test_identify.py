@@ -28,9 +28,16 @@ class IdentifyTests(SynchronousTestCase):
             observed_addr=ADDRESS,
             protocols=("/ipfs/ping/1.0.0",),
             name="walnut",
+            guest=True,
         )
         self.assertEqual(Identify.decode(said.encode()), said)
         self.assertEqual(Identify.decode(b""), Identify())
+
+    def test_guest(self) -> None:
+        """Field 1002 is there only where it says something: members see what they always saw."""
+        self.assertEqual(Identify(guest=True).encode(), Identify().encode() + b"\xd0\x3e\x01")
+        self.assertEqual(Identify(guest=False).encode(), Identify().encode())
+        self.assertFalse(Identify.decode(b"\xd0\x3e\x00").guest)
 
     def test_unknown_addresses_are_left_out(self) -> None:
         """An address of a transport that is not known here does not spoil the others."""

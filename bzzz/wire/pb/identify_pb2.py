@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62zzz/wire/pb/identify.proto\x12\x10\x62zzz.pb.identify\"\x87\x02\n\x08Identify\x12\x1c\n\x0fprotocolVersion\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0c\x61gentVersion\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tpublicKey\x18\x01 \x01(\x0cH\x02\x88\x01\x01\x12\x13\n\x0blistenAddrs\x18\x02 \x03(\x0c\x12\x19\n\x0cobservedAddr\x18\x04 \x01(\x0cH\x03\x88\x01\x01\x12\x11\n\tprotocols\x18\x03 \x03(\t\x12\x16\n\x08\x62zzzName\x18\xe9\x07 \x01(\tH\x04\x88\x01\x01\x42\x12\n\x10_protocolVersionB\x0f\n\r_agentVersionB\x0c\n\n_publicKeyB\x0f\n\r_observedAddrB\x0b\n\t_bzzzNameb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62zzz/wire/pb/identify.proto\x12\x10\x62zzz.pb.identify\"\xae\x02\n\x08Identify\x12\x1c\n\x0fprotocolVersion\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0c\x61gentVersion\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tpublicKey\x18\x01 \x01(\x0cH\x02\x88\x01\x01\x12\x13\n\x0blistenAddrs\x18\x02 \x03(\x0c\x12\x19\n\x0cobservedAddr\x18\x04 \x01(\x0cH\x03\x88\x01\x01\x12\x11\n\tprotocols\x18\x03 \x03(\t\x12\x16\n\x08\x62zzzName\x18\xe9\x07 \x01(\tH\x04\x88\x01\x01\x12\x17\n\tbzzzGuest\x18\xea\x07 \x01(\x08H\x05\x88\x01\x01\x42\x12\n\x10_protocolVersionB\x0f\n\r_agentVersionB\x0c\n\n_publicKeyB\x0f\n\r_observedAddrB\x0b\n\t_bzzzNameB\x0c\n\n_bzzzGuestb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bzzz.wire.pb.identify_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IDENTIFY']._serialized_start=50
-  _globals['_IDENTIFY']._serialized_end=313
+  _globals['_IDENTIFY']._serialized_end=352
 # @@protoc_insertion_point(module_scope)
