@@ -1,15 +1,22 @@
 #!/bin/sh
 # Installs Bzzz from this directory as the systemd service "bzzz", or upgrades the one installed.
 #
-#   sudo ./install-service.sh [--user NAME] [--wheelhouse DIR] [--dry-run]
+#   sudo ./install-service.sh [--user NAME] [--wheelhouse DIR] [--join-file FILE] [--dry-run]
 #
 #   --user NAME       run the node as this user, who must exist; root may not. Without it as the
 #                     user it runs as already, at first as "bzzz", who is made
 #   --wheelhouse DIR  take the dependencies from DIR, which script/wheelhouse makes, and nothing
 #                     from a package index
+#   --join-file FILE  when the node runs, have it join a cluster, with the token in FILE: what
+#                     bzzz invite --token printed on a machine there. A machine that is a member of
+#                     one already is left alone
+#   --join TOKEN      the same, with the token itself. Others on this machine may see it in the list
+#                     of processes for a moment, and for as long as this runs where sudo starts it;
+#                     the history of a shell keeps it. FILE, or BZZZ_JOIN_TOKEN, is better
 #   --dry-run         print each step that would change something, in order, and change nothing
 #
-# PYTHON names the interpreter to use, if it is not to be the first that fits.
+# PYTHON names the interpreter to use, if it is not to be the first that fits. BZZZ_JOIN_TOKEN may
+# have the token, in place of --join-file.
 #
 # Running it again upgrades: the new version is built beside the old and has to accept the
 # configuration before the old one is stopped. If it does not answer within 30 s the old one is
@@ -17,10 +24,53 @@
 # not as it should be is mended, and a node that runs is left alone. It may be interrupted at any
 # time. docs/systemd.rst has the places of everything.
 #
-# Exit code: 0 the node runs and answers; 1 it failed, and says what is as it was; 2 the command
-# line is wrong.
+# Exit code: 0 the node runs and answers, and is in a cluster if that was asked for; 1 it failed, and
+# says what is as it was; 2 the command line is wrong.
 set -eu
 umask 022
+
+say() { echo "install-service: $*" >&2; }
+
+# A token on the command line is for all to see, so before anything else this goes on without it
+# there. Nothing but what the shell has built in may run before.
+left=$#
+given=
+by_file=
+while [ "$left" -gt 0 ]; do
+    case $1 in
+    --join=?*) given=${1#--join=} ;;
+    --join)
+        # Where nothing follows, what is said of that comes below.
+        if [ "$left" -gt 1 ] && [ -n "$2" ]; then
+            given=$2
+            shift
+            left=$((left - 1))
+        else
+            set -- "$@" "$1"
+        fi
+        ;;
+    --join-file | --join-file=*)
+        by_file=yes
+        set -- "$@" "$1"
+        ;;
+    *) set -- "$@" "$1" ;;
+    esac
+    shift
+    left=$((left - 1))
+done
+if [ -n "$given" ]; then
+    if [ -n "$by_file" ]; then
+        say "give --join or --join-file, not both"
+        exit 2
+    fi
+    say "others may have seen the token on the command line: --join-file is better, see --help"
+    export BZZZ_JOIN_TOKEN="$given"
+    exec sh "$0" "$@"
+fi
+
+# What is run from here has no token in its environment.
+token=${BZZZ_JOIN_TOKEN:-}
+unset BZZZ_JOIN_TOKEN
 PATH=$PATH:/usr/sbin:/sbin
 unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER
 
@@ -37,8 +87,6 @@ patience=30
 inputs="bzzz twisted etc setup.py pyproject.toml README.rst LICENSE requirements/run.txt
     uninstall-service.sh"
 
-say() { echo "install-service: $*" >&2; }
-
 fail() {
     say "$*"
     exit 1
@@ -48,6 +96,7 @@ source=$(cd "$(dirname "$0")" && pwd)
 dry=
 user=
 wheelhouse=
+token_file=
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
@@ -55,7 +104,7 @@ while [ $# -gt 0 ]; do
         exit
         ;;
     --dry-run) dry=yes ;;
-    --user=* | --wheelhouse=*)
+    --user=* | --wheelhouse=* | --join-file=* | --join=*)
         name=${1%%=*}
         value=${1#*=}
         shift
@@ -63,12 +112,16 @@ while [ $# -gt 0 ]; do
         set -- "$name" "$value" "$@"
         continue
         ;;
-    --user | --wheelhouse)
+    --user | --wheelhouse | --join-file | --join)
         [ -n "${2:-}" ] || {
             say "$1 wants a value; see --help"
             exit 2
         }
-        [ "$1" = --user ] && user=$2 || wheelhouse=$2
+        case $1 in
+        --user) user=$2 ;;
+        --wheelhouse) wheelhouse=$2 ;;
+        --join-file) token_file=$2 ;;
+        esac
         shift
         ;;
     *)
@@ -78,6 +131,16 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+if [ -n "$token_file" ]; then
+    token=$(cat "$token_file" 2>/dev/null) || {
+        say "--join-file: $token_file cannot be read"
+        exit 2
+    }
+    [ -n "$token" ] || {
+        say "--join-file: $token_file is empty"
+        exit 2
+    }
+fi
 if [ -n "$wheelhouse" ]; then
     wheelhouse=$(cd "$wheelhouse" 2>/dev/null && pwd) || {
         say "--wheelhouse: there is no such directory"
@@ -100,10 +163,11 @@ change() {
 }
 
 # run COMMAND...: for what takes long. The shell sees signals while it waits for it, and ends it
-# with all that it started.
+# with all that it started. Its standard input is descriptor 3.
+exec 3</dev/null
 child=
 run() {
-    setsid "$@" &
+    setsid "$@" <&3 3<&- &
     child=$!
     code=0
     wait "$child" || code=$?
@@ -394,8 +458,12 @@ see_to_user() {
 
 make_user() {
     record u bzzz
-    set -- --user-group
-    if getent group bzzz >/dev/null; then set -- --gid bzzz; fi
+    if getent group bzzz >/dev/null; then
+        set -- --gid bzzz
+    else
+        set -- --user-group
+        record g bzzz
+    fi
     useradd --system "$@" --home-dir /var/lib/bzzz --no-create-home --shell /usr/sbin/nologin bzzz
 }
 
@@ -407,11 +475,15 @@ mark_complete() {
 
 # -- the unit
 
+# The group may use the node. One that is not the user's own has people in it whom nobody meant.
 wanted_unit() {
-    sed "s/^User=.*/User=$user/; s/^Group=.*/Group=$group/" etc/systemd/bzzz.service
+    mode=0750
+    [ "$group" = "$user" ] || mode=0700
+    sed "s/^User=.*/User=$user/; s/^Group=.*/Group=$group/
+        s/^RuntimeDirectoryMode=.*/RuntimeDirectoryMode=$mode/" etc/systemd/bzzz.service
 }
 
-without_user() { sed '/^User=/d; /^Group=/d' "$1"; }
+without_user() { sed '/^User=/d; /^Group=/d; /^RuntimeDirectoryMode=/d' "$1"; }
 
 write_unit() {
     if [ -e "$unit" ] && [ -n "$old" ] && [ "$(without_user "$unit")" != \
@@ -563,6 +635,43 @@ remove_older() {
     done
 }
 
+# -- the cluster
+
+# Prints "member" or "revoked" and the cluster that the node is in; nothing where it is in none.
+membership() {
+    shown=$("$new/bin/bzzz" --runtime-dir "$1" cluster show --json) || return 1
+    echo "$shown" | "$new/bin/python" -I -c '
+import json, sys
+cluster = json.load(sys.stdin)["cluster"]
+if cluster is not None:
+    print("revoked" if cluster["revoked"] else "member", cluster["name"])'
+}
+
+join_cluster() {
+    directory=$(runtime_dir "$new_name")
+    already=$(membership "$directory") || fail "the service runs, but cannot be asked which" \
+        "cluster it is in: run this again"
+    case $already in
+    '') ;;
+    member*)
+        say "this machine is a member of ${already#member } already: it stays as it is"
+        return
+        ;;
+    *)
+        fail "the service runs, but it has not joined: this machine was revoked from" \
+            "${already#revoked }. Run  bzzz leave  and then this again"
+        ;;
+    esac
+    # By a pipe: what is an argument is in the list of processes.
+    exec 3<<END
+$token
+END
+    run "$new/bin/bzzz" --runtime-dir "$directory" join - || fail "the service is installed and" \
+        "runs, but it is in no cluster. Mend what is said above, and run this again, or  bzzz join" \
+        "with another token, or with the code of  bzzz invite"
+    exec 3</dev/null
+}
+
 # -- all of it
 
 # Nothing new: see to it that what is there is as it should be.
@@ -588,9 +697,12 @@ show_result() {
 Bzzz $version runs as the user $user, and will when the machine starts. Next:
   sudo bzzz peers             who else is there
   sudo bzzz doctor            why somebody is not
+  sudo bzzz cluster show      which cluster it is in, or how it gets into one
   journalctl -u bzzz -f       what it does
   sudo systemctl reload bzzz  after a change of $config
 END
+    [ "$group" != "$user" ] ||
+        echo "  sudo usermod -aG $group USER  lets USER do it without sudo, from the next login on"
     if grep -q '^ENABLED=yes' /etc/ufw/ufw.conf 2>/dev/null; then
         echo "  sudo ufw allow Bzzz         lets the others through this machine's firewall"
     fi
@@ -640,6 +752,7 @@ main() {
         remove_older
     fi
     [ -n "$dry" ] || show_result
+    [ -z "$token" ] || change "have the node join a cluster, unless it is in one" join_cluster
     [ -z "$problems" ] || exit 1
 }
 

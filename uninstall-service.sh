@@ -117,6 +117,10 @@ remove_rest() {
     rm -rf /etc/bzzz "$state"
     if user_is_ours && getent passwd bzzz >/dev/null; then
         userdel bzzz
+        # Which leaves a group that has members.
+        if { [ ! -e "$root/manifest" ] || recorded g bzzz; } && getent group bzzz >/dev/null; then
+            groupdel bzzz
+        fi
     fi
     if [ -e "$root/manifest" ]; then
         # Directories that others use by now are not empty. The last made is in the one before.

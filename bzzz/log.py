@@ -48,7 +48,7 @@ def _words(event: LogEvent) -> str:
     if plain and "log_failure" not in event and "log_flattened" not in event:
         try:
             return str(words).format_map(event)
-        except Exception:  # noqa: BLE001,S110 - a value's __str__ may raise anything; told below
+        except Exception:  # nosec B110  # noqa: BLE001,S110 - a value's __str__ may raise anything; told below
             pass
     return eventAsText(event, includeTimestamp=False, includeSystem=False)
 

@@ -6,21 +6,24 @@ stderr that says what is wrong, and exit code 1. Nothing that exists is overwrit
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import gc
 import os
 import re
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from setproctitle import setproctitle
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -42,6 +45,14 @@ OF_THIS_PROCESS = (
 )
 
 FLAGS = [option.flag for option in OPTIONS]
+
+# What ends the process in order.
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+# linux/prctl.h
+PR_SET_DUMPABLE = 4
+
+_log = Logger()
 
 
 def refuse(error: object) -> SystemExit:
@@ -175,6 +186,7 @@ class Daemon(MultiService):
     :param name: of the node; the process is called after it.
     :param systemd: how systemd started the process, if it did.
     :param reload: has the node read its configuration again.
+    :param restart: of this process.
     """
 
     def __init__(
@@ -185,6 +197,7 @@ class Daemon(MultiService):
         reactor: Any,
         reload: Callable[[], None],
         systemd: Environment,
+        restart: Restart,
     ) -> None:
         super().__init__()
         self._name = name
@@ -193,6 +206,7 @@ class Daemon(MultiService):
         self._log = log
         self._reload = reload
         self._systemd = systemd
+        self._restart = restart
 
     def setServiceParent(self, parent: Any) -> None:
         # The application is where twistd looks for a log observer, and this is the only moment at
@@ -218,7 +232,9 @@ class Daemon(MultiService):
         # instead of 30, in which no link gets its turn.
         gc.collect()
         gc.freeze()
-        self._reactor.addSystemEventTrigger("before", "shutdown", expect_second_signals)
+        self._reactor.addSystemEventTrigger(
+            "before", "shutdown", expect_second_signals, self._restart
+        )
         self._reactor.addSystemEventTrigger("after", "shutdown", self._log.finish)
         super().startService()
 
@@ -232,13 +248,101 @@ class Daemon(MultiService):
             self._state.close()
 
 
-def expect_second_signals() -> None:
+class Restart:
+    """Has the process end in order and go on as a new one: by the same command line, in its place.
+
+    To systemd, or to a shell, it is the same process all the time, so that nobody has to start it
+    again. What the old one had in memory is gone, keys included.
+
+    :param environ: what was taken out of the environment, and the new one is to have again.
+    """
+
+    def __init__(self, reactor: Any, environ: Mapping[str, str]) -> None:
+        self.wanted = False
+        self._reactor = reactor
+        self._environ = environ
+        # twistd changes to another directory, where a relative name would mean another file.
+        self._directory = _current_directory()
+        self._ignored = [each for each in STOPPING if signal.getsignal(each) is signal.SIG_IGN]
+        # First, to be called last, when all that others have to write is written.
+        atexit.register(self._begin)
+
+    def __call__(self) -> None:
+        """Do so, unless the process ends already."""
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            return
+        self.wanted = True
+        signal.signal(signal.SIGTERM, self.cancel)
+
+    def cancel(self, *_: object) -> None:
+        """The process was told to end: it does so for good."""
+        self.wanted = False
+
+    def _begin(self) -> None:
+        if not self.wanted:
+            return
+        for each in STOPPING:
+            # What is ignored stays ignored in the new process.
+            signal.signal(each, signal.SIG_IGN if each in self._ignored else signal.SIG_DFL)
+        # Again: it may have been cancelled until now. A signal from now on ends the process.
+        if not self.wanted:
+            return
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+        try:
+            if self._directory is not None:
+                os.chdir(self._directory)
+            os.execve(  # nosec B606  # noqa: S606 - this very program
+                sys.executable,
+                [sys.executable, *sys.orig_argv[1:]],
+                {**os.environ, **self._environ},
+            )
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.write(2, f"bzzz: it cannot start again: {error}; start it by hand\n".encode())
+            os._exit(1)
+
+
+def _current_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # it was removed
+
+
+def expect_second_signals(restart: Restart) -> None:
     """While the node stops, SIGTERM changes nothing and SIGINT ends the process at once.
 
-    Twisted's handlers would stop the reactor again, which logs a traceback.
+    If it stops to start again, SIGTERM keeps it from that. Twisted's handlers would stop the
+    reactor again, which logs a traceback.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, restart.cancel if restart.wanted else signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def forbid_core_dumps() -> None:
+    """Keep the private key out of core files, and other processes of the user out of this one.
+
+    A limit of 0 bytes keeps the kernel from writing a file, in what the node starts as well. It
+    does not keep it from giving the core to a program, where ``kernel.core_pattern`` names one
+    (:manpage:`core(5)`); a process that is not dumpable has none. Nor can another process of the
+    same user read its memory, or trace it (:manpage:`PR_SET_DUMPABLE(2const)`). Programs that are
+    started by exec are dumpable again.
+    """
+    import ctypes
+
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        forbidden = ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
+    except OSError:
+        forbidden = False
+    if not forbidden:
+        # A filter of system calls, maybe. It runs as it did before there was this function.
+        _log.warn("The system does not let this process forbid its core dumps")
 
 
 def makeService(options: Options) -> IService:
@@ -248,15 +352,17 @@ def makeService(options: Options) -> IService:
 
     from bzzz.node import Launch, make_node
 
+    # Before the key is read.
+    forbid_core_dumps()
     config = options.config
-    for name in OF_THIS_PROCESS:
-        # A command that the node runs must not speak in its name.
-        os.environ.pop(name, None)
+    # A command that the node runs must not speak in its name.
+    of_this_process = {name: os.environ.pop(name) for name in OF_THIS_PROCESS if name in os.environ}
+    restart = Restart(reactor, of_this_process)
     state: OpenState | None = None
     control: ControlSocket | None = None
     try:
         state = StateDirectory(config.state_dir).open()
-        control = bind_control_socket(config.runtime_dir)
+        control = bind_control_socket(config.runtime_dir, os.environ)
         log = NodeLog(
             getattr(options, "parent", None),
             config.log_level,
@@ -264,10 +370,13 @@ def makeService(options: Options) -> IService:
             reactor=reactor,
         )
         launch = Launch(
-            systemd=options.systemd, read_config=options.read, set_log_level=log.set_level
+            systemd=options.systemd,
+            read_config=options.read,
+            set_log_level=log.set_level,
+            restart=restart,
         )
         node = make_node(config, state, control, launch)
-        daemon = Daemon(config.name, state, log, reactor, node.reload, options.systemd)
+        daemon = Daemon(config.name, state, log, reactor, node.reload, options.systemd, restart)
         node.setServiceParent(daemon)
     except BzzzError as error:
         if control is not None:

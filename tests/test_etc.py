@@ -83,6 +83,10 @@ class UnitTests(SynchronousTestCase):
             "NotifyAccess": "main",
             "User": "bzzz",
             "Group": "bzzz",
+            "UMask": "0077",
+            "StateDirectoryMode": "0700",
+            "RuntimeDirectoryMode": "0750",
+            "LimitCORE": "0",
             "WorkingDirectory": "/var/lib/bzzz",
             "Restart": "always",
             "RestartSec": "10",
@@ -98,10 +102,14 @@ class UnitTests(SynchronousTestCase):
         self.assertIn("twistd --nodaemon --pidfile= bzzz ", service["ExecStart"])
         self.assertEqual(parser["Install"]["WantedBy"], "multi-user.target")
 
+    def test_users_have_names(self) -> None:
+        """Who asks over the control socket is not called nobody."""
+        self.assertNotIn("\nPrivateUsers=", UNIT.read_text("utf-8"))
+
     def test_substituted_lines(self) -> None:
-        """The installer finds the two lines of the user, once each, at the start of a line."""
+        """The installer finds the lines that depend on the user, once each, at a line's start."""
         text = UNIT.read_text("utf-8")
-        for key in ("User", "Group"):
+        for key in ("User", "Group", "RuntimeDirectoryMode"):
             self.assertEqual(len(re.findall(rf"(?m)^{key}=", text)), 1, key)
 
 

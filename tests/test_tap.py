@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,18 +18,20 @@ import twisted.internet
 from twisted.application.service import Application, IServiceMaker, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactor
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, LogLevel
 from twisted.plugin import getPlugins
 from twisted.python.components import Componentized
 from twisted.trial.unittest import SynchronousTestCase
 
 import bzzz
 from bzzz import tap
+from bzzz.cli.client import NodeClient
 from bzzz.config import OPTIONS, Config
 from bzzz.errors import ConfigError
 from bzzz.state import OpenState
 from bzzz.systemd.environment import Environment
 from bzzz.web.socket import ControlSocket
+from tests.logs import lines_at
 
 
 class Node(Service):
@@ -163,6 +169,9 @@ class MakeServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.made: list[Node] = []
         self.patch(tap, "setproctitle", lambda title: None)
+        # Not of the process of the tests.
+        self.forbidden: list[bool] = []
+        self.patch(tap, "forbid_core_dumps", lambda: self.forbidden.append(not self.made))
         self.base = Path("/tmp") / f"bzzz-test-{os.getpid()}"  # short enough for a socket
         self.base.mkdir(mode=0o700)
         self.addCleanup(subprocess.run, ["rm", "-r", str(self.base)], check=True)
@@ -203,6 +212,7 @@ class MakeServiceTests(SynchronousTestCase):
         """The node gets its configuration, its open state and its listening control socket."""
         service = tap.makeService(self.options())
         (node,) = self.made
+        self.assertEqual(self.forbidden, [True])
         self.assertEqual(node.config.name, "walnut")
         self.assertEqual(node.control.path, self.base / "run" / "control.sock")
         service.startService()
@@ -321,6 +331,82 @@ class MakeServiceTests(SynchronousTestCase):
             assert isinstance(application, Componentized)
             found = application.getComponent(ILogObserver, None)
             self.assertEqual(found is not None, expected)
+
+
+# twistd, which says on SIGUSR1 whether its process is dumpable.
+TWISTD = """
+import ctypes, os, signal
+
+def tell(*_):
+    os.write(1, b"dumpable: %d\\n" % ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+
+signal.signal(signal.SIGUSR1, tell)
+from twisted.scripts.twistd import run
+run()
+"""
+
+
+class CoreDumpTests(SynchronousTestCase):
+    """A whole node, of which a core file would have the private key."""
+
+    def until(self, process: subprocess.Popen[bytes], said: bytes) -> bytes:
+        """All that it prints until it has said this."""
+        assert process.stdout is not None
+        lines = b""
+        while said not in lines:
+            line = process.stdout.readline()
+            self.assertNotEqual(line, b"", lines.decode())
+            lines += line
+        return lines
+
+    def test_none(self) -> None:
+        """A running node has no core file, and is not dumpable; it does its work all the same."""
+        base = Path(tempfile.mkdtemp(prefix="bzzz-"))
+        self.addCleanup(shutil.rmtree, base)
+        options = ["--no-mdns", "--interface", "lo"]
+        options += [f"--{name}-dir={base / name}" for name in ("state", "runtime")]
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", TWISTD, "-n", "--pidfile=", "bzzz", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"HOME": str(base), "PYTHONPATH": str(Path(bzzz.__file__).parent.parent)},
+            cwd=base,
+        )
+        with process:
+            timer = threading.Timer(60, process.kill)
+            timer.start()
+            try:
+                self.until(process, b"capability_broadcast sent: ")
+                limits = Path(f"/proc/{process.pid}/limits").read_text()
+                self.assertRegex(limits, r"(?m)^Max core file size +0 +0 +bytes")
+                process.send_signal(signal.SIGUSR1)
+                self.assertIn(b"dumpable: 0", self.until(process, b"dumpable: "))
+                answer = NodeClient(base / "runtime" / "control.sock").get("status")
+                self.assertEqual(answer["pid"], process.pid)
+                process.send_signal(signal.SIGABRT)
+                self.until(process, b"Fatal Python error: Aborted")
+                assert process.stdout is not None
+                process.stdout.read()
+                _, status = os.waitpid(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            finally:
+                timer.cancel()
+                if process.poll() is None:
+                    process.kill()
+        self.assertEqual(process.returncode, -signal.SIGABRT)
+        self.assertFalse(os.WCOREDUMP(status))
+
+    def test_not_allowed(self) -> None:
+        """Where the system does not let it, the node runs, and says so."""
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        self.patch(resource, "setrlimit", refuse)
+        warnings = lines_at(self, LogLevel.warn)
+        tap.forbid_core_dumps()
+        self.assertEqual(len(warnings), 1)
+        self.assertIn("core dumps", warnings[0])
 
 
 class PluginTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ __all__ = ["NoNode", "NodeClient", "NodeError", "NotAllowed"]
 # Seconds for an answer that needs no work. A node that is starved of CPU still gets to it.
 TIMEOUT = 10.0
 
-# Bytes of one line of events; the node's own limit is 64 KiB.
+# Bytes of one line; the node's own limit for one of events is 64 KiB.
 MAX_LINE = 1 << 20
 
 
@@ -67,11 +67,18 @@ class NodeClient:
     """Asks the node behind one control socket.
 
     :param start: the command that starts a node behind it.
+    :param join: what beside root lets a user ask it, if anything does.
     """
 
-    def __init__(self, path: Path, start: str = "twistd -n bzzz") -> None:
+    def __init__(
+        self,
+        path: Path,
+        start: str = "twistd -n bzzz",
+        join: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.path = path
         self._start = start
+        self._join = join
 
     def get(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The answer to ``GET /v1/<what>``.
@@ -79,12 +86,42 @@ class NodeClient:
         :raises NoNode: nobody answers.
         :raises NodeError: the answer is an error.
         """
-        connection = _Connection(self.path, timeout)
+        return self._answer("GET", what, None, timeout)
+
+    def post(self, what: str, body: object = None, timeout: float = TIMEOUT) -> Any:
+        """The answer to ``POST /v1/<what>``.
+
+        :param body: what JSON can have; None for no body.
+        :raises NoNode: nobody answers.
+        :raises NodeError: the answer is an error.
+        """
+        return self._answer("POST", what, body, timeout)
+
+    def delete(self, what: str, timeout: float = TIMEOUT) -> Any:
+        """The answer to ``DELETE /v1/<what>``, likewise."""
+        return self._answer("DELETE", what, None, timeout)
+
+    def stream(self, what: str, body: object = None) -> Generator[Any, None, None]:
+        """What is answered to ``POST /v1/<what>``, line by line, as it comes.
+
+        Whoever closes the iterator hangs up.
+
+        :raises NoNode: nobody answers, or the node was killed before the end.
+        :raises NodeError: the answer is an error, or a line is.
+        """
+        connection = _Connection(self.path, TIMEOUT)
         try:
-            response = self._ask(connection, what)
-            return json.loads(self._read(response))
-        except json.JSONDecodeError:
-            raise NoNode(f"Who answers at {self.path} is no Bzzz node") from None
+            response = self._ask(connection, "POST", what, body)
+            # The next line may be long in coming.
+            connection.wait_for_ever()
+            for line in self._split(response):
+                answer = json.loads(line)
+                match answer:
+                    case {"error": {"code": str(code), "message": str(message)}}:
+                        raise NodeError(code, message)
+                yield answer
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise self._stranger() from None
         finally:
             connection.close()
 
@@ -96,7 +133,7 @@ class NodeClient:
         """
         connection = _Connection(self.path, TIMEOUT)
         try:
-            response = self._ask(connection, what)
+            response = self._ask(connection, "GET", what)
             if follow:
                 # The next event may be long in coming.
                 connection.wait_for_ever()
@@ -112,18 +149,36 @@ class NodeClient:
         finally:
             connection.close()
 
-    def _ask(self, connection: _Connection, what: str) -> http.client.HTTPResponse:
+    def _answer(self, method: str, what: str, body: object, timeout: float) -> Any:
+        connection = _Connection(self.path, timeout)
         try:
-            connection.request("GET", f"/v1/{what}", headers={"Connection": "close"})
+            response = self._ask(connection, method, what, body)
+            return json.loads(self._read(response))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise self._stranger() from None
+        finally:
+            connection.close()
+
+    def _ask(
+        self, connection: _Connection, method: str, what: str, body: object = None
+    ) -> http.client.HTTPResponse:
+        headers = {"Connection": "close"}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode()
+        try:
+            connection.request(method, f"/v1/{what}", content, headers)
             response = connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoNode(
                 f"No node is running here ({self.path}). Start one with: {self._start}", self._start
             ) from None
         except PermissionError:
+            join = self._join()
             raise NotAllowed(
                 f"The node at {self.path} belongs to another user; ask it as that user or as root,"
-                " such as with sudo",
+                f" such as with sudo{f', or {join}' if join else ''}",
                 "ask it as root, such as with sudo",
             ) from None
         except TimeoutError:
@@ -141,6 +196,25 @@ class NodeClient:
             raise self._silent() from None
         except (OSError, http.client.HTTPException) as error:
             raise NoNode(f"The node at {self.path} broke off: {error}") from None
+
+    def _split(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The lines of an answer that has an end; readline() does not tell it from a broken one."""
+        rest = b""
+        while len(rest) <= MAX_LINE:
+            try:
+                part = response.read1(MAX_LINE)
+            except (OSError, http.client.HTTPException) as error:
+                raise NoNode(f"The node at {self.path} broke off: {error}") from None
+            if not part and not rest:
+                return
+            if not part:
+                break
+            *lines, rest = (rest + part).split(b"\n")
+            yield from lines
+        raise self._stranger()
+
+    def _stranger(self) -> NoNode:
+        return NoNode(f"Who answers at {self.path} is no Bzzz node")
 
     def _silent(self) -> NoNode:
         return NoNode(f"The node at {self.path} does not answer; its log may tell why")

@@ -70,7 +70,7 @@ class DemoNode:
         command += ["--state-dir", str(directory / "state"), "--runtime-dir", str(self.runtime_dir)]
         with self.log.open("wb") as output:
             # In a session of its own, Ctrl-C reaches this process alone, which ends it in order.
-            self._process = subprocess.Popen(  # noqa: S603 - the words above, and no shell
+            self._process = subprocess.Popen(  # nosec B603  # noqa: S603 - the words above, and no shell
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

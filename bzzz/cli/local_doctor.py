@@ -26,7 +26,7 @@ def _run(argv: Sequence[str], timeout: float) -> Deferred[bytes]:
 
 def _output(argv: Sequence[str], timeout: float) -> bytes:
     try:
-        ran = subprocess.run(  # noqa: S603 - the doctor names the programs
+        ran = subprocess.run(  # nosec B603  # noqa: S603 - the doctor names the programs
             list(argv),
             capture_output=True,
             timeout=timeout,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from bzzz import __version__
-from bzzz.cli import checks, nodes
+from bzzz.cli import audit, checks, cluster, identity, invite, join, members, nodes
 from bzzz.cli.session import Session, shared
 
 __all__ = ["bzzz", "main"]
@@ -36,9 +36,19 @@ def bzzz(ctx: click.Context) -> None:
 for command in (
     nodes.status,
     nodes.peers,
-    nodes.identity,
+    identity.identity,
     nodes.capabilities,
     nodes.events,
+    cluster.cluster,
+    invite.invite,
+    invite.invitations,
+    join.join,
+    members.members,
+    members.admit,
+    members.rename,
+    members.revoke,
+    cluster.leave,
+    audit.audit,
     checks.config,
     checks.doctor,
     checks.completion,

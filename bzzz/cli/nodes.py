@@ -1,4 +1,4 @@
-"""The commands that ask the node: status, id, peers, capabilities, events."""
+"""The commands that ask the node: status, peers, capabilities, events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from bzzz.cli.client import TIMEOUT, NodeError, NoNode
 from bzzz.cli.session import NobodyAnswers, Refusal, Session, shared
 
-__all__ = ["capabilities", "events", "identity", "peers", "status"]
+__all__ = ["capabilities", "events", "peers", "status"]
 
 # Seconds between two looks of `bzzz peers --watch`.
 WATCH_INTERVAL = 1.0
@@ -118,28 +118,14 @@ def _started(session: Session, seconds: float) -> Any:
         time.sleep(min(WAIT_INTERVAL, left))
 
 
-@click.command("id")
-@shared
-@click.pass_obj
-def identity(session: Session) -> None:
-    """The node's peer ID, then the addresses that another node can be given by --bootstrap."""
-    answer = session.ask("id")
-    if session.json:
-        session.print_json(answer)
-        return
-    from bzzz.cli.text import safe
-
-    click.echo(safe(answer["peer_id"]))
-    for address in answer["addresses"]:
-        click.echo(safe(address))
-
-
 def _peer_row(peer: Mapping[str, Any]) -> tuple[object, ...]:
     from bzzz.cli.text import ago, duration, milliseconds, place
 
     address = peer.get("address") or next(iter(peer.get("addresses") or ()), "")
     about = peer.get("summary") or ", ".join(peer.get("capabilities") or ())
-    if peer["state"] != "connected":
+    if peer["state"] == "claimed":
+        about = "belongs to a cluster: bzzz invite there, bzzz join here"
+    elif peer["state"] != "connected":
         why = peer.get("reason") or ""
         due = peer.get("next_dial_seconds")
         again = f"next dial in {duration(due)}" if due is not None else ""

@@ -13,20 +13,23 @@ __all__ = ["commands", "reference"]
 
 
 def commands() -> Iterator[tuple[click.Context, click.Command]]:
-    """Every command that does something, each with the context that knows its full name."""
+    """Every command that does something, each with the context that knows its full name.
+
+    A group that does something by itself comes before its commands.
+    """
     yield from _commands(bzzz, click.Context(bzzz, info_name="bzzz"))
 
 
 def _commands(
     command: click.Command, context: click.Context
 ) -> Iterator[tuple[click.Context, click.Command]]:
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield context, command
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             if inner is not None:
                 yield from _commands(inner, click.Context(inner, parent=context, info_name=name))
-    else:
-        yield context, command
 
 
 def _section(context: click.Context, command: click.Command) -> Iterator[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -85,35 +86,52 @@ class Session:
         if socket == SYSTEM_SOCKET and _is_there(SYSTEM_UNIT):
             # Systemd may be starting it again and again.
             start = "sudo systemctl start bzzz; if it does not stay: journalctl -u bzzz -n 20"
-            return NodeClient(socket, start)
+            return NodeClient(socket, start, _join_group)
         options = "" if self.runtime_dir is None else f" --runtime-dir {self.runtime_dir}"
         return NodeClient(socket, f"twistd -n bzzz{options}")
 
     def ask(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The node's answer, or the end of the command."""
-        try:
+        with _ends_the_command():
             return self.client().get(what, timeout)
-        except NoNode as error:
-            nobody = NobodyAnswers(str(error))
-            nobody.lasting = isinstance(error, NotAllowed)
-            raise nobody from None
-        except NodeError as error:
-            raise NodeRefused(f"The node answered: {error}") from None
 
     def lines(self, what: str, *, follow: bool) -> Iterator[str]:
         """The node's answer by lines, or the end of the command."""
-        try:
+        with _ends_the_command():
             yield from self.client().lines(what, follow)
-        except NoNode as error:
-            raise NobodyAnswers(str(error)) from None
-        except NodeError as error:
-            raise NodeRefused(f"The node answered: {error}") from None
+
+    def post(self, what: str, body: object = None, timeout: float = TIMEOUT) -> Any:
+        """What the node answers when it has done it, or the end of the command."""
+        with _ends_the_command():
+            return self.client().post(what, body, timeout)
+
+    def delete(self, what: str, timeout: float = TIMEOUT) -> Any:
+        """What the node answers when it has removed it, or the end of the command."""
+        with _ends_the_command():
+            return self.client().delete(what, timeout)
+
+    def stream(self, what: str, body: object = None) -> Iterator[Any]:
+        """What the node says while it does it, or the end of the command."""
+        with _ends_the_command():
+            yield from self.client().stream(what, body)
 
     def print_json(self, answer: object) -> None:
         """An answer for a program."""
         from bzzz.cli.text import as_json
 
         click.echo(as_json(answer))
+
+
+@contextmanager
+def _ends_the_command() -> Iterator[None]:
+    try:
+        yield
+    except NoNode as error:
+        nobody = NobodyAnswers(str(error))
+        nobody.lasting = isinstance(error, NotAllowed)
+        raise nobody from None
+    except NodeError as error:
+        raise NodeRefused(f"The node answered: {error}") from None
 
 
 def _configured_runtime_dir() -> tuple[Path, bool]:
@@ -138,6 +156,20 @@ def _is_there(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _join_group() -> str | None:
+    """What to do where the service lets in a group."""
+    import grp
+
+    try:
+        status = SYSTEM_SOCKET.parent.stat()
+        group = grp.getgrgid(status.st_gid).gr_name
+    except (OSError, KeyError):
+        return None
+    if stat.S_IMODE(status.st_mode) & 0o070 != 0o050:
+        return None
+    return f"become one of its group: sudo usermod -aG {group} USER, and log in again"
 
 
 def _is_ours(directory: Path) -> bool:

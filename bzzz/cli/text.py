@@ -36,6 +36,7 @@ STYLES = {
     "dialling": "yellow",
     "discovered": "cyan",
     "lost": "red",
+    "claimed": "magenta",
     "ok": "green",
     "info": "cyan",
     "warning": "yellow",

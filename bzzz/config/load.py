@@ -26,6 +26,9 @@ __all__ = ["CONFIG_VARIABLE", "load", "problems_of_file"]
 # The --config flag's own variable.
 CONFIG_VARIABLE = "BZZZ_CONFIG"
 
+# Variables that are of no option: the file, and the token of bzzz join.
+NO_OPTIONS = (CONFIG_VARIABLE, "BZZZ_JOIN_TOKEN")
+
 # A configuration file longer than this is some other file.
 MAX_FILE_BYTES = 1 << 20
 
@@ -88,7 +91,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Said:
     said: Said = {}
     for variable in sorted(environ):
         # A variable that is set to nothing counts as not set: unit files and shells leave such.
-        if not variable.startswith("BZZZ_") or variable == CONFIG_VARIABLE or not environ[variable]:
+        if not variable.startswith("BZZZ_") or variable in NO_OPTIONS or not environ[variable]:
             continue
         option = BY_VARIABLE.get(variable)
         if option is None:

@@ -55,9 +55,11 @@ def runtime_dir(environ: Environ) -> Path:
     if made is not None:
         return made
     base = _absolute(environ, "XDG_RUNTIME_DIR")
+    if base is not None:
+        return base / "bzzz"
     # The place in /tmp can be taken by another user first; state.open_runtime_directory() refuses
     # a directory that is not ours.
-    return base / "bzzz" if base is not None else Path(f"/tmp/bzzz-{os.getuid()}")  # noqa: S108
+    return Path(f"/tmp/bzzz-{os.getuid()}")  # nosec B108  # noqa: S108 - see above
 
 
 def config_file(environ: Environ) -> Path:

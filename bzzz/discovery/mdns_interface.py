@@ -168,10 +168,10 @@ def only_this_interface(zeroconf: Zeroconf, announced: Announced) -> None:
 
 def question_times(random: Randomness) -> Iterator[float]:
     """Seconds from one question to the next, without end."""
-    yield random.uniform(*FIRST_QUESTION)
+    yield random.uniform(*FIRST_QUESTION)  # nosec B311 # when it asks is no secret
     delay = 1.0
     while True:
-        yield delay * random.uniform(1.0, 1.05)
+        yield delay * random.uniform(1.0, 1.05)  # nosec B311 # likewise
         delay = min(delay * QUESTION_FACTOR, QUESTION_MAX)
 
 

@@ -143,9 +143,8 @@ def multicast_comes_back(interface: NetworkInterface, version: int) -> str:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if version == 4:
-            member = struct.pack(
-                "4s4si", socket.inet_aton(GROUP4), socket.inet_aton("0.0.0.0"), interface.index
-            )
+            anywhere = socket.inet_aton("0.0.0.0")  # nosec B104 # the index names the interface
+            member = struct.pack("4s4si", socket.inet_aton(GROUP4), anywhere, interface.index)
             listener.bind((GROUP4, MDNS_PORT))
             listener.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
             sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)

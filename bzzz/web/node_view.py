@@ -12,10 +12,9 @@ from twisted.internet.defer import Deferred
 from bzzz import __version__
 from bzzz.config import Config
 from bzzz.events import EventLog, rfc3339
-from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.capability import CapabilityDocument
-from bzzz.mesh.membership import Member
+from bzzz.mesh.member import Member
 from bzzz.mesh.node import MeshNode
 from bzzz.net.interfaces import Clock
 from bzzz.systemd.unit import Unit
@@ -87,7 +86,7 @@ class MeshView:
             uptime_seconds=self._clock.seconds() - self._started_clock,
             listen_addresses=[str(address) for address in mesh.swarm.listen_addresses],
             peers_connected=linked,
-            peers_known=len(mesh.membership.members),
+            peers_known=len(mesh.membership.shown()),
             max_links=self.config().max_links,
             mdns=self._mdns(),
             available_for_work=self._availability.available_for_work,
@@ -108,7 +107,7 @@ class MeshView:
 
     def peers(self) -> Sequence[PeerInfo]:
         """See :class:`~bzzz.web.view.NodeView`."""
-        return [self._peer(member) for member in self._mesh.membership.members.values()]
+        return [self._peer(member) for member in self._mesh.membership.shown()]
 
     def capabilities(self) -> Sequence[NodeDocument]:
         """See :class:`~bzzz.web.view.NodeView`."""
@@ -125,9 +124,7 @@ class MeshView:
                 availability=self._availability.document(str(mesh.peer_id)),
             )
         ]
-        return nodes + [
-            self._node(peer, member) for peer, member in mesh.membership.members.items()
-        ]
+        return nodes + [self._node(member) for member in mesh.membership.shown()]
 
     def recent_events(self) -> Sequence[bytes]:
         """See :class:`~bzzz.web.view.NodeView`."""
@@ -174,8 +171,9 @@ class MeshView:
             available_for_work=None if availability is None else availability.available_for_work,
         )
 
-    def _node(self, peer: PeerID, member: Member) -> NodeDocument:
+    def _node(self, member: Member) -> NodeDocument:
         heard = self._mesh.broadcasts
+        peer = member.peer_id
         document = heard.documents.get(peer)
         received = heard.heard.received_at(peer)
         return NodeDocument(

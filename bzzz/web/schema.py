@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 NodeState = Literal["starting", "alone", "connected", "stopping"]
-PeerState = Literal["discovered", "dialling", "connected", "lost"]
+PeerState = Literal["discovered", "dialling", "connected", "lost", "claimed"]
 Level = Literal["ok", "info", "warning", "error"]
 
 
@@ -125,7 +125,8 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     :ivar peer_id: in base58.
     :ivar short_id: the last six characters of the peer ID.
     :ivar name: which it gives itself; two nodes may have one name.
-    :ivar state: ``discovered`` was never linked, ``lost`` was.
+    :ivar state: ``discovered`` was never linked, ``lost`` was; ``claimed`` is in a cluster, and the
+        node that answers is in none.
     :ivar since: when that state began.
     :ivar address: of the other end of the link.
     :ivar addresses: where it is said to be.

@@ -2,19 +2,27 @@
 
 Enters: the runtime directory. Leaves: :class:`ControlSocket`, listening; or an error that names who
 has it. Bound before the reactor runs, so that a mistake ends the start with one line.
+
+The socket has mode 0600. It has 0660, and belongs to the group of the process, if systemd made the
+directory with ``RuntimeDirectoryMode=0750``: then the unit's author lets in that group
+(``Group=``), and nobody else. Spec: :manpage:`systemd.exec(5)`, RuntimeDirectory=.
 """
 
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
 import socket
 import stat
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from bzzz.errors import StateDirectoryError
 from bzzz.state import open_runtime_directory
+from bzzz.web.credentials import ServiceGroup
 
 __all__ = ["SOCKET_NAME", "ControlSocket", "bind_control_socket", "pid_behind"]
 
@@ -29,11 +37,20 @@ class ControlSocket:
 
     The lock decides whose socket it is, also after a crash has left one behind, and keeps
     systemd-tmpfiles from cleaning a directory in ``/tmp`` while the node runs.
+
+    :ivar group: whose members may connect; None for nobody but the node's user and root.
     """
 
-    def __init__(self, path: Path, listening: socket.socket, lock: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        listening: socket.socket,
+        lock: int,
+        group: ServiceGroup | None = None,
+    ) -> None:
         self.path = path
         self.socket = listening
+        self.group = group
         self._lock = lock
         self._inode = path.stat().st_ino
 
@@ -61,9 +78,12 @@ class ControlSocket:
         self._lock = -1
 
 
-def bind_control_socket(runtime_dir: Path) -> ControlSocket:
-    """Listen on ``control.sock`` in the directory, for this user only.
+def bind_control_socket(
+    runtime_dir: Path, environ: Mapping[str, str] = MappingProxyType({})
+) -> ControlSocket:
+    """Listen on ``control.sock`` in the directory, for this user and, in a service, its group.
 
+    :param environ: of the process; says which directories systemd made.
     :raises StateDirectoryError: another node listens there, or the directory cannot be used.
     """
     path = open_runtime_directory(runtime_dir) / SOCKET_NAME
@@ -79,11 +99,12 @@ def bind_control_socket(runtime_dir: Path) -> ControlSocket:
             raise _taken(path) from None
         _remove_stale(path)
         listening.bind(str(path))
+        group = _service_group(runtime_dir, environ)
         # Nobody can connect before listen(), so that the mode is in force from the beginning.
-        path.chmod(0o600)
+        path.chmod(0o600 if group is None else 0o660)
         # Who connected may be gone again by the time it is accepted.
         listening.setblocking(False)
-        control = ControlSocket(path, listening, lock)
+        control = ControlSocket(path, listening, lock, group)
         control.listen()
         return control
     except OSError as error:
@@ -94,6 +115,20 @@ def bind_control_socket(runtime_dir: Path) -> ControlSocket:
         listening.close()
         os.close(lock)
         raise
+
+
+def _service_group(runtime_dir: Path, environ: Mapping[str, str]) -> ServiceGroup | None:
+    """The group that the unit lets in, if it does."""
+    if str(runtime_dir) not in environ.get("RUNTIME_DIRECTORY", "").split(":"):
+        # A directory of one's own may be open to a group by its umask, and nobody meant this.
+        return None
+    status = runtime_dir.stat()
+    if stat.S_IMODE(status.st_mode) != 0o750 or status.st_gid != os.getegid():
+        return None
+    try:
+        return ServiceGroup(status.st_gid, grp.getgrgid(status.st_gid).gr_name)
+    except KeyError:
+        return ServiceGroup(status.st_gid, str(status.st_gid))
 
 
 def _remove_stale(path: Path) -> None:

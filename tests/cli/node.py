@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.cli import client, session
 from bzzz.cli.main import bzzz
 from bzzz.web.api import ControlApi
+from bzzz.web.routes import Routes
 from tests.web.fakes import FakeNode
 from tests.web.test_api import Exchange
 
@@ -31,9 +33,11 @@ class CommandTests(SynchronousTestCase):
     """Runs commands.
 
     :ivar node: what they ask; None for nobody.
+    :ivar routes: of the control API, beside those that every node has.
     """
 
     node: FakeNode | None
+    routes: Sequence[Routes] = ()
 
     def setUp(self) -> None:
         self.node = FakeNode()
@@ -50,12 +54,14 @@ class CommandTests(SynchronousTestCase):
             def __init__(self, path: Path, timeout: float | None) -> None:
                 self.path = path
 
-            def request(self, method: str, url: str, headers: dict[str, str]) -> None:
+            def request(
+                self, method: str, url: str, body: bytes | None, headers: dict[str, str]
+            ) -> None:
                 if case.node is None:
                     raise case.refusal
                 case.asked.append(f"{self.path} {url}")
-                control = ControlApi(case.node, wall_time=lambda: 0.0)
-                exchange = Exchange(control, url, method)
+                control = ControlApi(case.node, lambda: 0.0, case.routes)
+                exchange = Exchange(control, url, method, body or b"")
                 control.close()
                 self.answer = exchange.transport.value()
 

@@ -25,8 +25,8 @@ class ClientTests(SynchronousTestCase):
         self.addCleanup(directory.cleanup)
         self.path = Path(directory.name) / "control.sock"
 
-    def serve(self, answer: bytes) -> None:
-        """Answer one connection with ``answer`` and close it."""
+    def serve(self, answer: bytes, *, stay: bool = False) -> None:
+        """Answer one connection with ``answer`` and close it, or ``stay`` until the client does."""
         listening = socket.socket(socket.AF_UNIX)
         self.addCleanup(listening.close)
         listening.bind(str(self.path))
@@ -36,12 +36,17 @@ class ClientTests(SynchronousTestCase):
         def run() -> None:
             connection, _ = listening.accept()
             with connection:
-                connection.recv(65536)
+                self.asked = connection.recv(65536)
+                # The body comes in a piece of its own.
+                if b"Content-Type:" in self.asked and self.asked.endswith(b"\r\n\r\n"):
+                    self.asked += connection.recv(65536)
                 connection.sendall(answer)
+                self.left = stay and connection.recv(1) == b""
 
         thread = threading.Thread(target=run)
         thread.start()
         self.addCleanup(thread.join)
+        self.served = thread
 
     def why(self, ask: Callable[[], object]) -> str:
         return str(self.assertRaises(NoNode, ask))
@@ -98,6 +103,92 @@ class ClientTests(SynchronousTestCase):
         )
         lines = list(NodeClient(self.path).lines("events", follow=True))
         self.assertEqual(lines[:2], ["{}", "ab"])
+
+    def test_post(self) -> None:
+        """A body goes as JSON, and the answer is what the node says."""
+        self.serve(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        self.assertEqual(NodeClient(self.path).post("invitations", {"role": "admin"}), {})
+        head, _, body = self.asked.partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"POST /v1/invitations HTTP/1.1\r\n"), head)
+        self.assertIn(b"\r\nContent-Type: application/json\r\n", head + b"\r\n")
+        self.assertEqual(body, b'{"role": "admin"}')
+
+    def test_without_a_body(self) -> None:
+        """DELETE, and POST without a body, send none."""
+        client = NodeClient(self.path)
+        for method, ask in ((b"DELETE", client.delete), (b"POST", client.post)):
+            self.serve(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull")
+            self.assertIsNone(ask("invitations/7"))
+            head, _, body = self.asked.partition(b"\r\n\r\n")
+            self.assertTrue(head.startswith(method + b" /v1/invitations/7 HTTP/1.1\r\n"), head)
+            self.assertNotIn(b"Content-Type", head)
+            self.assertEqual(body, b"")
+            self.path.unlink()
+
+    def test_errors_of_all(self) -> None:
+        """Whatever is asked, an error of the node and a node that is not there are told alike."""
+        client = NodeClient(self.path)
+        error = b'{"error": {"code": "busy", "message": "not now"}}'
+        for ask in (
+            lambda: client.post("join", {}),
+            lambda: client.delete("join"),
+            lambda: list(client.stream("join", {})),
+            lambda: list(client.lines("events", follow=True)),
+        ):
+            self.assertIn("Start one with: twistd -n bzzz", self.why(ask))
+            self.serve(b"HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\n\r\n" % len(error) + error)
+            refusal = self.assertRaises(NodeError, ask)
+            self.assertEqual((refusal.code, str(refusal)), ("busy", "not now"))
+            self.path.unlink()
+            self.serve(b"")
+            self.assertIn("broke off", self.why(ask))
+            self.path.unlink()
+
+    def stream(self, *lines: bytes, whole: bool = True, stay: bool = False) -> None:
+        """Answer with these lines, each in a chunk."""
+        chunks = [b"%x\r\n%s\r\n" % (len(line), line) for line in lines]
+        end = [b"0\r\n\r\n"] if whole else []
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.serve(b"".join([head, *chunks, *end]), stay=stay)
+
+    def test_stream(self) -> None:
+        """Lines are decoded as they come, and the end of the answer is the end."""
+        self.stream(b'{"step"', b": 1}", b'\n{"error": "is a word here"}\n[', b"2]\n")
+        found = list(NodeClient(self.path).stream("join", {"code": "7-guitar-lunar"}))
+        self.assertEqual(found, [{"step": 1}, {"error": "is a word here"}, [2]])
+        self.assertTrue(self.asked.startswith(b"POST /v1/join HTTP/1.1\r\n"))
+        self.assertTrue(self.asked.endswith(b'{"code": "7-guitar-lunar"}'))
+
+    def test_stream_that_fails(self) -> None:
+        """A last line that is an error is raised, after the lines before it."""
+        self.stream(b'{"step": 1}\n', b'{"error": {"code": "wrong_code", "message": "no"}}\n')
+        found = NodeClient(self.path).stream("join")
+        self.assertEqual(next(found), {"step": 1})
+        error = self.assertRaises(NodeError, next, found)
+        self.assertEqual((error.code, str(error)), ("wrong_code", "no"))
+
+    def test_stream_cut_short(self) -> None:
+        """A node that was killed in the middle is no end of the answer."""
+        self.stream(b'{"step": 1}\n', whole=False)
+        found = NodeClient(self.path).stream("join")
+        self.assertEqual(next(found), {"step": 1})
+        self.assertIn("broke off", self.why(lambda: next(found)))
+
+    def test_stream_of_somebody_else(self) -> None:
+        """Lines that are not JSON are not from a node."""
+        for line in (b"hello\n", b"\xff\n", b"[]", b"x" * (client.MAX_LINE + 1)):
+            self.stream(line)
+            self.assertIn("no Bzzz node", self.why(lambda: list(NodeClient(self.path).stream("x"))))
+            self.path.unlink()
+
+    def test_stream_hung_up(self) -> None:
+        """Who closes the stream before its end hangs up."""
+        self.stream(b'{"step": 1}\n', whole=False, stay=True)
+        found = NodeClient(self.path).stream("join")
+        self.assertEqual(next(found), {"step": 1})
+        found.close()
+        self.served.join(10)
+        self.assertTrue(self.left)
 
     def test_follow(self) -> None:
         """Who follows waits for the next line for as long as it takes; who does not, does not."""

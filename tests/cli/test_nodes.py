@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import time
@@ -70,6 +71,25 @@ class NodeCommandTests(CommandTests):
             result = self.run_command("status", *wait)
             self.assertEqual(result.exit_code, 3)
             self.assertIn("belongs to another user", result.stderr)
+
+    def test_group(self) -> None:
+        """Where the service lets in a group, one is told how to become one of it."""
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir(parents=True)
+        self.patch(session, "SYSTEM_SOCKET", directory / "control.sock")
+        self.patch(session, "SYSTEM_UNIT", Path(__file__))
+        group = grp.getgrgid(directory.stat().st_gid).gr_name
+        join = f", or become one of its group: sudo usermod -aG {group} USER, and log in again\n"
+        self.node = None
+        self.refusal = PermissionError()
+        for mode, told in ((0o750, True), (0o700, False)):
+            directory.chmod(mode)
+            result = self.run_command("status")
+            self.assertEqual(result.exit_code, 3)
+            self.assertEqual(result.stderr.endswith(join), told, result.stderr)
+            # Another directory's group may be anybody's.
+            result = self.run_command("--runtime-dir", str(directory.parent), "status")
+            self.assertTrue(result.stderr.endswith("as root, such as with sudo\n"))
 
     def test_directory_of_a_stranger(self) -> None:
         """A runtime directory that others could have made is not asked, unless it was chosen."""

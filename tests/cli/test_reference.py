@@ -9,8 +9,8 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz import config
-from bzzz.cli.reference import reference
-from bzzz.web import schema
+from bzzz.cli.reference import commands, reference
+from bzzz.web import cluster_schema, schema
 
 
 class ReferenceTests(SynchronousTestCase):
@@ -22,17 +22,23 @@ class ReferenceTests(SynchronousTestCase):
         for command in (
             *("status", "id", "peers", "capabilities", "events", "doctor", "completion"),
             *("config show", "config check"),
+            *("cluster create", "cluster show", "cluster export", "cluster import", "leave"),
+            *("invite", "invitations", "invitations withdraw", "join"),
+            *("members", "admit", "rename", "revoke"),
+            *("audit verify", "audit show", "audit checkpoints"),
         ):
-            self.assertIn(f"``bzzz {command}``\n", text)
-        self.assertEqual(text.count("``--runtime-dir DIR``"), 8)
+            self.assertEqual(text.count(f"``bzzz {command}``\n"), 1, command)
+        # All but completion.
+        self.assertEqual(text.count("``--runtime-dir DIR``"), len(list(commands())) - 1)
 
     def test_json_fields(self) -> None:
         """Every field that --json promises says what it means."""
-        for name in schema.__all__:
-            struct = getattr(schema, name)
-            if isinstance(struct, type) and issubclass(struct, msgspec.Struct):
-                said = re.findall(r":ivar (\w+):", struct.__doc__ or "")
-                self.assertEqual(said, list(struct.__struct_fields__), name)
+        for module in (schema, cluster_schema):
+            for name in module.__all__:
+                struct = getattr(module, name)
+                if isinstance(struct, type) and issubclass(struct, msgspec.Struct):
+                    said = re.findall(r":ivar (\w+):", struct.__doc__ or "")
+                    self.assertEqual(said, list(struct.__struct_fields__), name)
 
     def test_is_rest(self) -> None:
         """Both references are reST without a warning."""

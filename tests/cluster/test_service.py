@@ -6,38 +6,45 @@ on them, by the first test; all are gone when the process ends.
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
-
-from tests.cluster.machine import ROOT, Machine, Ran
-from tests.cluster.machines import Machines, differences, without_machines
+from bzzz.trust.codes import EXAMPLE
+from tests.cluster.machine import ROOT, Machine
+from tests.cluster.machines import differences, without_machines
 from tests.cluster.netns import until
 from tests.cluster.nodes import when
+from tests.cluster.service import (
+    ACCOUNTS,
+    CHECKOUT,
+    INSTALL_TIMEOUT,
+    Service,
+    ServiceTestCase,
+    ask,
+    connected,
+    install,
+    invite,
+    log,
+    service,
+    show,
+    typed,
+    with_journals,
+)
 from tests.needs import needs
 
 NAMES = ("walnut", "ironwood", "acacia")
-CHECKOUT = "/root/bzzz"
-WHEELS = "/root/wheels"
+
+# The machine of the commands in the guide whose prompt names none; where the guide has its token.
+GUIDE = "acacia"
+TOKEN_FILE = "/root/token"
 
 # Seconds.
 INSTALL_LIMIT = 60.0
-INSTALL_TIMEOUT = 240.0
-MESH_TIMEOUT = 30.0
 # RestartSec= is 10, and a node is up in one or two more.
 RESTART_TIMEOUT = 25.0
 # WatchdogSec= is 30, and a process that is stopped is ended by SIGKILL, TimeoutAbortSec= later.
@@ -64,100 +71,9 @@ PROPERTIES = {
     "NRestarts": "0",
 }
 
-# Files that making and removing an account changes, and that have no other content than before.
-ACCOUNTS = (
-    "/etc/.pwd.lock",
-    *(f"/etc/{name}" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")),
-    *(f"/etc/{name}-" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")),
-)
-
-
-class Service:
-    """The three machines, with Bzzz on each.
-
-    :ivar installed: seconds that the first installation took, alone on the build machine.
-    :ivar before: the disk of each before.
-    """
-
-    def __init__(self) -> None:
-        self.machines = Machines(*NAMES)
-        self.machines.__enter__()
-        for number, machine in enumerate(self.machines.machines.values(), 1):
-            # A documentation prefix (RFC 3849); the network gives IPv4 alone.
-            machine.host.ip(*f"address add 2001:db8::{number}/64 dev eth0 nodad".split())
-        self.all = list(self.machines.machines.values())
-        self.walnut, self.ironwood, self.acacia = self.all
-        wheels = Path(tempfile.mkdtemp(prefix="bzzz-wheels-"))
-        try:
-            # For the machines' Python, which need not be the one of this test.
-            made = subprocess.run(
-                [str(ROOT / "script" / "wheelhouse"), str(wheels)],
-                capture_output=True,
-                text=True,
-                check=False,
-                env={**os.environ, "PYTHON": "/usr/bin/python3"},
-            )
-            assert made.returncode == 0, made.stderr
-            for machine in self.all:
-                machine.put(wheels, WHEELS)
-                machine.put_checkout(CHECKOUT)
-        finally:
-            shutil.rmtree(wheels)
-        self.before = {machine.name: machine.snapshot(*ACCOUNTS) for machine in self.all}
-        started = time.monotonic()
-        self.output = install(self.walnut).output
-        self.installed = time.monotonic() - started
-        with ThreadPoolExecutor() as pool:
-            for _ in pool.map(install, (self.ironwood, self.acacia)):
-                pass
-
-
-_service: Service | None = None
-
-
-def service() -> Service:
-    """The machines, booted and installed by whoever asks first."""
-    global _service  # noqa: PLW0603 - trial has no fixtures that tests share
-    if _service is None:
-        _service = Service()
-    return _service
-
-
-def install(machine: Machine, checkout: str = CHECKOUT, check: bool = True) -> Ran:
-    """Run the installer, from a checkout in the machine."""
-    return machine.run(
-        f"{checkout}/install-service.sh",
-        *("--wheelhouse", WHEELS),
-        check=check,
-        timeout=INSTALL_TIMEOUT,
-    )
-
-
-def ask(machine: Machine, *command: str) -> Any:
-    """The JSON that the node of a machine answers to a command of ``bzzz``; None for no answer."""
-    ran = machine.run("bzzz", *command, "--json", check=False)
-    return json.loads(ran.stdout) if ran.code == 0 else None
-
-
-def connected(machine: Machine) -> list[str]:
-    """The names of the nodes that a machine's node is linked to."""
-    answer = ask(machine, "peers") or {"peers": []}
-    return sorted(peer["name"] or "?" for peer in answer["peers"] if peer["state"] == "connected")
-
 
 def others(machine: Machine) -> list[str]:
     return sorted(set(NAMES) - {machine.name})
-
-
-def is_whole(machine: Machine) -> bool:
-    """Whether a machine's node is linked to each other, once."""
-    return connected(machine) == others(machine)
-
-
-def show(machine: Machine, *properties: str) -> dict[str, str]:
-    """What systemd says of the unit."""
-    said = machine.run("systemctl", "show", "bzzz", "-p", ",".join(properties)).stdout
-    return dict(line.split("=", 1) for line in said.splitlines())
 
 
 def until_restarted(machine: Machine, pid: str, timeout: float) -> None:
@@ -186,65 +102,32 @@ def drop_in(machine: Machine, *settings: str) -> Iterator[None]:
         machine.run("systemctl", "restart", "bzzz")
 
 
-def log(machine: Machine, since: float, *arguments: str) -> str:
-    """The unit's lines in the journal since a time."""
-    said = machine.run(
-        *("journalctl", "-u", "bzzz", "--no-pager", "-o", "cat", "--since", f"@{since:.3f}"),
-        *arguments,
-    )
-    return said.stdout.replace("-- No entries --\n", "")
-
-
 def says(machine: Machine, since: float, error: str) -> bool:
     """Whether the unit's log has an error since a time."""
     return error in log(machine, since, "-p", "err")
 
 
-def guide() -> list[str]:
-    """The commands of the guide, in its order."""
+def guide() -> list[tuple[str, str]]:
+    """The commands of the guide, in its order, each with the machine that its prompt names."""
     text = (ROOT / "docs" / "operating.rst").read_text(encoding="utf-8")
     blocks = re.findall(r"\.\. code-block:: console\n\n((?:   .*\n|\n)+)", text)
-    lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-
-
-def with_journals(case: type[SynchronousTestCase]) -> type[SynchronousTestCase]:
-    """With a test that fails, show the machines' journals."""
-
-    def shown(test: Callable[[Any], None]) -> Callable[[Any], None]:
-        @functools.wraps(test)
-        def run(self: Any) -> None:
-            with service().machines.shown():
-                test(self)
-
-        return run
-
-    for name in [name for name in vars(case) if name.startswith("test_")]:
-        setattr(case, name, shown(getattr(case, name)))
-    return case
+    found = re.findall(r"(?m)^   (?:you@(\w+))?\$ (.*)$", "".join(blocks))
+    return [(machine or GUIDE, command) for machine, command in found]
 
 
 @needs(without_machines("netstat"))
 @with_journals
-class ServiceTests(SynchronousTestCase):
+class ServiceTests(ServiceTestCase):
     """What the operators of three machines do, and what may happen to them."""
 
-    timeout = 900.0
-
     def setUp(self) -> None:
-        self.service = service()
-        self.until_whole()
+        self.service: Service = service(*NAMES)
+        self.walnut, self.ironwood, self.acacia = self.service.all
+        # The first alone, so that its time can be told.
+        self.service.install(self.walnut)
+        self.service.install(self.ironwood, self.acacia)
+        self.until_whole(*self.service.all)
         self.began = time.time()
-
-    def until_whole(self, timeout: float = MESH_TIMEOUT) -> None:
-        """Wait until each node is linked to each other."""
-        for machine in self.service.all:
-            until(partial(is_whole, machine), timeout, f"{machine.name} has its 2 peers", 0.2)
-
-    def figure(self, what: str, seconds: float, limit: float) -> None:
-        """Print a measured time, and fail if it is above what is promised."""
-        print(f"\n      {what}: {seconds:.2f} s (promised: {limit:g})", end=" ", flush=True)
-        self.assertLessEqual(seconds, limit, what)
 
     def identity(self, machine: Machine) -> tuple[str, str]:
         """The peer ID of a machine's node, and its port."""
@@ -265,13 +148,18 @@ class ServiceTests(SynchronousTestCase):
             machine.run("sh", "-c", f"echo {shlex.quote(breaking)} >> {checkout}/bzzz/node.py")
         return checkout
 
+    def unclaim(self, *machines: Machine) -> None:
+        """Have the nodes of these be in no cluster, whether they are in one or not."""
+        for machine in machines:
+            machine.run("bzzz", "leave", "--force", check=False)
+
     # -- installed
 
     def test_installed(self) -> None:
         """One command installs it, within a minute, and says what it is and what to do next."""
-        self.figure("installed", self.service.installed, INSTALL_LIMIT)
-        said = self.service.output
-        walnut = self.service.walnut
+        seconds, said = self.service.installed["walnut"]
+        self.figure("installed", seconds, INSTALL_LIMIT)
+        walnut = self.walnut
         self.assertIn("active (running)", said)
         self.assertIn(self.identity(walnut)[0], said)
         self.assertIn("bzzz peers", said)
@@ -290,7 +178,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_installed_again(self) -> None:
         """With nothing new, a second run restarts nothing and changes nothing."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         before = show(walnut, "MainPID", "ExecMainStartTimestamp"), walnut.snapshot(*ACCOUNTS)
         install(walnut)
         after = show(walnut, "MainPID", "ExecMainStartTimestamp"), walnut.snapshot(*ACCOUNTS)
@@ -305,14 +193,18 @@ class ServiceTests(SynchronousTestCase):
             said = show(machine, *PROPERTIES)
             said["NRestarts"] = PROPERTIES["NRestarts"]  # other tests have it restarted
             self.assertEqual(said, PROPERTIES)
-        walnut = self.service.walnut
+        walnut = self.walnut
         pid = show(walnut, "MainPID")["MainPID"]
         limits = walnut.run("cat", f"/proc/{pid}/limits").stdout
         # A container's systemd cannot give more than it has itself.
         files = min(65536, int(walnut.run("sh", "-c", "ulimit -Hn").stdout))
         self.assertRegex(limits, rf"Max open files\s+{files}\s+{files}")
         self.assertRegex(limits, r"Max processes\s+4096\s+4096")
+        self.assertRegex(limits, r"Max core file size\s+0\s+0")
         self.assertEqual(walnut.run("ps", "-o", "user=", "-p", pid).stdout.strip(), "bzzz")
+        # Not dumpable: these files of it are root's.
+        owner = walnut.run("stat", "-c", "%U", f"/proc/{pid}/environ").stdout
+        self.assertEqual(owner, "root\n")
         said_of_it = walnut.run("systemd-analyze", "security", "--no-pager", "bzzz").stdout
         exposure = re.search(r"exposure level for bzzz\.service: ([\d.]+)", said_of_it)
         assert exposure is not None, said_of_it
@@ -332,18 +224,50 @@ class ServiceTests(SynchronousTestCase):
             )
             self.assertEqual(str(unit["main_pid"]), show(machine, "MainPID")["MainPID"])
             self.assertIn("bzzz.service: active (running)", machine.run("bzzz", "status").stdout)
-        told = ask(self.service.walnut, "capabilities", "acacia")["capabilities"]["service"]
+        told = ask(self.walnut, "capabilities", "acacia")["capabilities"]["service"]
         self.assertEqual((told["unit"], told["active_state"]), ("bzzz.service", "active"))
 
     def test_asked_by_others(self) -> None:
-        """Another user than root and the service's is told so, in a line."""
-        ran = self.service.walnut.run(
+        """Another user than root and the service's is told so, in a line, and what to do."""
+        ran = self.walnut.run(
             *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "bzzz", "status"),
             check=False,
         )
         self.assertEqual((ran.code, ran.stdout), (3, ""))
         self.assertIn("belongs to another user; ask it as that user or as root", ran.stderr)
+        self.assertIn("sudo usermod -aG bzzz USER, and log in again", ran.stderr)
         self.assertEqual(len(ran.stderr.splitlines()), 1)
+
+    def test_asked_by_the_group(self) -> None:
+        """An operator in the group asks without sudo, and still cannot read the key."""
+        walnut = self.walnut
+        modes = walnut.run("stat", "-c", "%a %U:%G", "/run/bzzz", "/run/bzzz/control.sock").stdout
+        self.assertEqual(modes.splitlines(), ["750 bzzz:bzzz", "660 bzzz:bzzz"])
+        as_operator = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--groups=bzzz")
+        for command in ("status", "peers", "doctor", "events"):
+            walnut.run(*as_operator, "bzzz", command)
+        for file in ("identity.key", "lock"):
+            ran = walnut.run(*as_operator, "cat", f"/var/lib/bzzz/{file}", check=False)
+            self.assertIn("Permission denied", ran.stderr)
+
+    def test_asked_by_a_stranger(self) -> None:
+        """Where somebody opens the socket to everybody, the node refuses them, and says whom."""
+        walnut = self.walnut
+        walnut.run("chmod", "a+x", "/run/bzzz")
+        walnut.run("chmod", "a+w", "/run/bzzz/control.sock")
+        try:
+            ran = walnut.run(
+                *("setpriv", "--reuid=games", "--regid=games", "--clear-groups", "bzzz", "id"),
+                check=False,
+            )
+            self.assertEqual((ran.code, ran.stdout), (3, ""))
+            uid = walnut.run("id", "-u", "games").stdout.strip()
+            self.assertIn(
+                f"Refused a connection to the control socket, of uid {uid}, pid ",
+                log(walnut, self.began, "-p", "warning"),
+            )
+        finally:
+            walnut.run("systemctl", "restart", "bzzz")
 
     def test_found_by_name(self) -> None:
         """ps and netstat find the node; its port is where the guide has it, in both IP versions."""
@@ -360,9 +284,9 @@ class ServiceTests(SynchronousTestCase):
 
     def test_journal(self) -> None:
         """Entries have priorities and fields; nothing is an error on a healthy day."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         walnut.run("systemctl", "restart", "bzzz")
-        self.until_whole()
+        self.until_whole(*self.service.all)
         self.assertEqual(log(walnut, self.began, "-p", "err"), "")
         self.assertIn("Connected to ", log(walnut, self.began, "-p", "info"))
         self.assertIn("capability_broadcast", log(walnut, self.began))
@@ -371,9 +295,7 @@ class ServiceTests(SynchronousTestCase):
             *("--since", f"@{self.began:.3f}"),
         ).stdout
         entries = [json.loads(line) for line in lines.splitlines()]
-        peers = {
-            self.identity(machine)[0] for machine in (self.service.ironwood, self.service.acacia)
-        }
+        peers = {self.identity(machine)[0] for machine in (self.ironwood, self.acacia)}
         self.assertEqual({entry["PEER_ID"] for entry in entries}, peers)
         self.assertEqual({entry["PRIORITY"] for entry in entries}, {"6"})
         self.assertTrue(all(entry["CODE_FILE"].endswith("membership.py") for entry in entries))
@@ -381,26 +303,37 @@ class ServiceTests(SynchronousTestCase):
 
     def test_guide(self) -> None:
         """Every command of the guide does what it says, in the order of the guide."""
-        acacia = self.service.acacia
+        acacia = self.acacia
+        self.addCleanup(self.unclaim, self.walnut, self.ironwood)
         commands = guide()
-        self.assertGreater(len(commands), 30)
-        for command in commands:
-            line = re.sub(r"^sudo ", "", command)
-            if line.startswith("./install-service.sh"):
-                line += f" --wheelhouse {WHEELS}"
-            if line.startswith("./"):
-                line = f"cd {CHECKOUT} && {line}"
-            ran = acacia.run("sh", "-c", line, check=False, timeout=INSTALL_TIMEOUT)
+        self.assertGreater(len(commands), 45)
+        code = ""
+        for name, command in commands:
+            machine = self.service.machines.machines[name]
+            line = typed(command)
+            if line == "bzzz invite":
+                # It waits for the next command.
+                code = invite(machine)
+                continue
+            if TOKEN_FILE in line and machine is not self.walnut:
+                # The guide says to copy it.
+                token = self.walnut.run("cat", TOKEN_FILE).stdout
+                machine.run("tee", TOKEN_FILE, stdin=token)
+            ran = machine.run(
+                *("sh", "-c", line.replace(EXAMPLE, code)), check=False, timeout=INSTALL_TIMEOUT
+            )
             # The doctor tells of the machine's clock, which nobody keeps here; that is a warning.
-            self.assertEqual(ran.code, 0, f"{command}\n{ran.output}")
+            self.assertEqual(ran.code, 0, f"{name}$ {command}\n{ran.output}")
         self.assertEqual(acacia.run("sh", "-c", "ls -d /opt/bzzz", check=False).code, 2)
+        # The group too, though somebody was put into it.
+        self.assertNotIn("bzzz", acacia.run("cat", "/etc/group").stdout)
         install(acacia)
 
     # -- what may happen
 
     def test_stop(self) -> None:
         """A stop is in order and quick: the others are told, and do not have to notice."""
-        walnut, acacia = self.service.walnut, self.service.acacia
+        walnut, acacia = self.walnut, self.acacia
         started = time.monotonic()
         walnut.run("systemctl", "stop", "bzzz")
         self.figure("stopped", time.monotonic() - started, 2.0)
@@ -416,12 +349,21 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn("has left the mesh", log(walnut, self.began))
         walnut.run("systemctl", "start", "bzzz")
 
+    def test_no_group(self) -> None:
+        """A drop-in keeps the group out."""
+        walnut = self.walnut
+        with drop_in(walnut, "RuntimeDirectoryMode=0700"):
+            walnut.run("systemctl", "restart", "bzzz")
+            walnut.run("bzzz", "status", "--wait", "20")
+            modes = walnut.run("stat", "-c", "%a", "/run/bzzz", "/run/bzzz/control.sock").stdout
+            self.assertEqual(modes.split(), ["700", "600"])
+
     def test_reboot(self) -> None:
         """A machine that reboots is back in the mesh by itself, with the same ID and port."""
-        ironwood = self.service.ironwood
+        ironwood = self.ironwood
         before = self.identity(ironwood)
         ironwood.reboot()
-        self.until_whole()
+        self.until_whole(*self.service.all)
         self.assertEqual(self.identity(ironwood), before)
         started = float(when(ask(ironwood, "status")["unit"]["since"]))
         events = ironwood.run("bzzz", "events", "-n", "1000", "--json").stdout.splitlines()
@@ -432,7 +374,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_killed(self) -> None:
         """A node that is killed is started again after 10 s, and the restart is counted."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         walnut.run("systemctl", "restart", "bzzz")
         walnut.run("bzzz", "status", "--wait", "20")
         pid = show(walnut, "MainPID")["MainPID"]
@@ -442,7 +384,7 @@ class ServiceTests(SynchronousTestCase):
         after = time.monotonic() - killed
         self.figure("started again after", after, 12.0)
         self.assertGreater(after, 9.0)
-        self.until_whole()
+        self.until_whole(*self.service.all)
         until(
             lambda: (ask(walnut, "status")["unit"] or {}).get("restarts") == 1,
             15.0,
@@ -452,7 +394,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_stuck(self) -> None:
         """A node that is stuck longer than the watchdog waits is ended and started again."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         pid = show(walnut, "MainPID")["MainPID"]
         walnut.run("kill", "-STOP", pid)
         stopped = time.monotonic()
@@ -462,23 +404,23 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn("Watchdog timeout", said)
         # It says where it was stuck.
         self.assertIn("Fatal Python error: Aborted", said)
-        self.until_whole()
+        self.until_whole(*self.service.all)
 
     def test_upgrade(self) -> None:
         """An upgrade while the mesh runs: another version, the same node."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         before = self.identity(walnut)
         version = ask(walnut, "status")["version"]
         install(walnut, self.build(walnut, "0.1.77"))
         self.assertEqual(ask(walnut, "status")["version"], "0.1.77")
-        self.until_whole()
+        self.until_whole(*self.service.all)
         self.assertEqual(self.identity(walnut), before)
         install(walnut)
         self.assertEqual(ask(walnut, "status")["version"], version)
 
     def test_upgrade_that_cannot_start(self) -> None:
         """An upgrade that does not come up is taken back: exit code not 0, the mesh whole."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         before = self.identity(walnut)
         version = ask(walnut, "status")["version"]
         broken = self.build(walnut, "0.1.88", 'raise RuntimeError("this build cannot start")')
@@ -487,12 +429,12 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn("this build cannot start", ran.output)
         self.assertIn("0.1.88", ran.output)
         self.assertEqual(ask(walnut, "status")["version"], version)
-        self.until_whole()
+        self.until_whole(*self.service.all)
         self.assertEqual(self.identity(walnut), before)
 
     def test_reload(self) -> None:
         """A reload changes what it can; a wrong file is refused, and the node runs on."""
-        walnut, acacia = self.service.walnut, self.service.acacia
+        walnut, acacia = self.walnut, self.acacia
         file = "/etc/bzzz/bzzz.toml"
         walnut.run("cp", "-p", file, "/root/bzzz.toml.before")
         # A node that is just being started gets the signal when it can take it.
@@ -533,7 +475,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_broken_start(self) -> None:
         """Why a node does not start is an error in the journal; mended, it starts by itself."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         file = "/etc/bzzz/bzzz.toml"
         walnut.run("cp", "-p", file, "/root/bzzz.toml.before")
         try:
@@ -551,7 +493,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_bus_restarted(self) -> None:
         """The bus, and systemd itself, restarted: the node lives on, and knows its unit again."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         pid = show(walnut, "MainPID")["MainPID"]
         for command in ("systemctl restart dbus", "systemctl daemon-reexec"):
             walnut.run("sh", "-c", command)
@@ -580,7 +522,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_other_unit(self) -> None:
         """With Type=notify a start ends when the node is ready; it never forks under systemd."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         twistd = "/opt/bzzz/current/bin/twistd --pidfile= bzzz --config /etc/bzzz/bzzz.toml"
         with drop_in(walnut, "Type=notify", "ExecStart=", f"ExecStart={twistd}"):
             walnut.run("systemctl", "restart", "bzzz")
@@ -588,14 +530,14 @@ class ServiceTests(SynchronousTestCase):
             status = ask(walnut, "status")
             self.assertNotEqual(status["state"], "starting")
             self.assertEqual(str(status["pid"]), show(walnut, "MainPID")["MainPID"])
-            self.until_whole()
+            self.until_whole(*self.service.all)
             self.assertEqual(ask(walnut, "status")["unit"]["type"], "notify")
             walnut.run("systemctl", "reload", "bzzz")
             self.assertEqual(show(walnut, "NRestarts", "ActiveState")["ActiveState"], "active")
 
     def test_unit_that_contradicts(self) -> None:
         """A unit that was made wrong is an error in the log, with its mend."""
-        walnut = self.service.walnut
+        walnut = self.walnut
         for settings, error in (
             (("LimitNOFILE=100",), "Set LimitNOFILE="),
             (("User=root", "Group=root"), "as root"),
@@ -610,13 +552,13 @@ class ServiceTests(SynchronousTestCase):
 
     def test_uninstalled(self) -> None:
         """What is uninstalled comes back as the same node; after --purge nothing is left of it."""
-        ironwood = self.service.ironwood
+        ironwood = self.ironwood
         before = self.identity(ironwood)
         ironwood.run(f"{CHECKOUT}/uninstall-service.sh")
         self.assertNotEqual(ironwood.run("systemctl", "cat", "bzzz", check=False).code, 0)
         ironwood.run(f"{CHECKOUT}/uninstall-service.sh")
         install(ironwood)
-        self.until_whole()
+        self.until_whole(*self.service.all)
         self.assertEqual(self.identity(ironwood), before)
         ironwood.run(f"{CHECKOUT}/uninstall-service.sh", "--purge")
         found = differences(self.service.before["ironwood"], ironwood.snapshot(*ACCOUNTS))

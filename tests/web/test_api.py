@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -17,20 +17,43 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.errors import BzzzError
 from bzzz.web import api, stream
 from bzzz.web.api import ControlApi
+from bzzz.web.credentials import Accounts, Credentials
 from bzzz.web.schema import Finding
 from bzzz.web.view import NodeView
 from tests.web.fakes import IRONWOOD, WALNUT, FakeNode
 
+# A user whom no machine has.
+SOMEBODY = Credentials(4242, 4_000_000_000, 1000, Accounts(lambda look: succeed(look())))
+
 
 class Exchange:
-    """One connection and what came back over it."""
+    """One connection and what came back over it.
 
-    def __init__(self, control: ControlApi, path: str, method: str = "GET") -> None:
+    :param body: of JSON, unless ``headers`` say otherwise.
+    :param by: who asks; None for somebody whom nobody has checked.
+    """
+
+    def __init__(
+        self,
+        control: ControlApi,
+        path: str,
+        method: str = "GET",
+        body: bytes = b"",
+        *headers: str,
+        by: Credentials | None = SOMEBODY,
+    ) -> None:
         self.transport = StringTransport()
         self.clock = Clock()
-        self.protocol: Any = control.site(self.clock).buildProtocol(None)
+        site = control.site(self.clock)
+        factory: Any = site if by is None else site.for_peer(by)
+        self.protocol = factory.buildProtocol(None)
         self.protocol.makeConnection(self.transport)
-        self.protocol.dataReceived(f"{method} {path} HTTP/1.1\r\nHost: bzzz\r\n\r\n".encode())
+        if body and not headers:
+            headers = ("Content-Type: application/json",)
+        lines = [f"{method} {path} HTTP/1.1", "Host: bzzz", *headers]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        self.protocol.dataReceived("\r\n".join([*lines, "", ""]).encode() + body)
 
     @property
     def head(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 import socket
@@ -13,16 +14,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock
-from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from bzzz.errors import StateDirectoryError
-from bzzz.web import api
 from bzzz.web.api import ControlApi, ControlServer
 from bzzz.web.socket import ControlSocket, bind_control_socket, pid_behind
-from tests.logs import lines_at
 from tests.web.fakes import FakeNode
 
 
@@ -49,6 +46,33 @@ class ControlSocketTests(ShortDirectory):
         control = self.bind()
         self.assertEqual(control.path.stat().st_mode & 0o777, 0o600)
         self.assertEqual(pid_behind(control.path), os.getpid())
+
+    def test_group(self) -> None:
+        """In a directory that systemd made for a group its members can connect too."""
+        self.path.chmod(0o750)
+        systemd = {"RUNTIME_DIRECTORY": f"/run/other:{self.path}"}
+        control = bind_control_socket(self.path, systemd)
+        self.assertEqual(control.path.stat().st_mode & 0o777, 0o660)
+        assert control.group is not None
+        self.assertEqual(control.group.gid, os.getegid())
+        self.assertEqual(control.group.name, grp.getgrgid(os.getegid()).gr_name)
+        control.close()
+
+    def test_no_group(self) -> None:
+        """A directory that is open to a group, but not by systemd, or to others too, does not."""
+        systemd = {"RUNTIME_DIRECTORY": str(self.path)}
+        other = {"RUNTIME_DIRECTORY": f"{self.path}-other"}
+        for mode, environ in ((0o750, {}), (0o750, other), (0o755, systemd), (0o700, systemd)):
+            self.path.chmod(mode)
+            control = bind_control_socket(self.path, environ)
+            self.assertEqual(control.path.stat().st_mode & 0o777, 0o600)
+            self.assertIsNone(control.group)
+            control.close()
+        self.path.chmod(0o750)
+        self.patch(os, "getegid", lambda: self.path.stat().st_gid + 1)
+        control = bind_control_socket(self.path, systemd)
+        self.assertEqual((control.path.stat().st_mode & 0o777, control.group), (0o600, None))
+        control.close()
 
     def test_taken(self) -> None:
         """A second node is refused and told the first's pid; the first's socket stays."""
@@ -149,49 +173,6 @@ class ControlServerTests(TestCase):
         server = self.server()
         self.assertIn(b'"name":"walnut"', await self.ask())
         server.stopService()
-
-    def test_removed(self) -> None:
-        """A socket that somebody removed under the node is an error, once."""
-        clock = Clock()
-        control: Any = type("Control", (), {"is_there": True, "path": self.path})()
-        errors = lines_at(self, LogLevel.error)
-        server = ControlServer(clock, control, ControlApi(FakeNode()))
-        server._looking.start()
-        clock.advance(api.LOOK_INTERVAL)
-        self.assertEqual(errors, [])
-        control.is_there = False
-        clock.pump([api.LOOK_INTERVAL] * 3)
-        self.assertEqual(len(errors), 1)
-        self.assertIn(f"{self.path} was removed", errors[0])
-        server._looking.stop()
-
-    def test_cannot_accept(self) -> None:
-        """A system without descriptors for the node is asked again later, not in a busy loop."""
-
-        class Full:
-            def accept(self) -> None:
-                raise OSError(24, "Too many open files")
-
-            def fileno(self) -> int:
-                return 99
-
-        class FakeReactor(Clock):
-            def __init__(self) -> None:
-                super().__init__()
-                self.readers: set[object] = set()
-                self.addReader = self.readers.add
-                self.removeReader = self.readers.discard
-
-        fake = FakeReactor()
-        acceptor = api._Acceptor(fake, Full(), None)  # type: ignore[arg-type]
-        acceptor.start()
-        acceptor.doRead()
-        self.assertEqual(fake.readers, set())
-        fake.advance(api.ACCEPT_PAUSE)
-        self.assertEqual(fake.readers, {acceptor})
-        acceptor.doRead()
-        acceptor.stop()
-        self.assertEqual((fake.readers, fake.getDelayedCalls()), (set(), []))
 
     def test_directory_removed(self) -> None:
         """It stops also when the directory was removed meanwhile, as at a logout."""
