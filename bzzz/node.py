@@ -45,6 +45,7 @@ from bzzz.net.background import in_background
 from bzzz.net.ports import choose_ports, ephemeral_ports
 from bzzz.net.tcp import TCPNetwork
 from bzzz.net.turns import Turns
+from bzzz.node_trust import NodeTrust, check_database
 from bzzz.reload import Reload
 from bzzz.state import OpenState
 from bzzz.systemd.environment import Environment
@@ -67,11 +68,13 @@ class Launch:
     :ivar systemd: how systemd started the process, if it did.
     :ivar read_config: reads the configuration again; may block.
     :ivar set_log_level: writes the log from this level on.
+    :ivar restart: has the process end in order, and be started again by the same command line.
     """
 
     systemd: Environment
     read_config: Callable[[], Config]
     set_log_level: Callable[[str], object]
+    restart: Callable[[], object] = lambda: None
 
 
 class NodeService(Service):
@@ -94,8 +97,10 @@ class NodeService(Service):
         self._state = state
         self._reactor = reactor
         # For jitter and for whom to gossip with; a system call for each would be a cost.
-        self._random = random.Random(os.urandom(32))  # noqa: S311 - nothing secret comes of it
+        self._random = random.Random(os.urandom(32))  # nosec B311  # noqa: S311 - nothing secret comes of it
         self._stopping = False
+        self._restarting = False
+        self._restart = launch.restart
         self._following = False
         self._starting: Deferred[None] | None = None
         turns = Turns(reactor, time.thread_time)
@@ -135,6 +140,9 @@ class NodeService(Service):
             else None
         )
         sources: list[IPeerSource] = [self.mdns] if self.mdns is not None else []
+        self.trust = NodeTrust(
+            state, reactor, self._random, self.events.emit, self._in_thread
+        )
         self.mesh = MeshNode(
             state.identity,
             MeshSettings(
@@ -151,7 +159,9 @@ class NodeService(Service):
             self.events.emit,
             sources,
             self.bootstrap.resolve,
+            cluster=self.trust.cluster,
         )
+        self.trust.connect(self.mesh)
         remembered = state.listen_port
         self.listening = Listening(
             reactor,
@@ -214,6 +224,12 @@ class NodeService(Service):
             self._reload_wanted = True
         else:
             self._configuration.reload()
+
+    def restart(self) -> None:
+        """Leave the mesh in order, for the process to be started again."""
+        if not self._stopping:
+            self._restarting = True
+            self._restart()
 
     # -- inside
 
@@ -301,6 +317,7 @@ class NodeService(Service):
             version=__version__,
             state=str(self._state.path),
         )
+        await self.trust.start()
         await self.book.load()
         verdicts = await self.watcher.look()
         if self._stopping:
@@ -322,7 +339,11 @@ class NodeService(Service):
 
     async def _stop(self) -> None:
         self.view.state = "stopping"
-        self.supervision.stopping()
+        if self._restarting:
+            # systemd would wait for the end of a process that says STOPPING=1, and kill it.
+            self.supervision.reloading()
+        else:
+            self.supervision.stopping()
         self.availability.drain()
         if self.availability.current_tasks:
             self.supervision.more_time(True)
@@ -332,6 +353,7 @@ class NodeService(Service):
         self.watcher.stop()
         self.inventory.stop()
         await self.mesh.stop()
+        await self.trust.stop()
         await self.book.close()
         self._log.info("Node {name} has left the mesh", name=self._config.name)
         await self.supervision.stop()
@@ -398,12 +420,16 @@ def make_node(config: Config, state: OpenState, control: ControlSocket, launch: 
     """The service tree of one node.
 
     :raises ConfigError: the configuration cannot work on this machine.
+    :raises StateDirectoryError: the database cannot be used.
+    :raises IdentityError: the key that the node should have is lost.
     """
     from twisted.internet import reactor
 
+    check_database(state)
     node = NodeService(config, state, control, launch, reactor)
     tree = NodeTree(node.reload)
     # Children stop in reverse order and all at once: the socket answers until the node has left.
     node.setServiceParent(tree)
-    ControlServer(reactor, control, ControlApi(node.view)).setServiceParent(tree)
+    api = ControlApi(node.view, routes=node.trust.routes(lambda: config.name, node.restart))
+    ControlServer(reactor, control, api).setServiceParent(tree)
     return tree

@@ -33,6 +33,9 @@ from bzzz.net.periodic import Periodic
 from bzzz.net.ping import PingService
 from bzzz.net.swarm import Swarm, SwarmLimits
 from bzzz.net.turns import Turns
+from bzzz.trust.cluster import Cluster
+from bzzz.trust.presenting import Presenting
+from bzzz.trust.roster_streams import RosterStreams
 from bzzz.wire.gossip_params import GossipParams
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -87,6 +90,7 @@ class MeshNode:
     :param document: makes the node's capability document as it is now.
     :param emit: takes an event's name and its fields.
     :param resolve: concrete addresses of a bootstrap address.
+    :param cluster: which this node may be a member of; None for a node that is always unclaimed.
     """
 
     _log = Logger()
@@ -103,8 +107,11 @@ class MeshNode:
         sources: Sequence[IPeerSource],
         resolve: Callable[[Multiaddr], Deferred[Sequence[Multiaddr]]],
         gossip: GossipParams | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         clock = world.clock
+        admission = None if cluster is None else cluster.admission
+        admits = (lambda peer: True) if admission is None else admission.admits
         self.peer_id = key.peer_id
         self.settings = settings
         self.swarm = Swarm(
@@ -117,13 +124,23 @@ class MeshNode:
             SwarmLimits(links=settings.max_links),
             settings.security,
             world.turns,
+            gate=admission,
         )
         self.lag = ReactorLag(clock)
         self.pings = PingService(self.swarm, world.random_bytes)
         self.liveness = Liveness(clock, world.random, self.pings, self.lag, self._calm)
-        self.seeds = Seeds(self.swarm, clock, world.random, settings.bootstrap, resolve)
+        self.seeds = Seeds(
+            self.swarm, clock, world.random, settings.bootstrap, resolve, self._is_claimed
+        )
         self.membership = Membership(
-            self.swarm, clock, world.wall_time, world.random, book, emit, self._tried
+            self.swarm,
+            clock,
+            world.wall_time,
+            world.random,
+            book,
+            emit,
+            self._tried,
+            admits=admits,
         )
         self.exchange = PeerExchange(
             self.swarm,
@@ -139,6 +156,7 @@ class MeshNode:
             world.random,
             gossip or GossipParams(),
             int(world.wall_time() * 1e9),
+            admits,
         )
         self.broadcasts = Broadcasts(
             pubsub=self.pubsub,
@@ -151,6 +169,7 @@ class MeshNode:
             emit=emit,
             name_of=self.membership.name_of,
         )
+        self._admits = admits
         self._clock = clock
         self._random = world.random
         self._sources = list(sources)
@@ -160,8 +179,16 @@ class MeshNode:
         self._foreign: dict[Multiaddr, float] = {}
         self._asking = Asking(clock, self._ask, self._calm)
         self.membership.on_forgotten = self.broadcasts.forget
+        self.cluster = cluster
+        self.roster: RosterStreams | None = None
         for observer in (self.membership, self.liveness, self):
             self.swarm.add_observer(observer)
+        if cluster is not None:
+            # First, because who is revoked may hear of it before the link is closed.
+            self.roster = RosterStreams(self.swarm, cluster, clock, world.random)
+            cluster.on_change(self._members_changed)
+            self.swarm.add_observer(self.roster)
+            self.swarm.add_observer(Presenting(self.swarm, cluster, clock))
 
     def start(self) -> None:
         """Join the mesh. Listening is begun before, at addresses that the swarm is given."""
@@ -172,6 +199,8 @@ class MeshNode:
         self.membership.start()
         self.seeds.start()
         self._asking_one.start(now=False)
+        if self.roster is not None:
+            self.roster.start()
         for source in self._sources:
             in_background(source.start(self._found), f"starting {source}", self._log)
 
@@ -179,6 +208,8 @@ class MeshNode:
         """Leave the mesh in order: no more discovery, then goodbye on every link."""
         self._asking_one.stop()
         self._asking.stop()
+        if self.roster is not None:
+            self.roster.stop()
         self.seeds.stop()
         self.membership.stop()
         stopping = [
@@ -195,7 +226,7 @@ class MeshNode:
 
     def unreachable(self) -> list[tuple[str, str]]:
         """Bootstrap addresses and peers that are not linked, each with the reason."""
-        members = self.membership.members.values()
+        members = self.membership.shown()
         return self.seeds.failing() + [
             (member.label, member.reason)
             for member in members
@@ -219,6 +250,18 @@ class MeshNode:
         """Not of interest here."""
 
     # -- inside
+
+    def _members_changed(self) -> None:
+        """Somebody became a member, or is none any more, or this node did."""
+        self.swarm.gate_changed()
+        self.membership.reconsider()
+        self.seeds.look_again()
+        for peer in [peer for peer in self.broadcasts.heard.documents if not self._admits(peer)]:
+            self.broadcasts.forget(peer)
+
+    def _is_claimed(self, peer: PeerID) -> bool:
+        member = self.membership.members.get(peer)
+        return member is not None and member.claimed_until is not None
 
     def _found(self, found: FoundPeer) -> None:
         if found.peer_id is not None:
@@ -269,7 +312,7 @@ class MeshNode:
 
     def _tried(self) -> str:
         tried = [str(source) for source in self._sources] + self.seeds.tried()
-        known = len(self.membership.members)
+        known = len(self.membership.shown())
         if known:
             tried.append("one known peer" if known == 1 else f"{known} known peers")
         return "; ".join(tried) or "nothing: mDNS is off and there is no bootstrap address"

@@ -25,6 +25,7 @@ from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
 from bzzz.net.periodic import Periodic
 from bzzz.net.swarm import Swarm
+from bzzz.net.token_bucket import Rate
 from bzzz.wire.framing import frame
 from bzzz.wire.gossip_params import PROTOCOLS, GossipParams, Randomness
 from bzzz.wire.gossip_score import ScoreParts
@@ -52,6 +53,11 @@ TOO_SLOW = 4 << 20
 AT_ONCE = 16
 
 
+# How fast one peer may open streams of one version: one for each link, and another when that was
+# lost or refused, a second later at first and ever later then.
+STREAMS = Rate(32, 1.0)
+
+
 class ValidationResult(enum.Enum):
     """What a validator says of a message (gossipsub-v1.1.md "Extended Validators").
 
@@ -76,6 +82,8 @@ class PubSub:
 
     :param first_seqno: higher than any that an earlier run of this node can have reached, such as
         the wall clock in nanoseconds.
+    :param admits: whether a peer may be the author of a message. What others have written is
+        neither delivered nor forwarded, and nobody is blamed, as rosters differ for moments.
     :ivar core: the protocol, for status pages and tests.
     """
 
@@ -89,7 +97,9 @@ class PubSub:
         random: Randomness,
         params: GossipParams,
         first_seqno: int,
+        admits: Callable[[PeerID], bool] = lambda peer: True,
     ) -> None:
+        self._admits = admits
         self.core = Gossipsub(key, params, random, first_seqno)
         self._swarm = swarm
         self._clock = clock
@@ -108,7 +118,7 @@ class PubSub:
             clock, params.heartbeat_interval, self._beat, "the gossip heartbeat", self._log
         )
         for protocol_id in PROTOCOLS:
-            swarm.handle(protocol_id, Inbounds(self))
+            swarm.handle(protocol_id, Inbounds(self), rate=STREAMS)
         swarm.add_observer(self)
 
     # -- for the application
@@ -308,6 +318,10 @@ class PubSub:
                     self._log.failure("a callback of a subscription failed")
 
     def _judge(self, message: Message, sender: PeerID, now: float) -> None:
+        if not self._admits(message.origin):
+            self.core.unsee(message.id)
+            self._counts["author_not_admitted"] += 1
+            return
         validator, on_message = self._topics[message.topic]
         try:
             result = validator(message, sender)

@@ -14,7 +14,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
 from bzzz.net.backoff import Backoff
+from bzzz.net.guests import CLAIMED
 from bzzz.net.interfaces import Clock, Randomness
 from bzzz.net.swarm import Swarm
 from bzzz.wire.multiaddr import Multiaddr
@@ -24,6 +26,9 @@ __all__ = ["Seeds"]
 # How often a resting address is looked at, in seconds. Its peer, once known, is redialled by the
 # membership at once; this only finds that another peer answers at the address now.
 REST = 10.0
+
+# Seconds until one who belongs to a cluster is dialled again.
+CLAIMED_REST = 600.0
 
 # What came of an address that could be reached.
 LINKED = "linked"
@@ -45,6 +50,8 @@ class Seeds:
 
     :param resolve: the concrete addresses of a bootstrap address at this moment; fails with
         :class:`BzzzError` naming what could not be resolved.
+    :param claimed: whether a peer is in a cluster that takes no links of this node. It is asked
+        again after :data:`CLAIMED_REST` s, or when :meth:`look_again` is called.
     """
 
     _log = Logger()
@@ -56,11 +63,13 @@ class Seeds:
         random: Randomness,
         addresses: Sequence[Multiaddr],
         resolve: Callable[[Multiaddr], Deferred[Sequence[Multiaddr]]],
+        claimed: Callable[[PeerID], bool] = lambda peer: False,
     ) -> None:
         self._swarm = swarm
         self._clock = clock
         self._random = random
         self._resolve = resolve
+        self._claimed = claimed
         self._seeds = [self._seed(address) for address in addresses]
         self._running = False
 
@@ -87,6 +96,13 @@ class Seeds:
             self._rest(seed)
         for seed in self._seeds:
             if self._running and seed.timer is None and seed.work is None:
+                self._look(seed)
+
+    def look_again(self) -> None:
+        """Who takes no links of this node may do so now."""
+        for seed in self._seeds:
+            if seed.said == CLAIMED and seed.timer is not None and seed.timer.active():
+                seed.timer.cancel()
                 self._look(seed)
 
     def tried(self) -> list[str]:
@@ -119,6 +135,10 @@ class Seeds:
             seed.said = LINKED
             seed.backoff.reset()
             self._again(seed, REST)
+            return
+        if seed.peer is not None and self._claimed(seed.peer):
+            seed.said = CLAIMED
+            self._again(seed, CLAIMED_REST)
             return
         seed.work = Deferred.fromCoroutine(self._reach(seed))
         seed.work.addCallbacks(

@@ -7,26 +7,50 @@ import gc
 import sys
 import time
 
-from bzzz.testing.faults import plan_faults
+from bzzz.testing.clusters import ClusterSimulation
+from bzzz.testing.faults import Fault, plan_faults
 from bzzz.testing.simulation import Simulation
 
 # Virtual seconds after the last fault in which the mesh has to be whole: the longest wait between
 # two dials, the time until a silent death is noticed, and a broadcast.
 WHOLE_WITHIN = 60.0 + 10.0 + 30.0
 
+# Seconds after that in which nobody who is no member may hear one: longer than between broadcasts.
+QUIET = 35.0
 
-def run(seed: int, nodes: int, faults: int, seconds: float, security: str) -> tuple[str, str]:
+
+def run(
+    seed: int,
+    nodes: int,
+    faults: int,
+    seconds: float,
+    security: str,
+    members: int,
+    admins: int,
+    acts: int,
+) -> tuple[str, str]:
     """One seed: what came of it, in words, and the digest of its history."""
-    simulation = Simulation(seed, nodes, security=security)
+    cluster: ClusterSimulation | None = None
+    if members:
+        cluster = ClusterSimulation(seed, nodes, members, admins, security=security)
+        simulation: Simulation = cluster
+    else:
+        simulation = Simulation(seed, nodes, security=security)
     begin = time.perf_counter()
     simulation.start_all()
     simulation.run(1.0)
     formed = simulation.run_until_whole(60.0)
-    planned = plan_faults(simulation, seconds, faults)
+    planned: list[Fault] = plan_faults(simulation, seconds, faults)
+    if cluster is not None:
+        planned = sorted(planned + cluster.plan_acts(seconds, acts), key=lambda fault: fault.time)
     simulation.run(seconds + 0.001)
     whole = simulation.run_until_whole(WHOLE_WITHIN)
     wall = time.perf_counter() - begin
     problems = simulation.problems()
+    if cluster is not None:
+        since = simulation.reactor.now
+        simulation.run(QUIET)
+        problems += cluster.leaks(since)
     print(
         f"{seed:>6} {simulation.reactor.calls:>10} {simulation.events:>9} "
         f"{simulation.reactor.now:>8.1f} {wall:>7.1f} "
@@ -54,6 +78,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual time with faults")
     parser.add_argument("--noise", action="store_true", help="encrypt the links; slower")
     parser.add_argument("--replay", action="store_true", help="run each seed twice and compare")
+    parser.add_argument("--members", type=int, default=0, help="of a cluster; 0 for none")
+    parser.add_argument("--admins", type=int, default=4, help="among the members")
+    parser.add_argument("--acts", type=int, default=30, help="of admins while there are faults")
     options = parser.parse_args()
     print(
         f"{'seed':>6} {'calls':>10} {'events':>9} {'virtual':>8} {'wall s':>7} {'formed':>7} "
@@ -66,7 +93,16 @@ def main() -> int:
         gc.disable()
         gc.collect()
         runs = [
-            run(seed, options.nodes, options.faults, options.seconds, security)
+            run(
+                seed,
+                options.nodes,
+                options.faults,
+                options.seconds,
+                security,
+                options.members,
+                options.admins,
+                options.acts,
+            )
             for _ in range(2 if options.replay else 1)
         ]
         if any(result == "failed" for result, _ in runs):

@@ -235,13 +235,13 @@ class SimReactor:
             # Written by whoever drives the simulation, between two runs.
             self._end_turn()
         while heap and heap[0][0] <= time:
+            if heap[0][0] > self.now and done is not None and done():
+                return True
             due, _, _, call = pop(heap)
             # A call that was moved stands in the heap twice; only its newest place counts.
             if due != call.due:
                 continue
             if due > self.now:
-                if done is not None and done():
-                    return True
                 self.now = due
                 first = self.calls
             elif self.calls - first > MOST_AT_ONCE:

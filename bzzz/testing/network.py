@@ -58,7 +58,8 @@ EPHEMERAL = range(32768, 61000)
 SYN_RETRANSMISSION = 1.0
 
 # Addresses that mean every address of the host.
-ANY = ("", "0.0.0.0")
+ANY_IPV4 = "0.0.0.0"  # nosec B104 # of a simulated host
+ANY = ("", ANY_IPV4)
 
 # Seconds until a kernel that keeps a connection alive ends it: it looks once in its interval.
 KEEPALIVE = SILENCE + KEEPALIVE_INTERVAL / 2

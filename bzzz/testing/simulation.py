@@ -12,8 +12,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
+from bzzz.events import rfc3339
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.availability import Availability
@@ -23,12 +24,19 @@ from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.discovery import Multicast
 from bzzz.testing.network import Host, SimNetwork
+from bzzz.testing.roster import SimRosterStore
+from bzzz.trust.cluster import Cluster
+from bzzz.trust.roster import Roster
+from bzzz.trust.statements import Role
 from bzzz.wire.gossip_params import GossipParams
 from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["SimBook", "SimNode", "Simulation"]
 
 PORT = 40000
+
+# When the clusters of a simulation were founded.
+BEFORE = "2026-01-01T00:00:00Z"
 
 
 class SimBook:
@@ -59,6 +67,8 @@ class SimNode:
     :ivar document: what it can do, from its first start on; after a change call
         ``mesh.broadcasts.changed()``.
     :ivar starts: how often it was started.
+    :ivar statements: the roster on its disk.
+    :ivar cluster: of the node that runs.
     """
 
     def __init__(self, simulation: Simulation, number: int) -> None:
@@ -66,7 +76,9 @@ class SimNode:
         self.simulation = simulation
         self.key = PrivateKey(simulation.random.randbytes(32))
         self.book = SimBook()
+        self.statements: list[bytes] = []
         self.mesh: MeshNode | None = None
+        self.cluster: Cluster | None = None
         self.document: CapabilityDocument
         self.starts = 0
         self.host: Host = simulation.network.add_host(self._clock())
@@ -84,7 +96,7 @@ class SimNode:
         self.host.restart(clock)
         self.starts += 1
         # Drawn anew at each start, as a process would, but from the seed.
-        own = random.Random(simulation.random.randbytes(16))  # noqa: S311 - no secrets here
+        own = random.Random(simulation.random.randbytes(16))  # nosec B311  # noqa: S311 - no secrets
         address = Multiaddr.tcp(self.host.address, PORT)
         self.document = CapabilityDocument(
             node_id=str(self.key.peer_id),
@@ -92,6 +104,15 @@ class SimNode:
             version="simulated",
             capabilities=("simulated",),
             resources=Resources(cpu_cores=2, memory_bytes=1 << 30),
+        )
+        cluster = Cluster(
+            self.key,
+            SimRosterStore(self.statements, clock),
+            lambda: rfc3339(clock.wall_time()),
+            own.randbytes,
+            own,
+            self._emit,
+            maybeDeferred,
         )
         mesh = MeshNode(
             self.key,
@@ -115,8 +136,10 @@ class SimNode:
             else [],
             _resolved,
             simulation.gossip,
+            cluster,
         )
-        self.mesh = mesh
+        self.mesh, self.cluster = mesh, cluster
+        Deferred.fromCoroutine(cluster.load()).addErrback(simulation.failed)
         listening = mesh.swarm.listen(self.host.address, PORT)
         Deferred.fromCoroutine(listening).addErrback(simulation.failed)
         for peer, addresses in self.book.addresses.items():
@@ -125,20 +148,20 @@ class SimNode:
 
     def kill(self) -> None:
         """The process dies; its kernel closes the sockets."""
-        self.mesh = None
+        self.mesh = self.cluster = None
         self.host.kill()
         self.simulation.record(self.name, "killed", {})
 
     def vanish(self) -> None:
         """The machine dies without a word."""
-        self.mesh = None
+        self.mesh = self.cluster = None
         self.host.vanish()
         self.simulation.record(self.name, "vanished", {})
 
     def stop(self) -> None:
         """The node leaves in order."""
         mesh = self.mesh
-        self.mesh = None
+        self.mesh = self.cluster = None
         if mesh is not None:
             Deferred.fromCoroutine(mesh.stop()).addErrback(self.simulation.failed)
 
@@ -181,7 +204,7 @@ class Simulation:
         keep_history: bool = False,
     ) -> None:
         self.seed = seed
-        self.random = random.Random(seed)  # noqa: S311 - reproducible on purpose
+        self.random = random.Random(seed)  # nosec B311  # noqa: S311 - reproducible on purpose
         self.reactor = SimReactor(self.random)
         self.network = SimNetwork(self.reactor, self.random, latency, latency * 1.5, loss)
         self.multicast = Multicast(self.network, hears)
@@ -197,6 +220,18 @@ class Simulation:
         self._keep = keep_history
         self._digest = hashlib.sha256()
         self.nodes = [SimNode(self, number) for number in range(nodes)]
+
+    def claim(self, admins: int, members: int) -> None:
+        """Put the first nodes into one cluster, before they start: admins first, then members."""
+        founder = self.nodes[0]
+        roster = Roster.found(
+            founder.key, "simulated", founder.name, self.random.randbytes(16), BEFORE
+        )
+        for number, node in enumerate(self.nodes[1:members], 1):
+            role = Role.ADMIN if number < admins else Role.MEMBER
+            roster.add(roster.make_admit(founder.key, node.key.peer_id, node.name, role, BEFORE))
+        for node in self.nodes[:members]:
+            node.statements[:] = [each.encode() for each in roster.statements()]
 
     @property
     def digest(self) -> str:
@@ -250,7 +285,7 @@ class Simulation:
         links: dict[frozenset[PeerID], set[str]] = {}
         for node in live:
             mesh = node.mesh
-            assert mesh is not None  # noqa: S101 - live() says so
+            assert mesh is not None  # nosec B101  # noqa: S101 - live() says so
             linked = set(mesh.swarm.links)
             known = set(mesh.broadcasts.documents)
             connected = {member.peer_id for member in mesh.membership.connected()}

@@ -255,7 +255,7 @@ class SimTransport:
     def notified(self, sign: Sign) -> None:
         """The connection is there, the other side has ended, or has reset it."""
         if sign is OPEN:
-            assert self._accept is not None  # noqa: S101 - only the end that was dialled gets it
+            assert self._accept is not None  # nosec B101  # noqa: S101 - only the dialled end gets it
             self._accept(self)
         elif sign is RST:
             self._lost(ConnectionLost("reset by the peer"))

@@ -122,7 +122,7 @@ class Nowhere:
 
     remote_peer = THEIRS.peer_id
 
-    def handle(self, protocol_id: str, factory: object) -> None:
+    def handle(self, protocol_id: str, factory: object, rate: object) -> None:
         """Nobody will open streams."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from bzzz.discovery.mdns_records import Announced, announcement, peer_service
 from bzzz.identity.keys import PrivateKey
 from bzzz.mesh.messages import AVAILABILITY, CAPABILITY
+from bzzz.trust.codes import make_token
 from bzzz.wire import varint
 from bzzz.wire.framing import frame
 from bzzz.wire.identify import Identify
@@ -21,6 +22,8 @@ from bzzz.wire.noise import HandshakeXX, NoiseXX
 from bzzz.wire.pb import rpc_pb2
 from bzzz.wire.plaintext import PlaintextChannel
 from bzzz.wire.yamux_frame import ACK, DATA, FIN, GO_AWAY, HEADER, PING, RST, SYN, WINDOW_UPDATE
+from tests.fuzz.audit_targets import WHOLE as AUDIT_LOG
+from tests.fuzz.audit_targets import checkpoint_of, encoded
 from tests.fuzz.mesh_targets import signed
 from tests.fuzz.node_target import (
     AGAIN,
@@ -36,14 +39,17 @@ from tests.fuzz.node_target import (
     WAIT,
     encode_step,
 )
+from tests.fuzz.pairing_targets import MESSAGES, ROSTER
 from tests.fuzz.registry import (
     EPHEMERAL,
+    OURS,
     STATIC,
     STREAM_PROTOCOL,
     THEIRS,
     TOPIC,
     fixed_bytes,
 )
+from tests.fuzz.trust_targets import history
 
 OTHER = PrivateKey.from_seed(b"v" * 32).peer_id
 
@@ -211,6 +217,64 @@ def node_seeds() -> list[bytes]:
     ]
 
 
+def pairing_seeds() -> Seeds:
+    """The messages of a pairing, by the side that they come to; refusals; a code and a token."""
+    token = make_token(THEIRS.peer_id, bytes(range(8)), fixed_bytes).text
+    refusals = [b'{"error":"busy"}', b'{"error":"other","words":"why"}']
+    return {
+        "pairing_inviter": MESSAGES[::2],
+        "pairing_joiner": MESSAGES[1::2] + refusals,
+        "pairing_rosters": [ROSTER],
+        "pairing_codes": [b"7-guitar-lunar", b"12 Guit luna", b"7-gitar-lunar"],
+        "pairing_tokens": [token.encode(), token.removeprefix("bzzz-join-").encode()],
+    }
+
+
+def audit_seeds() -> Seeds:
+    """A log, whole, cut off and damaged; checkpoints that are given, asked for and contradicted."""
+    ours, theirs = checkpoint_of(OURS, 12), checkpoint_of(THEIRS, 12)
+    lines = AUDIT_LOG.splitlines(keepends=True)
+    answers = [{"kept": True}, {"kept": False, "contradicts": ours}]
+    return {
+        "audit_lines": [
+            AUDIT_LOG,
+            AUDIT_LOG[:2000],
+            b"".join(lines[:3] + lines[5:7] + lines[4:6]),
+            AUDIT_LOG.replace(b"walnut", b"acacia", 2),
+        ],
+        "audit_fields": [b'"walnut"', b'["name", "mdns"]', b"1e400", b"\xff\x1b[2J"],
+        "audit_questions": [
+            encoded({"checkpoint": theirs}),
+            encoded({"checkpoint": checkpoint_of(THEIRS, 3)}),
+            encoded({"of": str(THEIRS.peer_id)}),
+        ],
+        "audit_answers": [
+            *map(encoded, answers),
+            encoded({"checkpoints": [{"checkpoint": ours, "received": ours.time}]}),
+        ],
+    }
+
+
+def roster_seeds() -> Seeds:
+    """Admits, a revoke beside an admit, names, rotations; as steps, statements and bodies."""
+    histories = [
+        # In a chain: admins, one of them revoked and admitted again, a name, a new key.
+        bytes.fromhex("00000100 00000200 00010201 00000200 00020302 00010403"),
+        # At the same time: an accomplice of a revoked admin, and his.
+        bytes.fromhex("00000100 00000200 00000101 08010300 08030400 00000202"),
+        # Two rotations of one key.
+        bytes.fromhex("00000110 00010303 04010403 00000200"),
+        # Roles that differ, and a rotation with what they have in common.
+        bytes.fromhex("00000100 00000220 04010230 00020403 00000402"),
+    ]
+    said = [history(steps) for steps in histories]
+    return {
+        "statements": [each.encode() for each in [*said[0], *said[2][-2:]]],
+        "rosters": [b"\n".join(each.body for each in statements) for statements in said],
+        "roster_histories": histories,
+    }
+
+
 def seeds() -> Seeds:
     """All of them."""
     text = f"dnsaddr={ADDRESS}".encode()
@@ -270,6 +334,9 @@ def seeds() -> Seeds:
         "mdns_packets": mdns_seeds(),
         "config_files": CONFIGS,
         "node": node_seeds(),
+        **pairing_seeds(),
+        **audit_seeds(),
+        **roster_seeds(),
     }
 
 

@@ -7,7 +7,22 @@ only the errors that its core documents, and asserts the bounds that the core pr
 from __future__ import annotations
 
 # Importing them enters their targets.
-from tests.fuzz import mesh_targets, node_target, wire_targets
+from tests.fuzz import (
+    audit_targets,
+    mesh_targets,
+    node_target,
+    pairing_targets,
+    trust_targets,
+    wire_targets,
+)
 from tests.fuzz.registry import TARGETS
 
-__all__ = ["TARGETS", "mesh_targets", "node_target", "wire_targets"]
+__all__ = [
+    "TARGETS",
+    "audit_targets",
+    "mesh_targets",
+    "node_target",
+    "pairing_targets",
+    "trust_targets",
+    "wire_targets",
+]

@@ -1,0 +1,56 @@
+"""A roster on the disk of a simulated machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, succeed
+
+from bzzz.net.interfaces import Clock
+from bzzz.trust.statements import SignedStatement
+
+__all__ = ["SimRosterStore"]
+
+# Seconds that an fsync takes. A machine that ends within them has not kept what was to be kept.
+FSYNC = 0.004
+
+
+class SimRosterStore:
+    """Implements :class:`bzzz.trust.roster_store.RosterStore`.
+
+    :param disk: what is kept; outlives the process.
+    :param clock: of the process, which stands still when that has ended.
+    """
+
+    def __init__(self, disk: list[bytes], clock: Clock) -> None:
+        self._disk = disk
+        self._clock = clock
+
+    def load(self) -> Deferred[list[bytes]]:
+        """See :class:`RosterStore`."""
+        return succeed(list(self._disk))
+
+    def add(self, statements: Sequence[SignedStatement]) -> Deferred[None]:
+        """See :class:`RosterStore`."""
+        written: Deferred[None] = Deferred()
+
+        def write() -> None:
+            for each in statements:
+                encoded = each.encode()
+                if encoded not in self._disk:
+                    self._disk.append(encoded)
+            written.callback(None)
+
+        self._clock.callLater(FSYNC, write)
+        return written
+
+    def clear(self) -> Deferred[None]:
+        """See :class:`RosterStore`."""
+        cleared: Deferred[None] = Deferred()
+
+        def clear() -> None:
+            self._disk.clear()
+            cleared.callback(None)
+
+        self._clock.callLater(FSYNC, clear)
+        return cleared

@@ -1,0 +1,260 @@
+"""``/bzzz/roster/1.0.0`` on the links of members: the exchange core fed by streams.
+
+Enters: links of members, what comes on their streams. Leaves: messages on those streams, and news
+to the cluster. One stream per link, opened by the side that dialled, used both ways; one that is
+lost is opened again while the link lives. docs/trust.rst, "Keeping rosters the same".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError, RemoteProtocolError
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.interfaces import Clock, Randomness
+from bzzz.net.link import Link
+from bzzz.net.periodic import Periodic
+from bzzz.net.stream import Stream
+from bzzz.net.swarm import Swarm
+from bzzz.trust.cluster import Cluster
+from bzzz.trust.roster_exchange import MAX_MESSAGE, PROTOCOL, RosterExchange
+from bzzz.wire.framing import FrameReader, frame
+from bzzz.wire.identify import Identify
+from bzzz.wire.multiaddr import Multiaddr
+
+__all__ = ["RosterStreams"]
+
+# Between two comparisons with one member at random, in seconds: what a bug or a full table
+# kept from a member gets there all the same.
+ASK_EVERY = 30.0
+
+# Bytes that may wait for a member that does not read before its link is closed: news of some
+# thousand statements.
+TOO_SLOW = 1 << 20
+
+
+class RosterStreams:
+    """Talks with each linked member about the roster.
+
+    Add it to the swarm's observers.
+    """
+
+    _log = Logger()
+
+    def __init__(self, swarm: Swarm, cluster: Cluster, clock: Clock, random: Randomness) -> None:
+        self._swarm = swarm
+        self._cluster = cluster
+        self._random = random
+        self._streams: dict[PeerID, _Talk] = {}
+        self._speaks: set[PeerID] = set()
+        self._exchange: RosterExchange | None = None
+        self._asking = Periodic(
+            clock, ASK_EVERY, self._ask_one, "comparing the roster with a member", self._log
+        )
+        swarm.handle(PROTOCOL, _Talks(self))
+        cluster.on_change(self._cluster_changed)
+
+    def start(self) -> None:
+        """Compare rosters now and then."""
+        self._asking.start(now=False)
+
+    def stop(self) -> None:
+        """Compare no more."""
+        self._asking.stop()
+
+    @property
+    def talking(self) -> tuple[PeerID, ...]:
+        """The members with whom there is a stream."""
+        return tuple(self._streams)
+
+    def flush(self) -> None:
+        """Send what the exchange has for others."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        for peer, messages in exchange.take_output().items():
+            talk = self._streams.get(peer)
+            if talk is not None:
+                talk.send(messages)
+
+    # -- swarm observer
+
+    def link_up(self, link: Link) -> None:
+        """Identify follows, and says whether the peer speaks of rosters."""
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """Its stream goes with it."""
+        self._speaks.discard(link.remote_peer)
+
+    def identified(self, link: Link, identify: Identify) -> None:
+        """Open the stream where this side dialled, and the peer takes this node for a member."""
+        if PROTOCOL not in identify.protocols:
+            self._speaks.discard(link.remote_peer)
+            return
+        self._speaks.add(link.remote_peer)
+        self._open(link)
+
+    def copy_found(self, address: Multiaddr | None) -> None:
+        """Not of interest here."""
+
+    # -- for the streams
+
+    def made(self, talk: _Talk) -> None:
+        """A stream is open; a newer one takes the place of an older."""
+        peer = talk.link.remote_peer
+        exchange = self._exchange
+        if exchange is None or self._swarm.links.get(peer) is not talk.link:
+            talk.abort()
+            return
+        older = self._streams.pop(peer, None)
+        if older is not None:
+            older.abort()
+        self._streams[peer] = talk
+        exchange.peer_up(peer)
+        self.flush()
+
+    def lost(self, talk: _Talk) -> None:
+        """A stream is gone."""
+        peer = talk.link.remote_peer
+        if self._streams.get(peer) is talk:
+            del self._streams[peer]
+            if self._exchange is not None:
+                self._exchange.peer_down(peer)
+
+    def received(self, talk: _Talk, message: bytes) -> None:
+        """A member said something."""
+        exchange = self._exchange
+        peer = talk.link.remote_peer
+        if (
+            exchange is None
+            or exchange is not self._cluster.exchange
+            or self._streams.get(peer) is not talk
+        ):
+            return
+        was_full = exchange.full
+        try:
+            exchange.receive(peer, message)
+        except RemoteProtocolError as error:
+            self._log.warn(
+                "{peer} sent what does not belong into a roster: {error}", peer=peer, error=error
+            )
+            talk.link.abort(f"{error} ({error.code})")
+        if exchange.full and not was_full:
+            self._log.error(
+                "The roster is full: members can be revoked, but nobody can be admitted or"
+                " renamed. Mend: found a new cluster and have the machines join it"
+            )
+        # Passed on before it is acted on, as one who is revoked by it may know, too.
+        self.flush()
+        self._cluster.news(exchange.take_news())
+
+    # -- inside
+
+    def _cluster_changed(self) -> None:
+        exchange = self._cluster.exchange
+        if exchange is not self._exchange:
+            self._exchange = exchange
+            for talk in list(self._streams.values()):
+                talk.abort()
+            self._streams.clear()
+        self.flush()
+
+    def _open(self, link: Link) -> None:
+        if (
+            not link.is_initiator
+            or self._exchange is None
+            or link.remote_peer in self._streams
+            or self._swarm.links.get(link.remote_peer) is not link
+        ):
+            return
+        opened: Deferred[Any] = link.open_stream([PROTOCOL], _Talks(self))
+        opened.addErrback(self._failed, link)
+
+    def _failed(self, failure: Failure, link: Link) -> None:
+        failure.trap(BzzzError)
+        self._log.debug(
+            "{peer} could not be asked for its roster: {error}",
+            peer=link.remote_peer,
+            error=failure.getErrorMessage(),
+        )
+
+    def _ask_one(self) -> None:
+        if self._exchange is None:
+            return
+        for peer in sorted(self._speaks):
+            link = self._swarm.links.get(peer)
+            if link is not None:
+                self._open(link)
+        peers = list(self._streams)
+        if peers:
+            self._exchange.ask(peers[int(self._random.random() * len(peers))])
+            self.flush()
+
+
+class _Talks(Factory):
+    noisy = False
+
+    def __init__(self, streams: RosterStreams) -> None:
+        self._streams = streams
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return _Talk(self._streams, addr.link)
+
+
+class _Talk(Protocol):
+    """One stream, at either end. Messages are acted on as the reactor has time."""
+
+    transport: Stream
+
+    def __init__(self, streams: RosterStreams, link: Link) -> None:
+        self.link = link
+        self._streams = streams
+        self._reader = FrameReader(MAX_MESSAGE)
+        self._unread: deque[bytes] = deque()
+        self._waiting = False
+
+    def send(self, messages: list[bytes]) -> None:
+        """Send messages; a peer that reads none of them loses its link."""
+        self.transport.write(b"".join(frame(message) for message in messages))
+        if self.transport.pending_bytes > TOO_SLOW:
+            self.link.abort("it does not read what it is told of the roster")
+
+    def abort(self) -> None:
+        """Talk no more."""
+        self._unread.clear()
+        self.transport.abortConnection()
+
+    def connectionMade(self) -> None:
+        """The stream is open."""
+        self._streams.made(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Messages, or parts of them."""
+        self._unread.extend(self._reader.receive(data))
+        if not self._waiting:
+            self._read()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The stream is gone."""
+        self._unread.clear()
+        self._streams.lost(self)
+
+    def _read(self) -> None:
+        """Act on one message, and on more as long as this turn of the reactor has time."""
+        while self._unread:
+            self._streams.received(self, self._unread.popleft())
+            if self._unread and not self.link.turns.has_time:
+                if not self._waiting:
+                    self._waiting = True
+                    self.transport.pauseProducing()
+                self.link.turns.wait(self._read)
+                return
+        if self._waiting:
+            self._waiting = False
+            self.transport.resumeProducing()

@@ -1,0 +1,323 @@
+"""A cluster on virtual time: who is in it, who is not, and that all agree after any fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.member import MemberState
+from bzzz.testing.clusters import ClusterSimulation
+from bzzz.testing.faults import plan_faults
+from bzzz.testing.simulation import SimNode
+from bzzz.trust.cluster import Cluster
+from bzzz.trust.joining import Candidate, Joined, JoinError, Joining
+from bzzz.trust.pairing_streams import Pairing
+from bzzz.trust.statements import Role
+
+# As in the issue of a cluster: a revoke takes a second.
+AT_ONCE = 1.0
+
+WHOLE_WITHIN = 60.0 + 10.0 + 30.0
+
+
+class NoStore:
+    """Keeps no token."""
+
+    def load(self) -> Deferred[list[Any]]:
+        return succeed([])
+
+    def put(self, channel: str, record: Any, role: Role) -> Deferred[None]:
+        return succeed(None)
+
+    def remove(self, channel: str) -> Deferred[None]:
+        return succeed(None)
+
+
+class ClusterCase(SynchronousTestCase):
+    def formed(self, nodes: int, members: int, seed: int = 1, **options: Any) -> ClusterSimulation:
+        world = ClusterSimulation(seed, nodes, members, 2, keep_history=True, **options)
+        world.start_all(0.0)
+        self.assertIsNotNone(world.run_until_whole(10.0), world.problems())
+        return world
+
+    def cluster(self, node: SimNode) -> Cluster:
+        assert node.cluster is not None
+        return node.cluster
+
+    def linked(self, node: SimNode) -> set[PeerID]:
+        assert node.mesh is not None
+        return set(node.mesh.swarm.links)
+
+    def do(self, world: ClusterSimulation, work: Any) -> Any:
+        """Let time pass until the work is done."""
+        done = Deferred.fromCoroutine(work)
+        results: list[Any] = []
+        done.addBoth(results.append)
+        world.run(3.0, lambda: bool(results))
+        self.assertTrue(results)
+        return results[0]
+
+
+class AdmissionTests(ClusterCase):
+    """Members keep to themselves."""
+
+    def test_outsider(self) -> None:
+        """A node that is not on the roster is linked to nobody in the end, and hears nothing."""
+        world = self.formed(5, 4)
+        world.run(120.0)
+        outsider = world.nodes[4]
+        self.assertEqual(self.linked(outsider), set())
+        self.assertEqual(world.leaks(0.0), [])
+        assert outsider.mesh is not None
+        states = {
+            member.peer_id: member.state for member in outsider.mesh.membership.members.values()
+        }
+        self.assertEqual(set(states.values()), {MemberState.CLAIMED})
+
+    def test_two_outsiders(self) -> None:
+        """Unclaimed nodes mesh with each other beside a cluster."""
+        world = self.formed(6, 4)
+        world.run(5.0)
+        one, other = world.nodes[4:]
+        self.assertEqual(self.linked(one), {other.key.peer_id})
+
+    def test_admitted(self) -> None:
+        """A peer ID that is admitted is linked at once, though its node knows of no roster."""
+        world = self.formed(4, 3)
+        world.run(5.0)
+        world.adopting = False
+        self.do(
+            world,
+            self.cluster(world.nodes[0]).admit(world.nodes[3].key.peer_id, "go", Role.MEMBER),
+        )
+        world.run(5.0)
+        for node in world.nodes[:3]:
+            self.assertIn(world.nodes[3].key.peer_id, self.linked(node))
+
+    def test_revoked(self) -> None:
+        """Within a second of a revoke nobody is linked to the revoked, who hears nothing more."""
+        world = self.formed(6, 6)
+        gone = world.nodes[5]
+        self.do(world, self.cluster(world.nodes[0]).revoke(gone.key.peer_id, "sold"))
+        world.run(AT_ONCE)
+        for node in world.nodes[:5]:
+            self.assertNotIn(gone.key.peer_id, self.linked(node))
+        since = world.reactor.now
+        world.run(120.0)
+        self.assertEqual(world.leaks(since), [])
+        self.assertEqual(world.problems(), [])
+
+    def test_revoked_while_apart(self) -> None:
+        """Members that were cut off at that time follow within a second of being linked again."""
+        world = self.formed(6, 6)
+        apart = [world.nodes[4], world.nodes[5]]
+        world.network.partition([[node.host for node in apart]])
+        world.run(30.0)
+        gone = world.nodes[5]
+        self.do(world, self.cluster(world.nodes[0]).revoke(gone.key.peer_id, ""))
+        world.run(5.0)
+        self.assertIn(gone.key.peer_id, self.linked(world.nodes[4]))
+        world.network.heal()
+        members = {node.key.peer_id for node in world.nodes[:4]}
+        world.run(100.0, lambda: bool(self.linked(world.nodes[4]) & members))
+        self.assertTrue(self.linked(world.nodes[4]) & members)
+        world.run(AT_ONCE)
+        self.assertNotIn(gone.key.peer_id, self.linked(world.nodes[4]))
+
+    def test_revoked_by_its_own_admin(self) -> None:
+        """A revoked admin cannot let anybody in that it admitted afterwards, unaware."""
+        world = self.formed(6, 5)
+        bad = world.nodes[1]
+        world.network.partition([[bad.host]])
+        world.run(30.0)
+        self.do(world, self.cluster(world.nodes[0]).revoke(bad.key.peer_id, ""))
+        accomplice = world.nodes[5].key.peer_id
+        self.do(world, self.cluster(bad).admit(accomplice, "accomplice", Role.ADMIN))
+        world.network.heal()
+        world.run(100.0)
+        self.assertNotIn(accomplice, world.truth().members)
+        for node in (world.nodes[0], *world.nodes[2:5]):
+            self.assertFalse(self.linked(node) & {accomplice, bad.key.peer_id})
+
+    def test_proof(self) -> None:
+        """Who was admitted while a member was away proves it, if nobody else is there to tell."""
+        world = self.formed(4, 3)
+        away = world.nodes[2]
+        away.stop()
+        world.run(5.0)
+        new = world.nodes[3]
+        self.do(world, self.cluster(world.nodes[0]).admit(new.key.peer_id, "new", Role.MEMBER))
+        roster = self.cluster(world.nodes[0]).roster
+        assert roster is not None
+        statements = [each.encode() for each in roster.statements()]
+        self.do(world, self.cluster(new).adopt(statements))
+        for node in world.nodes[:2]:
+            node.stop()
+        world.run(5.0)
+        away.start()
+        world.run(30.0, lambda: new.key.peer_id in self.linked(away))
+        self.assertIn(new.key.peer_id, self.linked(away))
+        self.assertIn(away.key.peer_id, self.linked(new))
+
+    def test_leaving(self) -> None:
+        """Who leaves is unclaimed, and a member for nobody."""
+        world = self.formed(4, 4)
+        leaver = world.nodes[3]
+        self.do(world, world.leave(leaver))
+        world.run(5.0)
+        self.assertIsNone(self.cluster(leaver).roster)
+        self.assertEqual(leaver.statements, [])
+        for node in world.nodes[:3]:
+            self.assertNotIn(leaver.key.peer_id, self.linked(node))
+        self.assertEqual(world.problems(), [])
+
+
+class FaultTests(ClusterCase):
+    """What admins do while everything fails. Many seeds are for ``python -m bzzz.testing``."""
+
+    def test_converges(self) -> None:
+        """Rosters are the same to the byte, links are those of members, and nothing leaks."""
+        for seed in range(1, 7):
+            world = ClusterSimulation(seed, 12, 10, 3)
+            world.start_all()
+            world.run(1.0)
+            plan_faults(world, 30.0, 8)
+            world.plan_acts(30.0, 30)
+            world.run(30.001)
+            self.assertIsNotNone(world.run_until_whole(WHOLE_WITHIN), (seed, world.problems()))
+            since = world.reactor.now
+            world.run(35.0)
+            self.assertEqual(world.leaks(since), [], seed)
+
+    def test_replay(self) -> None:
+        """A seed gives the same history each time."""
+
+        def digest() -> str:
+            world = ClusterSimulation(3, 8, 6, 2)
+            world.start_all()
+            plan_faults(world, 10.0, 4)
+            world.plan_acts(10.0, 10)
+            world.run(20.0)
+            return world.digest
+
+        self.assertEqual(digest(), digest())
+
+
+class PairingTests(ClusterCase):
+    """``bzzz invite`` and ``bzzz join`` over real streams, with Noise."""
+
+    def setUp(self) -> None:
+        self.world: ClusterSimulation = self.formed(4, 2, security="noise")
+        self.world.adopting = False
+        self.world.run(3.0)
+        self.happened: list[tuple[str, dict[str, Any]]] = []
+        inviter = self.world.nodes[0]
+        assert inviter.mesh is not None
+        self.pairing = Pairing(
+            inviter.mesh.swarm,
+            self.cluster(inviter),
+            NoStore(),
+            inviter.host.clock,
+            inviter.host.clock.wall_time,
+            self.world.random.randbytes,
+            maybeDeferred,
+        )
+        self.invitation = self.do(
+            self.world,
+            self.pairing.open_code(
+                Role.MEMBER, lambda event, **fields: self.happened.append((event, fields))
+            ),
+        )
+
+    def join(self, node: SimNode, text: str | None = None, name: str = "new") -> Any:
+        from bzzz.trust.codes import parse_code
+
+        mesh = node.mesh
+        assert mesh is not None
+        joining = Joining(
+            mesh.swarm,
+            self.cluster(node),
+            node.host.clock,
+            self.world.random.randbytes,
+            maybeDeferred,
+            lambda: [
+                Candidate(member.peer_id, tuple(member.addresses))
+                for member in mesh.membership.possible_inviters()
+            ],
+        )
+        code = parse_code(text) if text is not None else self.invitation.secret
+        results: list[Any] = []
+        work = Deferred.fromCoroutine(joining.join(code, name, (), lambda event, **fields: None))
+        work.addBoth(results.append)
+        self.world.run(60.0, lambda: bool(results))
+        result = results[0]
+        return result.value if hasattr(result, "value") else result
+
+    def wrong(self) -> str:
+        """A code for the same channel with other words."""
+        return f"{self.invitation.channel}-abandon-ability"
+
+    def test_join(self) -> None:
+        """The right code makes a member within two seconds, and both sides say who joined."""
+        node = self.world.nodes[2]
+        begin = self.world.reactor.now
+        joined = self.join(node)
+        self.assertIsInstance(joined, Joined)
+        self.assertEqual((joined.cluster, joined.name, joined.by_name), ("simulated", "new", "n0"))
+        self.assertLess(self.world.reactor.now - begin, 2.0)
+        self.world.run(2.0)
+        self.assertEqual(self.linked(node), {each.key.peer_id for each in self.world.nodes[:2]})
+        self.assertEqual(self.happened[-1][0], "joined")
+        self.assertEqual(self.world.problems(), [])
+
+    def test_wrong_code(self) -> None:
+        """A wrong code admits nobody and is counted; after three the right one is void."""
+        node = self.world.nodes[2]
+        for left in (2, 1, 0):
+            error = self.join(node, self.wrong())
+            self.assertIsInstance(error, JoinError)
+            self.assertEqual(error.code, "wrong_code")
+            told = [fields for event, fields in self.happened if event == "wrong_code"]
+            self.assertEqual(told[-1]["left"], left)
+        error = self.join(node)
+        self.assertEqual(error.code, "inviter_not_found")
+        self.assertEqual(len(self.world.truth().members), 2)
+        self.assertIn("void", [event for event, _ in self.happened])
+
+    def test_used_once(self) -> None:
+        """A code is for one machine."""
+        self.assertIsInstance(self.join(self.world.nodes[2]), Joined)
+        error = self.join(self.world.nodes[3], name="other")
+        self.assertIsInstance(error, JoinError)
+        self.assertEqual(len(self.world.truth().members), 3)
+
+    def test_name_taken(self) -> None:
+        """Two members cannot have one name; the code stays good for another try."""
+        error = self.join(self.world.nodes[2], name="n1")
+        self.assertEqual(error.code, "name_taken")
+        self.assertIsInstance(self.join(self.world.nodes[2], name="n9"), Joined)
+
+    def test_cut_off(self) -> None:
+        """A joiner whose link breaks after it was admitted gets in with the same code."""
+        node = self.world.nodes[2]
+        peer = node.key.peer_id
+        founder = self.cluster(self.world.nodes[0])
+
+        def cut() -> None:
+            roster = founder.roster
+            if roster is not None and peer in roster.members:
+                assert self.world.nodes[0].mesh is not None
+                link = self.world.nodes[0].mesh.swarm.link_to(peer)
+                if link is not None:
+                    link.abort("cut by the test")
+
+        founder.on_change(cut)
+        error = self.join(node)
+        self.assertIsInstance(error, JoinError)
+        self.assertIsNone(self.cluster(node).roster)
+        founder._changed.remove(cut)
+        self.world.run(2.0)
+        self.assertIsInstance(self.join(node), Joined)
