@@ -69,6 +69,7 @@ def status(session: Session, wait: float | None) -> None:
         ("node", f"{answer['name']} ({answer['short_id']})"),
         ("peer id", answer["peer_id"]),
         ("state", answer["state"]),
+        ("cluster", _membership(answer)),
         ("peers", f"{links}, at most {answer['max_links']} links"),
         ("listening on", ", ".join(answer["listen_addresses"]) or "nothing"),
         ("mdns", answer["mdns"]),
@@ -80,6 +81,16 @@ def status(session: Session, wait: float | None) -> None:
         ("state directory", answer.get("state_dir")),
     ]
     show(table(("", ""), [row for row in rows if row[1]], head=False))
+
+
+def _membership(answer: Mapping[str, Any]) -> str:
+    """``homelab, as admin``; or what an unclaimed node is, and how that is changed."""
+    cluster, role = answer.get("cluster"), answer.get("role")
+    if cluster is None:
+        return "none: bzzz cluster create NAME founds one, bzzz join CODE joins one"
+    if role is None:
+        return f"{cluster}, from which it was revoked: bzzz leave, then bzzz join"
+    return f"{cluster}, as {role}"
 
 
 def _unit(unit: Mapping[str, Any] | None) -> str:

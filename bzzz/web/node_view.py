@@ -75,6 +75,8 @@ class MeshView:
         """See :class:`~bzzz.web.view.NodeView`."""
         mesh = self._mesh
         linked = len(mesh.swarm.links)
+        roster = None if mesh.cluster is None else mesh.cluster.roster
+        member = None if roster is None else roster.members.get(mesh.peer_id)
         return Status(
             name=self.config().name,
             peer_id=str(mesh.peer_id),
@@ -93,6 +95,8 @@ class MeshView:
             control_socket=str(self._control_socket),
             state_dir=str(self.config().state_dir),
             reactor_lag_seconds=mesh.lag.worst(),
+            cluster=None if roster is None else roster.cluster,
+            role=None if member is None else str(member.role or "no role"),
             unit=_unit(self.unit()),
         )
 

@@ -80,6 +80,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar control_socket: the path of the socket that answers.
     :ivar state_dir: the path of its state directory.
     :ivar reactor_lag_seconds: the longest that the node was late of late; starved, it is seconds.
+    :ivar cluster: which it is a member of; null while it is unclaimed.
+    :ivar role: in it; null while it is unclaimed, and once it was revoked.
     :ivar unit: the systemd unit that it runs in; null outside systemd, and while systemd does not
         answer.
     """
@@ -101,6 +103,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     control_socket: str | None = None
     state_dir: str | None = None
     reactor_lag_seconds: float | None = None
+    cluster: str | None = None
+    role: str | None = None
     unit: UnitStatus | None = None
 
 
