@@ -140,9 +140,7 @@ class NodeService(Service):
             else None
         )
         sources: list[IPeerSource] = [self.mdns] if self.mdns is not None else []
-        self.trust = NodeTrust(
-            state, reactor, self._random, self.events.emit, self._in_thread
-        )
+        self.trust = NodeTrust(state, reactor, self._random, self.events.emit, self._in_thread)
         self.mesh = MeshNode(
             state.identity,
             MeshSettings(

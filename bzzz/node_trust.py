@@ -81,8 +81,8 @@ def check_database(state: OpenState) -> None:
     for problem in problems:
         if isinstance(problem, RemoteProtocolError):
             raise StateDirectoryError(
-                f"the roster in {path} is damaged ({problem}): restore the file from a backup, or move"
-                " it away and join the cluster again"
+                f"the roster in {path} is damaged ({problem}): restore the file from a backup, or"
+                " move it away and join the cluster again"
             ) from problem
         raise problem
     settle(state, rosters[0] if rosters else None, state.path / AUDIT_LOG)

@@ -120,9 +120,7 @@ class Pairing:
         invitation = self._invitations.open_code(self._wall_time())
         self._roles[invitation] = role
         self._watches[invitation] = watch
-        self._record(
-            "invited", invitation=invitation.channel, kind="code", role=str(role), uses=1
-        )
+        self._record("invited", invitation=invitation.channel, kind="code", role=str(role), uses=1)
         self._await_expiry()
         return invitation
 
@@ -262,9 +260,7 @@ class Pairing:
 
     def joined(self, invitation: Invitation, name: str, peer: PeerID) -> None:
         """The peer has the roster."""
-        self._record(
-            "invitation_used", invitation=invitation.channel, peer_id=str(peer), name=name
-        )
+        self._record("invitation_used", invitation=invitation.channel, peer_id=str(peer), name=name)
         roster = self._cluster.roster
         called = "" if roster is None else roster.name_of(peer)
         self._tell(invitation, "joined", name=called or name, peer_id=str(peer))
@@ -453,9 +449,7 @@ class _Run(Protocol):
         if self._invitation is None:
             raise LinkClosed("no invitation was named")
         try:
-            statements = await self._pairing.admit(
-                self._invitation, confirmed.name, confirmed.peer
-            )
+            statements = await self._pairing.admit(self._invitation, confirmed.name, confirmed.peer)
         except _Refused as refused:
             if not self._done:
                 self._refuse(core, refused.code)

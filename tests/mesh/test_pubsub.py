@@ -373,6 +373,32 @@ class MessageTests(PubSubTestCase):
         self.assertGreaterEqual(b.pubsub.scores()[a.id].total, 0)
         self.assertEqual(b.pubsub.stats["validation_ignore"], 20)
 
+    def test_author_not_admitted(self) -> None:
+        """What somebody wrote who is not admitted is neither judged, delivered nor forwarded."""
+        a, b, c = self.nodes(3)
+        connect(a.swarm, b.swarm)
+        connect(b.swarm, c.swarm)
+        self.turn()
+        b.pubsub._admits = lambda peer: peer != a.id
+        for number in range(20):
+            a.pubsub.publish(TOPIC, b"%d" % number)
+        self.wait(3)
+        self.assertEqual((b.judged, b.got, c.got), ([], [], []))
+        self.assertGreaterEqual(b.pubsub.scores()[a.id].total, 0)
+        self.assertGreaterEqual(b.pubsub.stats["author_not_admitted"], 20)
+
+    def test_author_admitted_later(self) -> None:
+        """A message that came before its author was admitted counts when it comes again."""
+        a, b = self.pair()
+        b.pubsub._admits = lambda peer: False
+        message = a.pubsub.publish(TOPIC, b"early")
+        self.turn()
+        self.assertEqual(b.got, [])
+        b.pubsub._admits = lambda peer: True
+        a.pubsub.send_directly(b.id, message)
+        self.turn()
+        self.assertEqual(b.got, [b"early"])
+
     def test_rejected(self) -> None:
         """Whose messages the validator rejects again and again loses the link."""
         a, b = self.pair()

@@ -87,6 +87,8 @@ class ReactorTests(SynchronousTestCase):
         self.assertEqual((made, loop.now), ([0, 1, 2], 2.0))
         self.assertFalse(loop.run_until(10, lambda: False))
         self.assertEqual(loop.now, 10)
+        # What was due after the condition came true is not lost.
+        self.assertEqual(made, [0, 1, 2, 3, 4])
 
     def test_a_failure_is_logged(self) -> None:
         """A call that raises is logged, and the next is made."""
