@@ -160,6 +160,16 @@ class Broadcasts:
         """The peer is no member any more."""
         self.heard.forget(peer)
 
+    def forget_all(self) -> None:
+        """Nobody who was heard so far is of interest."""
+        self.forget_others(lambda peer: False)
+
+    def forget_others(self, kept: Callable[[PeerID], bool]) -> None:
+        """Forget whoever is not to be kept."""
+        for peer in {*self.heard.documents, *self.heard.availabilities}:
+            if not kept(peer):
+                self.heard.forget(peer)
+
     # -- telling
 
     @property

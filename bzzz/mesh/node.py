@@ -170,6 +170,7 @@ class MeshNode:
             name_of=self.membership.name_of,
         )
         self._admits = admits
+        self._cluster_id = ""
         self._clock = clock
         self._random = world.random
         self._sources = list(sources)
@@ -253,11 +254,17 @@ class MeshNode:
 
     def _members_changed(self) -> None:
         """Somebody became a member, or is none any more, or this node did."""
+        roster = None if self.cluster is None else self.cluster.roster
+        cluster_id = "" if roster is None else roster.cluster_id
+        if cluster_id != self._cluster_id:
+            # What members said, or strangers, is not for those with whom this node links from now.
+            self._cluster_id = cluster_id
+            self.pubsub.forget_messages()
+            self.broadcasts.forget_all()
         self.swarm.gate_changed()
         self.membership.reconsider()
         self.seeds.look_again()
-        for peer in [peer for peer in self.broadcasts.heard.documents if not self._admits(peer)]:
-            self.broadcasts.forget(peer)
+        self.broadcasts.forget_others(self._admits)
 
     def _is_claimed(self, peer: PeerID) -> bool:
         member = self.membership.members.get(peer)

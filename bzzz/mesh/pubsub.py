@@ -170,6 +170,12 @@ class PubSub:
         self._flush_soon()
         return message
 
+    def forget_messages(self) -> None:
+        """Forward nothing more of what came so far, nor send what waits to be sent."""
+        self.core.forget_messages()
+        self._take_rpcs()
+        self._unsent.clear()
+
     def send_directly(self, peer: PeerID, message: Message) -> None:
         """Send one peer a message that was published before."""
         self.core.send_directly(peer, message)

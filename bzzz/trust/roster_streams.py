@@ -89,8 +89,11 @@ class RosterStreams:
         """Identify follows, and says whether the peer speaks of rosters."""
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Its stream goes with it."""
+        """Its stream goes with it, at once: a link that takes its place needs one of its own."""
         self._speaks.discard(link.remote_peer)
+        talk = self._streams.get(link.remote_peer)
+        if talk is not None and talk.link is link:
+            talk.abort()
 
     def identified(self, link: Link, identify: Identify) -> None:
         """Open the stream where this side dialled, and the peer takes this node for a member."""
@@ -126,6 +129,10 @@ class RosterStreams:
             del self._streams[peer]
             if self._exchange is not None:
                 self._exchange.peer_down(peer)
+            # While the link lives, or another has its place, the peer is talked to.
+            link = self._swarm.links.get(peer)
+            if link is not None and peer in self._speaks:
+                self._open(link)
 
     def received(self, talk: _Talk, message: bytes) -> None:
         """A member said something."""
@@ -145,6 +152,8 @@ class RosterStreams:
                 "{peer} sent what does not belong into a roster: {error}", peer=peer, error=error
             )
             talk.link.abort(f"{error} ({error.code})")
+        except Exception:  # noqa: BLE001 - a mistake here must not keep back what came before it
+            self._log.failure("What {peer} says of the roster was not understood", peer=peer)
         if exchange.full and not was_full:
             self._log.error(
                 "The roster is full: members can be revoked, but nobody can be admitted or"

@@ -136,6 +136,11 @@ class MessageCache:
                 ids.extend(message_id for message_id in known if message_id in messages)
         return ids
 
+    def clear(self) -> None:
+        """Keep no message; who asks for one gets nothing."""
+        for _ in range(len(self._windows)):
+            self.shift()
+
     def shift(self) -> None:
         """A heartbeat has passed: forget the oldest window, and start a new one."""
         windows = self._windows

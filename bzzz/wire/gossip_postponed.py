@@ -45,6 +45,11 @@ class Postponed:
         self.bytes += cost
         return True
 
+    def clear(self) -> None:
+        """Keep none."""
+        self._waiting.clear()
+        self.bytes = 0
+
     def due(self, tick: int, newcomer: int) -> list[Sendable]:
         """The messages that have waited for long enough, the oldest first.
 

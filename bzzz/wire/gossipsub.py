@@ -381,6 +381,12 @@ class Gossipsub:
         self._pending.pop(message_id, None)
         self._seen.forget(message_id)
 
+    def forget_messages(self) -> None:
+        """Forward nothing more of what came so far: it is not for those who come from now on."""
+        self._pending.clear()
+        self._cache.clear()
+        self._postponed.clear()
+
     def reject(self, message_id: bytes) -> None:
         """The message is invalid for every honest node, so whoever forwards it is to blame (P4).
 

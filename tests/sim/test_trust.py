@@ -175,6 +175,46 @@ class AdmissionTests(ClusterCase):
         self.assertEqual(world.problems(), [])
 
 
+    def test_leaving_tells_nothing(self) -> None:
+        """Who has left does not pass on what it heard from members to those it links with then."""
+        world = self.formed(5, 4)
+        world.run(20.0)
+        leaver, outsider = world.nodes[3], world.nodes[4]
+        members = {node.key.peer_id for node in world.nodes[:3]}
+        for node in world.nodes[:3]:
+            assert node.mesh is not None
+            node.mesh.broadcasts._capability.tell()
+        world.run(0.6)
+        self.do(world, world.leave(leaver))
+        world.run(20.0)
+        self.assertEqual(self.linked(outsider), {leaver.key.peer_id})
+        for node in (leaver, outsider):
+            assert node.mesh is not None
+            self.assertFalse(members & set(node.mesh.broadcasts.documents))
+
+    def test_revoked_after_a_replaced_link(self) -> None:
+        """A link that takes another's place carries news of the roster at once."""
+        world = self.formed(3, 3)
+        world.run(6.0)
+        one, other, gone = world.nodes
+        assert one.mesh is not None
+        assert other.mesh is not None
+        link = one.mesh.swarm.links[other.key.peer_id]
+        dialler, dialled = (one, other) if link.is_initiator else (other, one)
+        assert dialler.mesh is not None
+        assert dialled.mesh is not None
+        dialler.mesh.swarm.dial(dialled.mesh.swarm.listen_addresses, dialled.key.peer_id)
+        world.run(3.0)
+        self.assertIsNot(one.mesh.swarm.links[other.key.peer_id], link)
+        for node, peer in ((one, other), (other, one)):
+            assert node.mesh is not None
+            assert node.mesh.roster is not None
+            self.assertIn(peer.key.peer_id, node.mesh.roster.talking)
+        self.do(world, self.cluster(one).revoke(gone.key.peer_id, ""))
+        world.run(AT_ONCE)
+        self.assertNotIn(gone.key.peer_id, self.linked(other))
+
+
 class FaultTests(ClusterCase):
     """What admins do while everything fails. Many seeds are for ``python -m bzzz.testing``."""
 
