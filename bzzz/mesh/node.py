@@ -256,11 +256,11 @@ class MeshNode:
         """Somebody became a member, or is none any more, or this node did."""
         roster = None if self.cluster is None else self.cluster.roster
         cluster_id = "" if roster is None else roster.cluster_id
-        if cluster_id != self._cluster_id:
-            # What members said, or strangers, is not for those with whom this node links from now.
-            self._cluster_id = cluster_id
+        if self._cluster_id not in ("", cluster_id):
+            # What members said is not for those with whom this node links from now on.
             self.pubsub.forget_messages()
             self.broadcasts.forget_all()
+        self._cluster_id = cluster_id
         self.swarm.gate_changed()
         self.membership.reconsider()
         self.seeds.look_again()

@@ -46,6 +46,7 @@ from bzzz.trust.statements import (
 )
 
 __all__ = [
+    "MAX_OWN",
     "MAX_REVOKES_ABOVE",
     "MAX_STATEMENTS",
     "InvalidStatement",
@@ -57,12 +58,18 @@ __all__ = [
 ]
 
 # Statements of one roster. 500 machines of which a fifth is replaced each year make 200 a year.
-# Every member keeps them in memory: 8192 take some 50 MB, and twice that with 64 parents each.
+# Every member keeps them in memory: 8192 take some 50 MB, and 90 with 64 parents each.
 MAX_STATEMENTS = 8192
 
 # Revokes that an admin can say beyond that, so that whoever filled the roster can be revoked. Those
 # that a member says of itself, to leave, are not among them, or any member could use them up.
 MAX_REVOKES_ABOVE = 1024
+
+# Statements that members say of themselves, to leave, to be called otherwise or to rotate. They need
+# no right, so they have a room of their own, which whoever fills it shares with the like alone.
+# An admin's statement has none of them before it that it does not need, or those who could
+# not keep that one would never take the admin's.
+MAX_OWN = 1024
 
 _NO_RIGHTS: frozenset[Right] = frozenset()
 
@@ -109,6 +116,7 @@ class Roster:
         self.cluster_id = founding.id.hex()
         self.cluster = statement.cluster
         self._graph = Graph()
+        self._own = 0
         self._view = View(self._graph)
         self._view.enter(founding, (), self._view.judge(statement, ()))
 
@@ -150,6 +158,7 @@ class Roster:
         other.cluster = self.cluster
         other._view = self._view.copy()
         other._graph = other._view.graph
+        other._own = self._own
         return other
 
     # -- who is a member
@@ -201,7 +210,7 @@ class Roster:
     @property
     def full(self) -> bool:
         """Whether only an admin's revokes are taken any more."""
-        return len(self._graph) >= MAX_STATEMENTS
+        return len(self._graph) - self._own.bit_count() >= MAX_STATEMENTS
 
     def statements(self) -> list[SignedStatement]:
         """All, in an order that is the same everywhere; none before its parents."""
@@ -269,6 +278,8 @@ class Roster:
             raise InvalidStatement(*judgement.objection)
         if check:
             _check_signature(signed)
+        if _is_own(statement):
+            self._own |= 1 << len(self._graph)
         self._view.enter(self._sharing(signed, parents), parents, judgement)
         return True
 
@@ -307,9 +318,17 @@ class Roster:
 
         :raises RosterFull: it may not.
         """
-        if isinstance(statement, Revoke) and statement.target != statement.author:
+        own = self._own.bit_count()
+        if _is_own(statement):
+            if own >= MAX_OWN:
+                raise RosterFull(
+                    f"the roster of {self.cluster} has {own} statements that members said of"
+                    " themselves, and takes no more of these; an admin can revoke or rename them"
+                )
+            return
+        if isinstance(statement, Revoke):
             room = MAX_STATEMENTS + MAX_REVOKES_ABOVE
-        if len(self._graph) >= room:
+        if len(self._graph) - own >= room:
             raise RosterFull(
                 f"the roster of {self.cluster} is full, with {len(self._graph)} statements: "
                 "it takes only an admin's revokes. Found a new cluster"
@@ -326,10 +345,12 @@ class Roster:
         :raises LocalProtocolError: the key's owner is no admin, or the name is not one.
         :raises RosterFull: there is no room for it; so of the others.
         """
+        # Of admits at the same time only the rights that all give would count.
+        over = self._view.revokes_of(target)
+        for number in self._view.standing(target).counting:
+            over |= 1 << number
         return self._say(
-            key,
-            lambda parents: Admit(key.peer_id, parents, time, target, name, role),
-            self._view.revokes_of(target),
+            key, lambda parents: Admit(key.peer_id, parents, time, target, name, role), over
         )
 
     def make_revoke(
@@ -375,7 +396,7 @@ class Roster:
         """Sign what ``make`` makes, with all of the set ``over`` before it."""
         for number in self._view.standing(key.peer_id).counting:
             over |= 1 << number
-        parents = self._graph.heads_over(over, MAX_PARENTS)
+        parents = self._graph.heads_over(over, MAX_PARENTS, self._own)
         if parents is None:
             raise LocalProtocolError(
                 f"the peer was revoked by more admins at the same time than the {MAX_PARENTS} "
@@ -388,6 +409,13 @@ class Roster:
         if not (isinstance(statement, Revoke) and statement.target == statement.author):
             self._check_room(statement, MAX_STATEMENTS)
         return sign(key, statement)
+
+
+def _is_own(statement: Statement) -> bool:
+    """Whether it is of its author, so that it needs no right."""
+    return isinstance(statement, Rotate) or (
+        isinstance(statement, Revoke | Rename) and statement.target == statement.author
+    )
 
 
 def _check_signature(signed: SignedStatement) -> None:

@@ -44,6 +44,9 @@ BATCH_BYTES = 16384
 # same time without knowing of each other; what does not fit comes with the next message.
 MAX_IDS = 128
 
+# Statements for which there is no room that are remembered, so that they are not asked for again.
+MAX_REFUSED = 4096
+
 # Members that are told news by one to whom it was new. With three, and the author telling all that
 # it is linked to, news reaches each member in few steps even if the author's links are few.
 RELAYS = 3
@@ -99,6 +102,8 @@ class RosterExchange:
         self._peers: dict[PeerID, _Peer] = {}
         self._news: list[SignedStatement] = []
         self.full = False
+        # For which there is no room: they would be asked for without end.
+        self._refused: dict[StatementID, None] = {}
 
     # -- peers
 
@@ -177,22 +182,26 @@ class RosterExchange:
                     state.wanted.add(statement.id)
                 except RosterFull:
                     self.full = True
+                    self._refused[statement.id] = None
+                    while len(self._refused) > MAX_REFUSED:
+                        del self._refused[next(iter(self._refused))]
         finally:
             state.has |= self.roster.up_to(each.id for each in statements)
             self._news += new
             self._relay(peer, new)
         state.fruitless = 0 if new else state.fruitless + 1
-        state.wanted = {each for each in state.wanted if each not in self.roster}
-        if self.full or state.fruitless > FRUITLESS:
-            # What there is no room for would be asked for without end.
+        state.wanted = {
+            each for each in state.wanted if each not in self.roster and each not in self._refused
+        }
+        if state.fruitless > FRUITLESS:
             state.wanted.clear()
         elif state.wanted:
             self._want(state, ())
 
     def _compare(self, state: _Peer, heads: Sequence[StatementID]) -> None:
-        unknown = [each for each in heads if each not in self.roster]
+        unknown = [each for each in heads if each not in self.roster and each not in self._refused]
         state.has |= self.roster.up_to(heads)
-        if unknown and not self.full:
+        if unknown:
             state.fruitless = 0
             self._want(state, unknown)
         if set(heads) != set(self.roster.heads) and state.told != self.roster.heads:

@@ -123,20 +123,33 @@ class Graph:
         """
         return sorted(numbers_in(statements), key=lambda n: (self.generations[n], self.ids[n]))
 
+    def _heads_of(self, statements: int) -> list[int]:
+        """Those of a set that has all that is before each, that are before no other of it."""
+        covered = 0
+        for number in numbers_in(statements):
+            covered |= self.before[number]
+        return list(numbers_in(statements & ~covered))
+
     def newest(self, numbers: Iterable[int]) -> int:
         """The one of the last generation; of several the one with the smallest ID."""
         return min(numbers, key=lambda n: (-self.generations[n], self.ids[n]))
 
-    def heads_over(self, statements: int, most: int) -> tuple[StatementID, ...] | None:
+    def heads_over(
+        self, statements: int, most: int, but: int = 0
+    ) -> tuple[StatementID, ...] | None:
         """At most so many heads, sorted, so that all of a set are before or among them.
 
         Other heads take the rest of the places, the newest first.
 
+        :param but: a set to do without, but for those that are before others that are wanted.
         :return: None where so many are not enough.
         """
-        if len(self._heads) <= most:
-            return self.heads
-        ordered = sorted(self._heads, key=lambda n: (-self.generations[n], self.ids[n]))
+        heads: Collection[int] = self._heads
+        if but:
+            heads = self._heads_of(self.up_to_any(numbers_in(self.everything & ~but | statements)))
+        if len(heads) <= most:
+            return tuple(sorted(self.ids[head] for head in heads))
+        ordered = sorted(heads, key=lambda n: (-self.generations[n], self.ids[n]))
         chosen = []
         for head in ordered:
             if statements & self.up_to(head):

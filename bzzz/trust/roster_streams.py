@@ -172,6 +172,10 @@ class RosterStreams:
             for talk in list(self._streams.values()):
                 talk.abort()
             self._streams.clear()
+            for peer in self._speaks:
+                link = self._swarm.links.get(peer)
+                if link is not None:
+                    self._open(link)
         self.flush()
 
     def _open(self, link: Link) -> None:

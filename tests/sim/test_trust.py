@@ -162,6 +162,27 @@ class AdmissionTests(ClusterCase):
         self.assertIn(new.key.peer_id, self.linked(away))
         self.assertIn(away.key.peer_id, self.linked(new))
 
+    def test_joins_where_it_is_linked(self) -> None:
+        """A node that was linked to members before it had the roster is told news of it at once."""
+        world = self.formed(4, 3)
+        world.adopting = False
+        new = world.nodes[3]
+        self.do(world, self.cluster(world.nodes[0]).admit(new.key.peer_id, "new", Role.MEMBER))
+        world.run(5.0)
+        heard = set(world.truth().members) - {new.key.peer_id}
+        assert new.mesh is not None
+        self.assertEqual(set(new.mesh.broadcasts.documents), heard)
+        roster = self.cluster(world.nodes[0]).roster
+        assert roster is not None
+        self.do(
+            world,
+            self.cluster(new).adopt([each.encode() for each in roster.statements()]),
+        )
+        self.assertEqual(set(new.mesh.broadcasts.documents), heard)
+        world.run(AT_ONCE)
+        assert new.mesh.roster is not None
+        self.assertEqual(set(new.mesh.roster.talking), heard)
+
     def test_leaving(self) -> None:
         """Who leaves is unclaimed, and a member for nobody."""
         world = self.formed(4, 4)
@@ -173,7 +194,6 @@ class AdmissionTests(ClusterCase):
         for node in world.nodes[:3]:
             self.assertNotIn(leaver.key.peer_id, self.linked(node))
         self.assertEqual(world.problems(), [])
-
 
     def test_leaving_tells_nothing(self) -> None:
         """Who has left does not pass on what it heard from members to those it links with then."""

@@ -125,12 +125,12 @@ class MembersTests(SynchronousTestCase):
     def test_rotate_again(self) -> None:
         """The name goes with each of many rotations, until another one is given."""
         statements = [ROOT, admit("acacia", "key-0", ROOT, name="walnut")]
-        for number in range(2000):
+        for number in range(1000):
             statements.append(rotate(f"key-{number}", f"key-{number + 1}", statements[-1]))
-        last = key("key-2000").peer_id
+        last = key("key-1000").peer_id
         roster = roster_of(*statements)
         self.assertEqual(roster.members[last].name, "walnut")
-        roster.add(rename("key-2000", "key-2000", "oak", statements[-1]))
+        roster.add(rename("key-1000", "key-1000", "oak", statements[-1]))
         self.assertEqual(roster.members[last].name, "oak")
 
     def test_by_name(self) -> None:
@@ -396,7 +396,7 @@ class FullTests(SynchronousTestCase):
     """A roster that has no room."""
 
     def setUp(self) -> None:
-        for name, value in (("MAX_STATEMENTS", 4), ("MAX_REVOKES_ABOVE", 2)):
+        for name, value in (("MAX_STATEMENTS", 4), ("MAX_REVOKES_ABOVE", 2), ("MAX_OWN", 2)):
             patch = mock.patch.object(roster_module, name, value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -406,14 +406,12 @@ class FullTests(SynchronousTestCase):
         self.roster = roster_of(*self.statements)
 
     def test_only_revokes(self) -> None:
-        """It takes revokes by an admin, and nothing else."""
+        """It takes revokes by an admin, and what members say of themselves, and nothing else."""
         last = self.statements[-1]
         self.assertTrue(self.roster.full)
         for statement in (
             admit("acacia", "oak", last),
-            rename("walnut", "walnut", "oak", last),
-            rotate("walnut", "oak", last),
-            revoke("walnut", "walnut", last),
+            rename("acacia", "walnut", "oak", last),
         ):
             self.assertRaises(RosterFull, self.roster.add, statement)
             self.assertEqual(self.roster.merge([statement]), [])
@@ -421,6 +419,47 @@ class FullTests(SynchronousTestCase):
         self.assertTrue(self.roster.add(revoke("acacia", "cedar", last)))
         self.assertRaises(RosterFull, self.roster.add, revoke("acacia", "maple", last))
         self.assertEqual(set(self.roster.members), {ACACIA, MAPLE})
+
+    def test_own(self) -> None:
+        """What members say of themselves has a room of its own, and takes none from admins."""
+        last = self.statements[-1]
+        self.assertTrue(self.roster.add(rename("walnut", "walnut", "oak", last)))
+        self.assertTrue(self.roster.add(rename("walnut", "walnut", "elm", last)))
+        for statement in (
+            rename("walnut", "walnut", "ash", last),
+            rotate("walnut", "oak", last),
+            revoke("cedar", "cedar", last),
+        ):
+            self.assertRaises(RosterFull, self.roster.add, statement)
+        self.assertTrue(self.roster.add(revoke("acacia", "walnut", last)))
+        self.assertTrue(self.roster.add(revoke("acacia", "cedar", last)))
+
+    def test_filled_apart(self) -> None:
+        """Who fills rosters with different things of its own is revoked at each of them."""
+        last = self.statements[-1]
+        other = roster_of(*self.statements)
+        for number, roster in enumerate((self.roster, other)):
+            for way in range(2):
+                roster.add(rename("walnut", "walnut", f"oak-{number}-{way}", last))
+        said = self.roster.make_revoke(key("acacia"), WALNUT, "", TIME)
+        self.assertTrue(other.add(said))
+        self.assertFalse(other.admits(WALNUT))
+
+    def test_what_is_needed(self) -> None:
+        """Who left and is admitted again is so after having left, though others say that."""
+        roster = roster_of(*self.statements[:2])
+        roster.add(roster.make_revoke(key("walnut"), WALNUT, "", TIME))
+        self.assertFalse(roster.admits(WALNUT))
+        roster.add(roster.make_admit(key("acacia"), WALNUT, "walnut", Role.MEMBER, TIME))
+        self.assertTrue(roster.admits(WALNUT))
+
+    def test_role_after_rotating(self) -> None:
+        """An admin gives a machine that has rotated its key another role."""
+        roster = roster_of(*self.statements[:2])
+        roster.add(roster.make_rotate(key("walnut"), key("oak"), TIME))
+        peer = key("oak").peer_id
+        roster.add(roster.make_admit(key("acacia"), peer, "walnut", Role.ADMIN, TIME))
+        self.assertEqual(roster.members[peer].role, Role.ADMIN)
 
     def test_wrong_is_wrong(self) -> None:
         """A member cannot use the room that is kept for admins."""

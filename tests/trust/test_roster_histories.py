@@ -153,7 +153,7 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(one.revoked, other.revoked)
         self.assertEqual(one.heads, other.heads)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(steps)
     def test_as_the_rules_say(self, said: list[Step]) -> None:
         """The fast roster has the members, names, rights and refusals of the slow judge."""
@@ -183,7 +183,7 @@ class HistoryTests(SynchronousTestCase):
                 for statement in history.refused:
                     self.assertRaises(InvalidStatement, roster.add, statement)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(steps, st.randoms(use_true_random=False))
     def test_any_order(self, said: list[Step], order: random.Random) -> None:
         """Merging is commutative: whatever the order, the roster is the same."""
@@ -193,7 +193,7 @@ class HistoryTests(SynchronousTestCase):
             order.shuffle(statements)
             self.same(first, Roster.load(statements))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(steps, st.lists(st.integers(0, 3), min_size=21, max_size=21), st.booleans())
     def test_any_grouping(self, said: list[Step], places: list[int], turned: bool) -> None:
         """Merging is associative and idempotent: whatever parts are merged first, and again."""
@@ -215,7 +215,7 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(left.merge(one.statements()), [])
         self.same(whole, left)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(steps, st.randoms(use_true_random=False))
     def test_no_way_back(self, said: list[Step], order: random.Random) -> None:
         """Only an admit of it that knows of all its revokes makes somebody a member by its coming.
@@ -245,7 +245,7 @@ class HistoryTests(SynchronousTestCase):
                     if judge.revokes(other, peer):
                         self.assertIn(other.id, judge.before(statement))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(steps)
     def test_revoked_admins(self, said: list[Step]) -> None:
         """No admit said at the same time as a revoke of its author counts, nor what comes of it."""
