@@ -9,8 +9,10 @@ from typing import Protocol as Shape
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from bzzz.database import Database
+from bzzz.trust.codes import InvalidCode, parse_token
 from bzzz.trust.invitations import TokenRecord
 from bzzz.trust.statements import Role
 
@@ -44,19 +46,38 @@ class InvitationStore(Shape):
 class SqliteInvitationStore:
     """Implements :class:`InvitationStore` with a table of the node's database."""
 
+    _log = Logger()
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def load(self) -> Deferred[list[tuple[TokenRecord, Role]]]:
-        """See :class:`InvitationStore`."""
+        """See :class:`InvitationStore`. What is damaged is removed: nobody can join by it."""
+        kept: list[tuple[TokenRecord, Role]] = []
+        damaged: list[str] = []
 
-        def work(connection: sqlite3.Connection) -> list[tuple[TokenRecord, Role]]:
-            rows = connection.execute("SELECT record, role FROM invitations ORDER BY channel")
-            return [
-                (msgspec.json.decode(record, type=TokenRecord), Role(role)) for record, role in rows
-            ]
+        def work(connection: sqlite3.Connection) -> None:
+            rows = connection.execute(
+                "SELECT channel, record, role FROM invitations ORDER BY channel"
+            )
+            for channel, encoded, role in rows.fetchall():
+                record = _decode(channel, encoded)
+                if record is None or role not in set(Role):
+                    damaged.append(channel)
+                    connection.execute("DELETE FROM invitations WHERE channel = ?", (channel,))
+                else:
+                    kept.append((record, Role(role)))
 
-        return self._database.run(work)
+        def told(_: None) -> list[tuple[TokenRecord, Role]]:
+            for channel in damaged:
+                self._log.warn(
+                    "The record of the token of invitation {channel} is damaged, so the token is"
+                    " void: make a new one",
+                    channel=channel,
+                )
+            return kept
+
+        return self._database.run(work).addCallback(told)
 
     def put(self, channel: str, record: TokenRecord, role: Role) -> Deferred[None]:
         """See :class:`InvitationStore`."""
@@ -76,3 +97,12 @@ class SqliteInvitationStore:
             connection.execute("DELETE FROM invitations WHERE channel = ?", (channel,))
 
         return self._database.run(work)
+
+
+def _decode(channel: str, encoded: bytes) -> TokenRecord | None:
+    """The record of a channel; None if it is damaged."""
+    try:
+        record = msgspec.json.decode(encoded, type=TokenRecord)
+        return record if parse_token(record.token).channel == channel else None
+    except (msgspec.MsgspecError, InvalidCode, ValueError, RecursionError):
+        return None

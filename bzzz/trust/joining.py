@@ -235,9 +235,14 @@ class _Attempt:
         self._timer = None
         if self.over:
             return
-        if self.joining.clock.seconds() - self._begin >= SEARCH_SECONDS and not self._runs:
+        if self.joining.clock.seconds() - self._begin < SEARCH_SECONDS:
+            self._ask_new(candidates)
+        elif not self._runs:
             self.fail(self._nobody())
-            return
+        if not self.over:
+            self._timer = self.joining.clock.callLater(LOOK, self._look, candidates)
+
+    def _ask_new(self, candidates: Callable[[], Sequence[Candidate]]) -> None:
         if self._at:
             inviter = self.secret.inviter if isinstance(self.secret, Token) else None
             found: Sequence[Candidate] = [Candidate(inviter, self._at)]
@@ -252,7 +257,6 @@ class _Attempt:
                 continue
             self._asked.add(candidate.peer)
             self._ask(candidate)
-        self._timer = self.joining.clock.callLater(LOOK, self._look, candidates)
 
     def _ask(self, candidate: Candidate) -> None:
         swarm = self.joining.swarm
@@ -368,6 +372,9 @@ class _Run(Protocol):
         self._error: BzzzError | None = None
         self._has_lock = False
         self._confirmed = False
+        # The inviter has shown that it has the code: whether this node joins is up to it alone.
+        self._has_admission = False
+        self._lost = False
         self._done = False
 
     def connectionMade(self) -> None:
@@ -380,7 +387,7 @@ class _Run(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Messages, or parts of them."""
-        if self._done:
+        if self._done or self._has_admission:
             return
         try:
             messages = self._reader.receive(data)
@@ -390,16 +397,20 @@ class _Run(Protocol):
                 )
             for message in messages:
                 self._received(message)
-                if self._done:
+                if self._done or self._has_admission:
                     return
         except (RemoteProtocolError, PairingRefused) as error:
             self._failed(error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The stream is gone."""
+        self._lost = True
         self._cancel_timer()
-        self._release()
         self._joining.swarm.release_guest(self._link)
+        if self._has_admission and not self._done:
+            # It is being written to disk, and _admitted tells what came of that.
+            return
+        self._release()
         self._attempt.ended(self)
         if not self._done and not self._attempt.over:
             self._done = True
@@ -423,6 +434,7 @@ class _Run(Protocol):
             self._attempt.say("found", peer_id=str(self._link.remote_peer))
             in_background(self._confirm(event.message), "joining a cluster", self._log)
         elif isinstance(event, Admission):
+            self._has_admission = True
             in_background(self._admitted(event), "joining a cluster", self._log)
 
     async def _confirm(self, message: bytes) -> None:
@@ -440,12 +452,23 @@ class _Run(Protocol):
         cluster = self._joining.cluster
         try:
             statements: list[bytes] = await self._joining.in_thread(admission.decode)
+            if self._attempt.over:
+                return
             roster = await cluster.adopt(statements, peer)
         except (ClusterError, RemoteProtocolError) as error:
-            self._failed(error)
+            self._not_joined(JoinError(_code(error), str(error)))
+            return
+        except BzzzError as error:
+            self._not_joined(
+                JoinError(
+                    "not_kept",
+                    f"{peer} has let this node in, but this node cannot keep the roster: {error};"
+                    " then the same bzzz join again",
+                )
+            )
             return
         self._done = True
-        if not self._link.closed:
+        if not (self._lost or self._link.closed):
             self.transport.write(frame(self._core.joined()))
             self.transport.loseConnection()
         self._attempt.succeed(
@@ -459,6 +482,13 @@ class _Run(Protocol):
         self._tell(error)
         self._release()
         self.transport.abortConnection()
+
+    def _not_joined(self, error: JoinError) -> None:
+        """The right inviter was found, and nobody else can help."""
+        self._done = True
+        self._release()
+        self.transport.abortConnection()
+        self._attempt.fail(error)
 
     def _tell(self, error: BzzzError) -> None:
         if self._confirmed:

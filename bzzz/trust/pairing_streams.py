@@ -23,6 +23,7 @@ from bzzz.net.link import Link
 from bzzz.net.stream import Stream
 from bzzz.net.swarm import Swarm
 from bzzz.trust.cluster import Cluster, ClusterError
+from bzzz.trust.codes import InvalidCode, parse_token
 from bzzz.trust.invitation_store import InvitationStore
 from bzzz.trust.invitations import Invitation, InvitationError, Invitations
 from bzzz.trust.pairing import (
@@ -41,7 +42,7 @@ from bzzz.trust.roster import RosterFull
 from bzzz.trust.statements import Role
 from bzzz.wire.framing import FrameReader, frame
 
-__all__ = ["STEP_SECONDS", "Pairing"]
+__all__ = ["MAX_RUNS", "MAX_RUNS_PER_HOST", "STEP_SECONDS", "Pairing"]
 
 # Between two messages of a pairing, in seconds. Machines answer in milliseconds; the last step has
 # a disk at the other end.
@@ -49,6 +50,9 @@ STEP_SECONDS = 10.0
 
 # Runs under way at one time: each holds a guest's link for as long as it takes.
 MAX_RUNS = 16
+
+# The same with one IP address: as many as it may have guests, so that no host has all the runs.
+MAX_RUNS_PER_HOST = 4
 
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
 Watch = Callable[..., object]
@@ -88,7 +92,8 @@ class Pairing:
         self._invitations = Invitations(cluster.peer_id, random_bytes)
         self._roles: dict[Invitation, Role] = {}
         self._watches: dict[Invitation, Watch] = {}
-        self._runs: set[_Run] = set()
+        # The oldest first. Those that are told that there is no room are in it, too: one a link.
+        self._runs: dict[_Run, None] = {}
         self._expiry: IDelayedCall | None = None
         swarm.handle(PROTOCOL, _Runs(self), guests=True)
         cluster.on_change(self._cluster_changed)
@@ -96,15 +101,24 @@ class Pairing:
     # -- for the owner
 
     async def load(self) -> None:
-        """Open the tokens of before again."""
+        """Open the tokens of before again, and forget those that are void by now."""
         for record, role in await self._store.load():
+            reason = "it has expired"
             try:
                 invitation = self._invitations.restore(record, self._wall_time())
             except InvitationError as error:
                 self._log.warn("A token of this node is void: {error}", error=error)
-                continue
+                invitation, reason = None, str(error)
             if invitation is not None:
                 self._roles[invitation] = role
+                continue
+            try:
+                channel = parse_token(record.token).channel
+            except InvalidCode:
+                # The store has it by its channel, and looks after that.
+                continue
+            self._record("invitation_void", invitation=channel, reason=reason)
+            self._forget(channel)
         self._await_expiry()
 
     async def open_code(self, role: Role, watch: Watch) -> Invitation:
@@ -115,8 +129,7 @@ class Pairing:
         :raises ClusterError: this node is no admin.
         :raises InvitationError: too many invitations are open.
         """
-        self._cluster.administered()
-        await self.in_thread(prepare)
+        await self._prepare()
         invitation = self._invitations.open_code(self._wall_time())
         self._roles[invitation] = role
         self._watches[invitation] = watch
@@ -132,12 +145,20 @@ class Pairing:
         :raises ClusterError: this node is no admin.
         :raises InvitationError: too many invitations are open, or it is for too many machines.
         """
-        self._cluster.administered()
-        await self.in_thread(prepare)
+        await self._prepare()
         now = self._wall_time()
         invitation = self._invitations.open_token(uses, now + seconds, now)
         self._roles[invitation] = role
-        await self._keep(invitation)
+        kept = False
+        try:
+            await self._keep(invitation)
+            self._cluster.administered()
+            kept = True
+        finally:
+            # Nobody was given the token.
+            if not kept and self._invitations.close(invitation):
+                self._roles.pop(invitation, None)
+                self._forget(invitation.channel)
         self._record(
             "invited", invitation=invitation.channel, kind="token", role=str(role), uses=uses
         )
@@ -172,15 +193,28 @@ class Pairing:
     # -- for the runs
 
     def began(self, run: _Run) -> bool:
-        """A peer wants to pair; whether there is time for it."""
-        if len(self._runs) >= MAX_RUNS:
-            return False
-        self._runs.add(run)
-        return True
+        """A peer wants to pair; whether there is room for it.
+
+        Those that have named no invitation, or are told their last word, make room: the oldest.
+        A link has one run, and besides at most one that is told that there is no room.
+        """
+        for other in [each for each in self._runs if each.link is run.link and each.is_idle]:
+            self._abort(other, "its peer has begun another")
+        runs = [each for each in self._runs if each.has_room]
+        near = [each for each in runs if each.link.remote_host == run.link.remote_host]
+        has_room = not any(each.link is run.link for each in runs)
+        if len(near) >= MAX_RUNS_PER_HOST:
+            has_room = has_room and self._make_room(near)
+        elif len(runs) >= MAX_RUNS:
+            has_room = has_room and self._make_room(runs)
+        self._runs[run] = None
+        return has_room
 
     def over(self, run: _Run) -> None:
         """Its stream is gone."""
-        self._runs.discard(run)
+        self._runs.pop(run, None)
+        if not any(each.link is run.link and not each.is_idle for each in self._runs):
+            self.swarm.release_guest(run.link)
 
     def inviter(self, link: Link) -> Inviter:
         """The core of one run."""
@@ -200,6 +234,10 @@ class Pairing:
             return None, "no_channel"
         refusal = self._invitations.begin_run(invitation, peer, now)
         return (invitation, "") if refusal is None else (None, refusal)
+
+    def is_open(self, invitation: Invitation) -> bool:
+        """Whether its code is still good, so that a guess at it may be looked at."""
+        return self._invitations.look_up(invitation.channel, self._wall_time()) is invitation
 
     def wrong_code(self, invitation: Invitation, peer: PeerID, host: str) -> None:
         """A peer did not have the code."""
@@ -254,7 +292,11 @@ class Pairing:
         self._invitations.admitted(invitation, peer)
         if invitation.is_token:
             self._keep_in_background(invitation)
-        statements = [each.encode() for each in self._cluster.member_of().statements()]
+        current = self._cluster.roster
+        if current is None:
+            self.failed(invitation, peer, "this node has left its cluster meanwhile")
+            raise _Refused("failed")
+        statements = [each.encode() for each in current.statements()]
         encoded: bytes = await self.in_thread(lambda: encode_statements(statements))
         return encoded
 
@@ -289,14 +331,35 @@ class Pairing:
             watch(event, **fields)
 
     def _ended(self, invitation: Invitation, reason: str) -> None:
+        if self._roles.pop(invitation, None) is None:
+            return
         self._record("invitation_void", invitation=invitation.channel, reason=reason)
         self._tell(invitation, "void", reason=reason)
         self._watches.pop(invitation, None)
-        self._roles.pop(invitation, None)
         if invitation.is_token:
-            in_background(
-                self._store.remove(invitation.channel), "forgetting an invitation", self._log
-            )
+            self._forget(invitation.channel)
+
+    def _forget(self, channel: str) -> None:
+        in_background(self._store.remove(channel), "forgetting an invitation", self._log)
+
+    def _make_room(self, among: list[_Run]) -> bool:
+        for run in among:
+            if run.is_idle:
+                self._abort(run, "another one has its place")
+                return True
+        return False
+
+    def _abort(self, run: _Run, reason: str) -> None:
+        self._runs.pop(run, None)
+        run.abort(reason)
+
+    async def _prepare(self) -> None:
+        """See that this node may invite, before and after what takes long."""
+        self._cluster.administered()
+        await self.in_thread(prepare)
+        self._cluster.administered()
+        # Or the next invitation would take the place of one whose end nobody has heard of.
+        self._expire()
 
     def _keep(self, invitation: Invitation) -> Deferred[None]:
         record = invitation.record()
@@ -318,7 +381,6 @@ class Pairing:
             self._expiry = self.clock.callLater(delay + 0.1, self._expire)
 
     def _expire(self) -> None:
-        self._expiry = None
         for invitation in self._invitations.expire(self._wall_time()):
             self._ended(invitation, "it has expired")
         self._await_expiry()
@@ -354,14 +416,19 @@ class _Runs(Factory):
 
 
 class _Run(Protocol):
-    """One run, from message 1 to message 5."""
+    """One run, from message 1 to message 5.
+
+    :ivar link: to the peer.
+    :ivar has_room: whether it may go on; else its request is refused.
+    """
 
     transport: Stream
     _log = Logger()
 
     def __init__(self, pairing: Pairing, link: Link) -> None:
+        self.link = link
+        self.has_room = False
         self._pairing = pairing
-        self._link = link
         self._reader = FrameReader(MAX_MESSAGE)
         self._core: Inviter | None = None
         self._invitation: Invitation | None = None
@@ -373,11 +440,14 @@ class _Run(Protocol):
 
     def connectionMade(self) -> None:
         """A peer wants something."""
-        if not self._pairing.began(self):
-            self.transport.abortConnection()
-            return
-        self._core = self._pairing.inviter(self._link)
+        self._core = self._pairing.inviter(self.link)
+        self.has_room = self._pairing.began(self)
         self._wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost by its end: it has named no invitation, or has its answer."""
+        return self._done or self._invitation is None
 
     def dataReceived(self, data: bytes) -> None:
         """Messages, or parts of them.
@@ -399,13 +469,12 @@ class _Run(Protocol):
         """The stream is gone."""
         self._cancel_timer()
         self._pairing.over(self)
-        self._pairing.swarm.release_guest(self._link)
         if self._invitation is not None and not self._done:
             why = self._reason or "the other side has hung up"
             if self._core is not None and self._core.state is State.ADMITTED:
                 why += " after it was admitted, so it may not know that it is a member: the same"
                 why += " bzzz join again tells it"
-            self._pairing.failed(self._invitation, self._link.remote_peer, why)
+            self._pairing.failed(self._invitation, self.link.remote_peer, why)
         self._done = True
 
     def abort(self, reason: str = "this node stops") -> None:
@@ -420,29 +489,42 @@ class _Run(Protocol):
         self._wait()
         if isinstance(event, Request):
             self._requested(core, event)
+        elif isinstance(event, Confirmed | WrongCode) and self._is_void():
+            self._refuse(core, "no_channel")
         elif isinstance(event, Confirmed):
             self._cancel_timer()
             in_background(self._admit(core, event), "letting a peer in", self._log)
         elif isinstance(event, WrongCode):
             if self._invitation is not None:
                 self._pairing.wrong_code(
-                    self._invitation, self._link.remote_peer, self._link.remote_host
+                    self._invitation, self.link.remote_peer, self.link.remote_host
                 )
             self._refuse(core, "wrong_code")
         elif isinstance(event, Joined):
             self._done = True
             if self._invitation is not None:
-                self._pairing.joined(self._invitation, self._name, self._link.remote_peer)
+                self._pairing.joined(self._invitation, self._name, self.link.remote_peer)
             self.transport.loseConnection()
 
+    def _is_void(self) -> bool:
+        """Whether the code is void by now: nobody is told whether it was the right one."""
+        invitation = self._invitation
+        if invitation is None or self._pairing.is_open(invitation):
+            return False
+        self._pairing.failed(invitation, self.link.remote_peer, "the code was void by then")
+        return True
+
     def _requested(self, core: Inviter, request: Request) -> None:
-        invitation, refusal = self._pairing.requested(request.channel, self._link.remote_peer)
+        if not self.has_room:
+            self._refuse(core, "busy")
+            return
+        invitation, refusal = self._pairing.requested(request.channel, self.link.remote_peer)
         if invitation is None:
             self._refuse(core, refusal)
             return
         self._invitation = invitation
         self._name = request.name
-        self._pairing.swarm.hold_guest(self._link)
+        self._pairing.swarm.hold_guest(self.link)
         self._send(core.offer(invitation.secret.password))
 
     async def _admit(self, core: Inviter, confirmed: Confirmed) -> None:

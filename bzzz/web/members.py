@@ -60,25 +60,36 @@ def find_member(roster: Roster, text: str) -> Member:
 def whom_to_admit(roster: Roster, text: str) -> PeerID:
     """A peer by its whole ID, or a member by its name or short ID, not by a beginning.
 
-    :raises Refusal: it is neither.
+    :raises Refusal: it is neither, or several members are meant.
     """
-    found = [each.peer_id for each in roster.by_name(text)] or [
-        peer for peer in roster.members if peer.short == text
-    ]
-    if len(found) == 1:
-        return found[0]
+    # First, as a member can call itself by another peer's ID.
     try:
         peer = PeerID.parse(text)
-        if peer.public_key is None:
-            raise IdentityError("it has only the hash of a key")
     except IdentityError as error:
+        why = str(error)
+    else:
+        if peer.public_key is not None:
+            return peer
+        raise _nobody(roster, text, "it has only the hash of a key")
+    # Together, so that nobody can hide another by taking its short ID for a name.
+    found = [each for each in roster.members.values() if text in (each.name, each.peer_id.short)]
+    if len(found) > 1:
+        several = ", ".join(f"{each.peer_id} ({each.name})" for each in found[:MAX_TOLD])
         raise Refusal(
-            400,
-            "bad_argument",
-            f"'{text}' is neither a member of {roster.cluster} nor the peer ID of a Bzzz node"
-            f" ({error}): bzzz id tells it, on that machine",
-        ) from None
-    return peer
+            409, "ambiguous_member", f"'{text}' may be any of {several}; give the whole peer ID"
+        )
+    if not found:
+        raise _nobody(roster, text, why)
+    return found[0].peer_id
+
+
+def _nobody(roster: Roster, text: str, why: str) -> Refusal:
+    return Refusal(
+        400,
+        "bad_argument",
+        f"'{text}' is neither a member of {roster.cluster} nor the peer ID of a Bzzz node"
+        f" ({why}): bzzz id tells it, on that machine",
+    )
 
 
 def some_names(members: Iterable[Member]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz.database import DatabaseError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.member import MemberState
 from bzzz.testing.clusters import ClusterSimulation
@@ -14,7 +16,8 @@ from bzzz.testing.faults import plan_faults
 from bzzz.testing.simulation import SimNode
 from bzzz.trust.cluster import Cluster
 from bzzz.trust.joining import Candidate, Joined, JoinError, Joining
-from bzzz.trust.pairing_streams import Pairing
+from bzzz.trust.pairing import PROTOCOL
+from bzzz.trust.pairing_streams import MAX_RUNS, Pairing
 from bzzz.trust.statements import Role
 
 # As in the issue of a cluster: a revoke takes a second.
@@ -274,6 +277,7 @@ class PairingTests(ClusterCase):
         self.world.adopting = False
         self.world.run(3.0)
         self.happened: list[tuple[str, dict[str, Any]]] = []
+        self.in_thread: Any = maybeDeferred
         inviter = self.world.nodes[0]
         assert inviter.mesh is not None
         self.pairing = Pairing(
@@ -293,6 +297,13 @@ class PairingTests(ClusterCase):
         )
 
     def join(self, node: SimNode, text: str | None = None, name: str = "new") -> Any:
+        results = self.begin_join(node, text, name)
+        self.world.run(60.0, lambda: bool(results))
+        result = results[0]
+        return result.value if hasattr(result, "value") else result
+
+    def begin_join(self, node: SimNode, text: str | None = None, name: str = "new") -> list[Any]:
+        """Where what comes of it is put."""
         from bzzz.trust.codes import parse_code
 
         mesh = node.mesh
@@ -302,7 +313,7 @@ class PairingTests(ClusterCase):
             self.cluster(node),
             node.host.clock,
             self.world.random.randbytes,
-            maybeDeferred,
+            self.in_thread,
             lambda: [
                 Candidate(member.peer_id, tuple(member.addresses))
                 for member in mesh.membership.possible_inviters()
@@ -310,11 +321,26 @@ class PairingTests(ClusterCase):
         )
         code = parse_code(text) if text is not None else self.invitation.secret
         results: list[Any] = []
-        work = Deferred.fromCoroutine(joining.join(code, name, (), lambda event, **fields: None))
-        work.addBoth(results.append)
-        self.world.run(60.0, lambda: bool(results))
-        result = results[0]
-        return result.value if hasattr(result, "value") else result
+        self.work = Deferred.fromCoroutine(
+            joining.join(code, name, (), lambda event, **fields: None)
+        )
+        self.work.addBoth(results.append)
+        return results
+
+    def adopt_by(self, node: SimNode, before: Any) -> None:
+        """Have something done before the node writes the roster to its disk."""
+        adopt = self.cluster(node).adopt
+
+        async def slow(*arguments: Any) -> Any:
+            await before()
+            return await adopt(*arguments)
+
+        self.patch(self.cluster(node), "adopt", slow)
+
+    def later(self, node: SimNode) -> Deferred[None]:
+        fires: Deferred[None] = Deferred()
+        node.host.clock.callLater(0.5, fires.callback, None)
+        return fires
 
     def wrong(self) -> str:
         """A code for the same channel with other words."""
@@ -381,3 +407,77 @@ class PairingTests(ClusterCase):
         founder._changed.remove(cut)
         self.world.run(2.0)
         self.assertIsInstance(self.join(node), Joined)
+
+    def test_cut_off_at_the_end(self) -> None:
+        """A joiner whose link breaks while it writes the roster has joined, and says so."""
+        node = self.world.nodes[2]
+
+        async def cut() -> None:
+            assert node.mesh is not None
+            link = node.mesh.swarm.link_to(self.world.nodes[0].key.peer_id)
+            assert link is not None
+            link.abort("cut by the test")
+            await self.later(node)
+
+        self.adopt_by(node, cut)
+        self.assertIsInstance(self.join(node), Joined)
+        self.assertIsNotNone(self.cluster(node).roster)
+        self.world.run(5.0)
+        self.assertEqual(self.world.problems(), [])
+
+    def test_disk_full(self) -> None:
+        """A joiner that cannot keep the roster says why at once; the same code is good again."""
+        node = self.world.nodes[2]
+        full = [True]
+
+        async def write() -> None:
+            if full:
+                full.clear()
+                raise DatabaseError("bzzz.db: the disk is full; make room")
+
+        self.adopt_by(node, write)
+        begin = self.world.reactor.now
+        error = self.join(node)
+        self.assertIsInstance(error, JoinError)
+        self.assertEqual(error.code, "not_kept")
+        self.assertIn("the disk is full; make room; then the same bzzz join again", str(error))
+        self.assertLess(self.world.reactor.now - begin, 2.0)
+        self.assertIsNone(self.cluster(node).roster)
+        self.world.run(2.0)
+        self.assertIsInstance(self.join(node), Joined)
+
+    def test_interrupted(self) -> None:
+        """Who interrupts the command before the roster is written is no member."""
+        node = self.world.nodes[2]
+        decoding: list[Deferred[Any]] = []
+
+        def in_thread(work: Any) -> Deferred[Any]:
+            done = maybeDeferred(work)
+            if "decode" in getattr(work, "__name__", ""):
+                decoding.append(done)
+                return self.later(node).addCallback(lambda _: done)
+            return done
+
+        self.in_thread = in_thread
+        results = self.begin_join(node)
+        self.world.run(10.0, lambda: bool(decoding))
+        self.work.cancel()
+        self.world.run(2.0)
+        self.assertEqual(len(results), 1)
+        self.assertIsNone(self.cluster(node).roster)
+
+    def test_silent_streams(self) -> None:
+        """A guest that opens streams and says nothing keeps nobody from joining."""
+        inviter, guest = self.world.nodes[0], self.world.nodes[3]
+        assert inviter.mesh is not None and guest.mesh is not None
+        links: list[Any] = []
+        guest.mesh.swarm.dial(
+            inviter.mesh.swarm.listen_addresses, inviter.key.peer_id, guest_ok=True
+        ).addBoth(links.append)
+        self.world.run(1.0)
+        for _ in range(2 * MAX_RUNS):
+            opened = links[0].open_stream([PROTOCOL], Factory.forProtocol(Protocol))
+            opened.addErrback(lambda _: None)
+        self.world.run(0.5)
+        self.assertEqual(len(self.pairing._runs), 1)
+        self.assertIsInstance(self.join(self.world.nodes[2]), Joined)

@@ -83,6 +83,26 @@ class AttemptTests(SynchronousTestCase):
         self.assertEqual(self.failed().code, "inviter_not_found")
         self.assertIn("among 1 that were asked", str(self.failed()))
 
+    def test_search_ends(self) -> None:
+        """Nobody new is looked for after that time, though somebody who was asked is still busy."""
+        looks: list[float] = []
+
+        def candidates() -> list[Any]:
+            looks.append(self.clock.seconds())
+            return []
+
+        attempt = _Attempt(self.joining, CODE, "oak", (), lambda *_, **__: None)
+        attempt.run(candidates).addBoth(self.result.append)
+        run: Any = FakeRun()
+        attempt.started(run)
+        self.clock.pump([LOOK] * int(2 * SEARCH_SECONDS / LOOK))
+        self.assertLess(max(looks), SEARCH_SECONDS)
+        # The one of setUp, that asked nobody, is over.
+        self.assertEqual([each.value.code for each in self.result], ["inviter_not_found"])
+        attempt.ended(run)
+        self.clock.advance(LOOK)
+        self.assertEqual(len(self.result), 2)
+
     def test_who_said_more(self) -> None:
         """That a code was used is told in the end, when nobody else was found to have made it."""
         self.attempt.refused(ACACIA, PairingRefused("no_channel", "no"))

@@ -291,6 +291,28 @@ class MemberTests(Base):
         answer = self.post("members", {"peer_id": str(ACACIA), "name": "maple"})
         self.assertEqual((answer["member"]["role"], answer["member"]["name"]), ("admin", "maple"))
 
+    def test_a_name_that_is_a_peer_id(self) -> None:
+        """A member that calls itself by another peer's ID is not meant by that."""
+        other = self.home.admit("acacia")
+        self.post("members/rename", {"member": "acacia", "name": str(IRONWOOD)}, other)
+        other.news_to(self.home)
+        answer = self.post("members", {"peer_id": str(IRONWOOD), "name": "iron", "role": "admin"})
+        self.assertEqual((answer["new"], answer["member"]["peer_id"]), (True, str(IRONWOOD)))
+        self.assertEqual(self.home.cluster.member_of().members[ACACIA].role, Role.MEMBER)
+
+    def test_a_name_that_is_a_short_id(self) -> None:
+        """When a member calls itself by another's short ID nobody's role is changed by that."""
+        other = self.home.admit("acacia")
+        self.home.admit("ironwood")
+        self.post("members/rename", {"member": "acacia", "name": IRONWOOD.short}, other)
+        other.news_to(self.home)
+        body = {"peer_id": IRONWOOD.short, "role": "admin"}
+        said = self.refused(409, "ambiguous_member", "members", body)
+        self.assertIn(str(ACACIA), said)
+        self.assertIn(str(IRONWOOD), said)
+        answer = self.post("members", {"peer_id": ACACIA.short, "role": "run-only"})
+        self.assertEqual(answer["member"]["peer_id"], str(ACACIA))
+
     def test_admit_nobody(self) -> None:
         """What is no peer ID of a node is refused with why; so is a peer without a name."""
         for text in ("oak", "12D3KooW", "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", ""):
