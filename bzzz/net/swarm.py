@@ -169,6 +169,10 @@ class Swarm:
         """The link of a peer, whether it is admitted or a guest."""
         return self.links.get(peer) or self.guests.get(peer)
 
+    def on_refused(self, callback: Callable[[Link, str], object]) -> None:
+        """See :attr:`bzzz.net.guests.Guests.on_refused`. There is one callback."""
+        self._guests.on_refused = callback
+
     def add_observer(self, observer: SwarmObserver) -> None:
         """Tell ``observer`` about links from now on."""
         self._observers.append(observer)
@@ -409,10 +413,14 @@ class Swarm:
                 return
             self._guests.leave(existing)
             self._retire(existing)
+        reason = self.gate.refusal(peer)
         if self._guests.enter(link):
             self._dials.succeeded(link, link)
         else:
-            link.close("this node has as many guests as it takes")
+            reason = "this node has as many guests as it takes"
+            link.close(reason)
+        if not link.is_initiator:
+            self._guests.on_refused(link, reason)
 
     def _promote(self, link: Link) -> None:
         """A guest is admitted."""
@@ -462,7 +470,10 @@ class Swarm:
 
     def _tell_down(self, link: Link, reason: str) -> None:
         for observer in self._observers:
-            observer.link_down(link, reason)
+            try:
+                observer.link_down(link, reason)
+            except Exception:  # noqa: BLE001 - a bug there must not keep the next link up
+                self._log.failure("an observer failed at the end of a link")
 
     def _own_identity(self, link: Link) -> None:
         """The peer proved to have our own key: this very node, or a copy of its state directory."""

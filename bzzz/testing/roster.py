@@ -32,9 +32,22 @@ class SimRosterStore:
 
     def add(self, statements: Sequence[SignedStatement]) -> Deferred[None]:
         """See :class:`RosterStore`."""
+        return self._write(statements, False)
+
+    def replace(self, statements: Sequence[SignedStatement]) -> Deferred[None]:
+        """See :class:`RosterStore`."""
+        return self._write(statements, True)
+
+    def clear(self) -> Deferred[None]:
+        """See :class:`RosterStore`."""
+        return self._write((), True)
+
+    def _write(self, statements: Sequence[SignedStatement], alone: bool) -> Deferred[None]:
         written: Deferred[None] = Deferred()
 
         def write() -> None:
+            if alone:
+                self._disk.clear()
             for each in statements:
                 encoded = each.encode()
                 if encoded not in self._disk:
@@ -43,14 +56,3 @@ class SimRosterStore:
 
         self._clock.callLater(FSYNC, write)
         return written
-
-    def clear(self) -> Deferred[None]:
-        """See :class:`RosterStore`."""
-        cleared: Deferred[None] = Deferred()
-
-        def clear() -> None:
-            self._disk.clear()
-            cleared.callback(None)
-
-        self._clock.callLater(FSYNC, clear)
-        return cleared

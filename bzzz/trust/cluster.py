@@ -19,11 +19,10 @@ from twisted.logger import Logger
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
-from bzzz.net.background import in_background
 from bzzz.trust.admission import Admission
 from bzzz.trust.roster import Member, Revocation, Roster, RosterFull
 from bzzz.trust.roster_exchange import Randomness, RosterExchange
-from bzzz.trust.roster_store import RosterStore
+from bzzz.trust.roster_store import RosterStore, RosterWriter
 from bzzz.trust.statements import Right, Role, SignedStatement
 
 __all__ = ["Cluster", "ClusterError"]
@@ -89,6 +88,7 @@ class Cluster:
         self.exchange: RosterExchange | None = None
         self._key = key
         self._store = store
+        self._writer = RosterWriter(store)
         self._time = time
         self._random_bytes = random_bytes
         self._random = random
@@ -124,6 +124,16 @@ class Cluster:
             raise ClusterError(
                 "damaged", f"the roster in this node's database cannot be read: {error}"
             ) from error
+        left_out = len(set(encoded)) - len(roster)
+        if left_out:
+            self._log.error(
+                "{left_out} of the {count} statements of {cluster} on disk do not count,"
+                " because what was said before them is not there. Until another member has sent"
+                " that, who is a member may be wrong here: see bzzz members",
+                left_out=left_out,
+                count=len(set(encoded)),
+                cluster=roster.cluster,
+            )
         self._adopt(roster)
         if self.admission.is_revoked:
             self._log.warn(
@@ -141,10 +151,9 @@ class Cluster:
     def news(self, statements: Sequence[SignedStatement]) -> None:
         """Statements of others are in the roster now: act on them, and keep them."""
         if statements:
+            # First to disk, of what is acted on: whatever a callback has this node say comes after.
+            self._writer.news(statements)
             self._tell()
-            in_background(
-                self._store.add(list(statements)), "keeping the roster on disk", self._log
-            )
 
     def present(self, statements: Sequence[SignedStatement]) -> None:
         """A peer has proved its admission by these statements, none before its parents."""
@@ -194,7 +203,7 @@ class Cluster:
         if not roster.admits(self.peer_id):
             return None
         statement = roster.make_revoke(self._key, self.peer_id, "", self._time())
-        await self._store.add([statement])
+        await self._writer.add([statement])
         try:
             # Nobody is told of what is not in it.
             roster.add(statement)
@@ -223,18 +232,32 @@ class Cluster:
         return self._rotation is not None
 
     async def forget(self) -> None:
-        """Be unclaimed: keep nothing of the cluster."""
+        """Be unclaimed: keep nothing of the cluster.
+
+        :raises ClusterError: the node is in no cluster.
+        :raises DatabaseError: the node is unclaimed, but may not be after a restart.
+        """
         roster = self.member_of()
         # Before the disk is cleared, or what comes from others meanwhile would be written after it.
         self.exchange = None
         self.admission.roster = None
         self._members, self._revoked = {}, {}
         self._rotation = None
-        await self._store.clear()
-        self._log.info("This node has left {cluster}", cluster=roster.cluster)
-        self._emit("left_cluster", cluster=roster.cluster)
-        self._record("left", cluster=roster.cluster, cluster_id=roster.cluster_id)
-        self._call_changed()
+        try:
+            await self._writer.clear()
+        except BzzzError as error:
+            self._log.error(
+                "The roster of {cluster} is still on this node's disk, and counts again after a"
+                " restart, unless the node is in another cluster by then: {error}",
+                cluster=roster.cluster,
+                error=error,
+            )
+            raise
+        finally:
+            self._log.info("This node has left {cluster}", cluster=roster.cluster)
+            self._emit("left_cluster", cluster=roster.cluster)
+            self._record("left", cluster=roster.cluster, cluster_id=roster.cluster_id)
+            self._call_changed()
 
     async def adopt(self, encoded: Sequence[bytes], by: PeerID | None = None) -> Roster:
         """Be a member of the cluster whose roster this is.
@@ -326,7 +349,7 @@ class Cluster:
     async def _create(self, cluster: str, name: str) -> Roster:
         self._check_unclaimed()
         roster = Roster.found(self._key, cluster, name, self._random_bytes(16), self._time())
-        await self._store.add(roster.statements())
+        await self._writer.replace(roster.statements())
         self._log.info(
             "Founded the cluster {cluster}, with this node, {name}, as its admin",
             cluster=cluster,
@@ -378,7 +401,7 @@ class Cluster:
             )
         # What failed is said in the same bytes again: of two rotations each makes the other void.
         self._rotation = statement
-        await self._store.add([statement])
+        await self._writer.add([statement])
         try:
             roster.add(statement)
         except RosterFull:
@@ -390,7 +413,7 @@ class Cluster:
     async def _say(self, statement: SignedStatement) -> None:
         """Keep a statement of this node, act on it, and tell the others."""
         roster = self.member_of()
-        await self._store.add([statement])
+        await self._writer.add([statement])
         roster.add(statement)
         if self.exchange is not None:
             # Before those who are revoked by it lose their links: they may know, too.
@@ -408,10 +431,12 @@ class Cluster:
             if current.cluster_id != roster.cluster_id:
                 self._check_unclaimed()
             new = current.merge(roster.statements())
-            await self._store.add(new)
+            # They count from here on, whether the disk takes them or not.
+            self._writer.owe(new)
             if self.exchange is not None:
                 self.exchange.announce(new)
             self._tell()
+            await self._writer.add()
             return current
         if not roster.admits(self.peer_id):
             raise ClusterError(
@@ -423,7 +448,7 @@ class Cluster:
             raise ClusterError(
                 "not_admin", f"{by}, who gave the roster of {roster.cluster}, is no admin in it"
             )
-        await self._store.add(roster.statements())
+        await self._writer.replace(roster.statements())
         self._record(
             "joined", cluster=roster.cluster, cluster_id=roster.cluster_id, by=str(by or "")
         )
@@ -492,7 +517,10 @@ class Cluster:
 
     def _call_changed(self) -> None:
         for callback in self._changed:
-            callback()
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - the others may be what ends the link of one revoked
+                self._log.failure("a callback at a change of the members failed")
 
 
 def _name_of(roster: Roster, peer: PeerID, before: dict[PeerID, Member]) -> str:

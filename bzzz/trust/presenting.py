@@ -4,9 +4,10 @@ Enters: links on which this node is a guest although it is a member; what guests
 present. Leaves: proofs, and statements to the cluster when they make the guest a member.
 docs/trust.rst, "Proof of an admission".
 
-A proof is judged on a copy of the roster, a few statements at a time, one proof after the
-other. The first statement that is wrong ends it, so that a guest can cost this node one signature
-that is checked in vain per proof.
+Guests send their proofs at the same time, each until its deadline, so that one that is slow, or
+silent, holds up nobody. What is whole is judged on a copy of the roster, a few statements at a
+time, one proof after the other. The first statement that is wrong ends it, so that a guest can
+cost this node one signature that is checked in vain per proof.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.accepting import Place, place_of
+from bzzz.net.guests import MAX_GUESTS
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream
 from bzzz.net.swarm import Swarm
-from bzzz.net.token_bucket import TokenBucket
+from bzzz.net.token_bucket import Rate, TokenBuckets
 from bzzz.trust.cluster import Cluster
-from bzzz.trust.roster import MissingParents, Roster
+from bzzz.trust.roster import Roster
 from bzzz.trust.roster_exchange import decode_batch, encode_batch
 from bzzz.trust.statements import SignedStatement
 from bzzz.wire.framing import FrameReader, frame
@@ -44,16 +47,29 @@ PROTOCOL = "/bzzz/present/1.0.0"
 # heard of it from somebody else.
 MAX_PROOF = 1 << 20
 
-# Proofs judged in a minute. One that is good is needed once by each member that was away.
+# Statements of a proof, none of which is as short: a million empty texts take 17 ms to read and
+# 14 MB.
+MAX_STATEMENTS = MAX_PROOF // 256
+
+# Proofs judged in a minute, of one host. One that is good is needed once by each member that was
+# away.
 PER_MINUTE = 30
 BURST = 10
 
-# Seconds that a guest has for sending its proof once it is its turn, and guests that may wait.
-TIME_LIMIT = 5.0
-MAX_WAITING = 16
+# Hosts that are remembered for that: more than have guests at one time.
+MAX_HOSTS = 256
 
-# Statements judged before others have their turn.
-SLICE = 24
+# Seconds that a guest has for sending its proof.
+TIME_LIMIT = 5.0
+
+# Proofs that come or wait to be judged: one of each guest. One more is refused.
+MAX_WAITING = MAX_GUESTS
+
+# Bytes of them that are held. Beyond it the longest goes, so that short ones always get through.
+MAX_HELD = 4 * MAX_PROOF
+
+# Statements judged before others have their turn: 1 ms.
+SLICE = 6
 
 
 class _Proof(msgspec.Struct):
@@ -72,11 +88,13 @@ class Presenting:
         self._swarm = swarm
         self._cluster = cluster
         self._clock = clock
-        self._bucket = TokenBucket(BURST, PER_MINUTE / 60)
+        self._hosts = TokenBuckets[Place](Rate(BURST, PER_MINUTE / 60), MAX_HOSTS)
+        self._last_host: Place = ""
+        self._coming: list[_Judging] = []
         self._waiting: deque[_Judging] = deque()
         self._current: _Judging | None = None
         self._presented: set[Link] = set()
-        swarm.handle(PROTOCOL, _Factory(lambda link: _Judging(self, link)), guests=True)
+        swarm.handle(PROTOCOL, _Factory(lambda link: _Judging(self, link, clock)), guests=True)
 
     # -- swarm observer
 
@@ -114,20 +132,35 @@ class Presenting:
 
     def came(self, judging: _Judging) -> bool:
         """A guest wants to present something; whether it may."""
+        link = judging.link
+        there = (*self._coming, *self._waiting, self._current)
         if (
             self._cluster.roster is None
-            or judging.link.remote_peer not in self._swarm.guests
-            or len(self._waiting) >= MAX_WAITING
-            or any(other.link is judging.link for other in (*self._waiting, self._current) if other)
-            or not self._bucket.take(self._clock.seconds())
+            or link.remote_peer not in self._swarm.guests
+            or len(self._coming) + len(self._waiting) >= MAX_WAITING
+            or any(other is not None and other.link is link for other in there)
+            or not self._hosts.take(judging.host, self._clock.seconds())
         ):
             return False
-        self._waiting.append(judging)
-        self._next()
+        self._coming.append(judging)
         return True
 
+    def grew(self) -> None:
+        """More of a proof is here."""
+        held = [*self._coming, *self._waiting]
+        if sum(each.held for each in held) > MAX_HELD:
+            max(held, key=lambda each: each.held).give_up()
+
+    def whole(self, judging: _Judging) -> None:
+        """All of a proof is here."""
+        self._coming.remove(judging)
+        self._waiting.append(judging)
+        self._next()
+
     def ended(self, judging: _Judging) -> None:
-        """A proof has been judged, or its stream is gone."""
+        """A proof has been judged, or is given up."""
+        if judging in self._coming:
+            self._coming.remove(judging)
         if judging in self._waiting:
             self._waiting.remove(judging)
         if self._current is judging:
@@ -151,8 +184,12 @@ class Presenting:
 
     def _next(self) -> None:
         if self._current is None and self._waiting:
-            self._current = self._waiting.popleft()
-            self._current.begin(self._clock.callLater(TIME_LIMIT, self._current.abort))
+            # Of another host than the last one, or one that has many would keep others out.
+            others = (each for each in self._waiting if each.host != self._last_host)
+            self._current = next(others, self._waiting[0])
+            self._waiting.remove(self._current)
+            self._last_host = self._current.host
+            self._current.begin()
 
     def _failed(self, failure: Failure, link: Link) -> None:
         failure.trap(BzzzError)
@@ -188,81 +225,119 @@ class _Presenting(Protocol):
 
 
 class _Judging(Protocol):
-    """Reads a proof when it is its turn, and judges it."""
+    """Reads a proof, and judges it when it is its turn.
+
+    :ivar held: bytes of it that are here.
+    """
+
+    _log = Logger()
 
     transport: Stream
 
-    def __init__(self, presenting: Presenting, link: Link) -> None:
+    def __init__(self, presenting: Presenting, link: Link, clock: Clock) -> None:
         self.link = link
+        self.host = place_of(link.remote_host)[0]
+        self.held = 0
         self._presenting = presenting
+        self._clock = clock
         self._reader = FrameReader(MAX_PROOF)
         self._deadline: IDelayedCall | None = None
-        self._unread: list[SignedStatement] = []
-        self._encoded: list[str] = []
+        self._encoded: list[str] | None = None
         self._new: list[SignedStatement] = []
         self._merged: Roster | None = None
         self._over = False
 
     def connectionMade(self) -> None:
-        """Read nothing before the turn of this proof, so that waiting ones are not held here."""
-        self.transport.pauseProducing()
-        if not self._presenting.came(self):
+        """Whether it may present anything."""
+        if self._presenting.came(self):
+            self._deadline = self._clock.callLater(TIME_LIMIT, self.give_up)
+        else:
+            self._over = True
             self.transport.abortConnection()
 
-    def begin(self, deadline: IDelayedCall) -> None:
-        """It is its turn."""
-        self._deadline = deadline
-        self.transport.resumeProducing()
-
-    def abort(self) -> None:
-        """It took too long, or is no proof."""
-        if not self._over:
-            self.transport.abortConnection()
+    def give_up(self) -> None:
+        """It takes too long, or is too long for what else is here."""
+        self._end()
 
     def dataReceived(self, data: bytes) -> None:
         """The proof, or a part of it."""
-        for message in self._reader.receive(data):
-            self.transport.pauseProducing()
-            try:
-                self._encoded = msgspec.json.decode(message, type=_Proof).statements
-            except (msgspec.MsgspecError, RecursionError) as error:
-                raise RemoteProtocolError(
-                    f"{self.link.remote_peer} presented what cannot be read", "present_bad_message"
-                ) from error
-            self._merged = self._presenting.begin()
-            self.link.turns.wait(self._judge)
+        if self._over:
             return
+        messages = self._reader.receive(data)
+        self.held = self._reader.buffered
+        if messages:
+            # Of what follows there is no use.
+            self.transport.pauseProducing()
+            self._reader = FrameReader(MAX_PROOF)
+            self.held = len(messages[0])
+            self._encoded = self._decoded(messages[0])
+            self._stop_deadline()
+            self._presenting.whole(self)
+        self._presenting.grew()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The stream is gone. One that was read to its end is judged all the same."""
-        if self._merged is None:
+        if self._encoded is None:
             self._end()
 
+    def begin(self) -> None:
+        """It is its turn."""
+        self.link.turns.wait(self._judge, stranger=True)
+
     def _judge(self) -> None:
-        if self._over or self._merged is None:
-            self._end()
-            return
-        slice_, self._encoded = self._encoded[:SLICE], self._encoded[SLICE:]
         try:
-            for statement in decode_batch(self.link.remote_peer, slice_):
-                if self._merged.add(statement):
-                    self._new.append(statement)
-        except (RemoteProtocolError, MissingParents):
+            go_on = not self._over and not self.link.closed and self._judge_slice()
+        except BzzzError as error:
+            self._log.debug(
+                "{peer} presented no proof: {error}", peer=self.link.remote_peer, error=error
+            )
+            go_on = False
+        except Exception:  # noqa: BLE001 - a bug there must not keep others from being judged
+            self._log.failure("a proof of {peer} could not be judged", peer=self.link.remote_peer)
+            go_on = False
+        if go_on:
+            self.link.turns.wait(self._judge, stranger=True)
+        else:
             self._end()
-            return
+
+    def _judge_slice(self) -> bool:
+        """Judge a few statements; whether there are more."""
+        if self._merged is None:
+            self._merged = self._presenting.begin()
+        if self._merged is None or self._encoded is None:
+            return False
+        slice_, self._encoded = self._encoded[:SLICE], self._encoded[SLICE:]
+        for statement in decode_batch(self.link.remote_peer, slice_):
+            if self._merged.add(statement):
+                self._new.append(statement)
         if self._encoded:
-            self.link.turns.wait(self._judge)
-            return
-        if not self.link.closed:
-            self._presenting.proved(self.link.remote_peer, self._merged, self._new)
-        self._end()
+            return True
+        self._presenting.proved(self.link.remote_peer, self._merged, self._new)
+        return False
+
+    def _decoded(self, message: bytes) -> list[str]:
+        if message.count(b",") >= MAX_STATEMENTS:
+            raise RemoteProtocolError(
+                f"{self.link.remote_peer} presented more than {MAX_STATEMENTS} statements",
+                "present_bad_message",
+            )
+        try:
+            return msgspec.json.decode(message, type=_Proof).statements
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise RemoteProtocolError(
+                f"{self.link.remote_peer} presented what cannot be read", "present_bad_message"
+            ) from error
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
 
     def _end(self) -> None:
         if self._over:
             return
         self._over = True
-        self._encoded, self._new, self._merged = [], [], None
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
+        self._stop_deadline()
+        self._reader = FrameReader(MAX_PROOF)
+        self._encoded, self._new, self._merged = None, [], None
         self.transport.abortConnection()
         self._presenting.ended(self)

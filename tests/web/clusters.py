@@ -41,6 +41,10 @@ class RosterMemory:
         self.kept += [each.encode() for each in statements]
         return succeed(None)
 
+    def replace(self, statements: Sequence[SignedStatement]) -> Deferred[None]:
+        self.kept = [each.encode() for each in statements]
+        return succeed(None)
+
     def clear(self) -> Deferred[None]:
         self.kept.clear()
         return succeed(None)
