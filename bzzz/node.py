@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from bzzz import __version__
 from bzzz.config import Config
+from bzzz.config.changes import changes
 from bzzz.discovery.address_book import AddressBook
 from bzzz.discovery.bootstrap import Bootstrap, text_lookup
 from bzzz.discovery.doctor import Doctor, NodeHealth
@@ -197,6 +198,8 @@ class NodeService(Service):
             self.supervision.reloading,
             self._reloaded,
         )
+        # As the audit log has it.
+        self._recorded = config
         # A wish to read the configuration again that came before the node had started.
         self._reload_wanted = False
         self.view.unit = lambda: self.supervision.unit
@@ -232,6 +235,10 @@ class NodeService(Service):
     # -- inside
 
     def _reloaded(self) -> None:
+        before, self._recorded = self._recorded, self._configuration.config
+        changed = changes(before, self._recorded).now
+        if changed:
+            self.trust.audit.record("config_changed", keys=changed)
         if not self._stopping:
             self.supervision.ready()
 
@@ -351,7 +358,7 @@ class NodeService(Service):
         self.watcher.stop()
         self.inventory.stop()
         await self.mesh.stop()
-        await self.trust.stop()
+        await self.trust.stop("it is started again" if self._restarting else "")
         await self.book.close()
         self._log.info("Node {name} has left the mesh", name=self._config.name)
         await self.supervision.stop()
@@ -428,6 +435,10 @@ def make_node(config: Config, state: OpenState, control: ControlSocket, launch: 
     tree = NodeTree(node.reload)
     # Children stop in reverse order and all at once: the socket answers until the node has left.
     node.setServiceParent(tree)
-    api = ControlApi(node.view, routes=node.trust.routes(lambda: config.name, node.restart))
+    api = ControlApi(
+        node.view,
+        routes=node.trust.routes(lambda: config.name, node.restart),
+        on_request=node.trust.control_request,
+    )
     ControlServer(reactor, control, api).setServiceParent(tree)
     return tree

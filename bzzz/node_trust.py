@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from bzzz import __version__
 from bzzz.database import Database
 from bzzz.errors import BzzzError, RemoteProtocolError, StateDirectoryError
 from bzzz.events import rfc3339
@@ -25,6 +26,7 @@ from bzzz.state import OpenState
 from bzzz.trust import invitation_store, roster_store
 from bzzz.trust.audit import AuditLog
 from bzzz.trust.audit_kept import KeptCheckpoints
+from bzzz.trust.audit_links import LinkAudit
 from bzzz.trust.audit_streams import AuditStreams
 from bzzz.trust.cluster import Cluster
 from bzzz.trust.invitation_store import SqliteInvitationStore
@@ -35,6 +37,7 @@ from bzzz.trust.roster_store import SqliteRosterStore
 from bzzz.trust.rotation import Rotation, drop_tokens, finish, settle
 from bzzz.web.audit_routes import AuditRoutes
 from bzzz.web.cluster_routes import ClusterRoutes
+from bzzz.web.credentials import Credentials
 from bzzz.web.identity_routes import IdentityRoutes
 from bzzz.web.routes import Routes
 
@@ -144,7 +147,7 @@ class NodeTrust:
             time.time,
             os.urandom,
             self._in_thread,
-            self.audit.record,
+            self._pairing_event,
         )
         self.joining = Joining(
             swarm,
@@ -175,6 +178,7 @@ class NodeTrust:
             cluster.admission.name_of,
         )
         swarm.add_observer(self.checkpoints)
+        LinkAudit(swarm, cluster, self.audit.record)
 
     def routes(self, name: Callable[[], str], restart: Callable[[], object]) -> Sequence[Routes]:
         """The routes of the control API.
@@ -204,6 +208,25 @@ class NodeTrust:
             ),
             AuditRoutes(self.checkpoints, self.cluster.peer_id),
         )
+
+    def control_request(self, by: Credentials, request: str) -> None:
+        """Record that somebody asked over the control socket for what changes something.
+
+        :param request: the method and the route, without what was given in it.
+        """
+        self.audit.record("control_request", uid=by.uid, pid=by.pid, request=request)
+
+    def _pairing_event(self, event: str, **fields: Any) -> object:
+        """Record what happens with an invitation, with what is known of it here alone."""
+        if event == "invited":
+            invitation = self.pairing.find(fields["invitation"])
+            if invitation is not None:
+                fields.setdefault("expires", rfc3339(invitation.expires_at))
+        elif event == "invitation_used":
+            link = self.pairing.swarm.link_to(PeerID.parse(fields["peer_id"]))
+            if link is not None:
+                fields.setdefault("address", link.remote_host)
+        return self.audit.record(event, **fields)
 
     @property
     def talking(self) -> Sequence[PeerID]:
@@ -242,14 +265,20 @@ class NodeTrust:
         await self.pairing.load()
         roster = self.cluster.roster
         self.audit.record(
-            "started", pid=os.getpid(), mode="unclaimed" if roster is None else "member"
+            "started",
+            version=__version__,
+            pid=os.getpid(),
+            mode="unclaimed" if roster is None else "member",
         )
 
-    async def stop(self) -> None:
-        """Write what is to be written: after the mesh has stopped."""
+    async def stop(self, reason: str = "") -> None:
+        """Write what is to be written: after the mesh has stopped.
+
+        :param reason: why the node stops, if that is known.
+        """
         self.pairing.stop()
         self.checkpoints.stop()
-        self.audit.record("stopped")
+        self.audit.record("stopped", **({"reason": reason} if reason else {}))
         await self.audit.close()
         if self._finishing is not None:
             # Whoever has the directory next must not find it half done.

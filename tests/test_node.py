@@ -6,18 +6,21 @@ import os
 import random
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz import __version__, node_trust
 from bzzz.config import OPTIONS, Config
 from bzzz.node import Launch, NodeService
 from bzzz.state import StateDirectory
 from bzzz.systemd.environment import Environment
 from bzzz.systemd.unit import Unit
+from bzzz.trust.audit_events import clean
+from bzzz.web.credentials import Credentials
 from bzzz.wire.multiaddr import Multiaddr
 
 
@@ -75,6 +78,99 @@ class NodeServiceTests(SynchronousTestCase):
         self.assertEqual(node.mesh.broadcasts._interval, 5.0)
         shown = {entry.key: entry.value for entry in node.view.config_entries()}
         self.assertEqual((shown["max_links"], node.view.status().max_links), (7, 7))
+
+    def test_reload_is_recorded(self) -> None:
+        """The audit log has the keys that a reload changed, and nothing where it changed none."""
+        recorded = self.recorded()
+        self.node.view.state = None
+        self.apply(max_tasks=5, max_links=7)
+        self.apply(max_tasks=5, max_links=7)
+        self.apply(max_tasks=2, max_links=7)
+        self.assertEqual(
+            recorded,
+            [
+                ("config_changed", {"keys": ["max_links", "max_tasks"]}),
+                ("config_changed", {"keys": ["max_tasks"]}),
+            ],
+        )
+
+    def test_requests_are_recorded(self) -> None:
+        """The audit log has who asked for what over the control socket."""
+        recorded = self.recorded()
+        accounts: Any = None
+        self.node.trust.control_request(Credentials(7, 1000, 100, accounts), "POST /v1/cluster")
+        self.assertEqual(
+            recorded,
+            [("control_request", {"uid": 1000, "pid": 7, "request": "POST /v1/cluster"})],
+        )
+
+    def test_invitations_are_recorded(self) -> None:
+        """With the end of an invitation, and from where it was used."""
+        recorded = self.recorded()
+        trust = self.node.trust
+        peer = self.node.mesh.swarm.peer_id
+        found: Any = {"7": SimpleNamespace(expires_at=0.0)}
+        self.patch(trust.pairing, "find", found.get)
+        self.patch(
+            trust.pairing.swarm, "link_to", lambda _: SimpleNamespace(remote_host="192.0.2.7")
+        )
+        trust._pairing_event("invited", invitation="7", kind="code")
+        trust._pairing_event("invited", invitation="8", kind="code")
+        trust._pairing_event("invitation_used", invitation="7", peer_id=str(peer))
+        self.assertEqual(
+            recorded,
+            [
+                (
+                    "invited",
+                    {"invitation": "7", "kind": "code", "expires": "1970-01-01T00:00:00.000Z"},
+                ),
+                ("invited", {"invitation": "8", "kind": "code"}),
+                (
+                    "invitation_used",
+                    {"invitation": "7", "peer_id": str(peer), "address": "192.0.2.7"},
+                ),
+            ],
+        )
+
+    def test_start_and_end_are_recorded(self) -> None:
+        """With the version, and with the reason of the end if the node knows one."""
+        recorded = self.recorded()
+        trust = self.node.trust
+        for part, name in (
+            (trust.database, "open"),
+            (trust.database, "close"),
+            (trust.audit, "start"),
+            (trust.audit, "close"),
+            (trust.kept, "load"),
+            (trust.kept, "close"),
+            (trust.cluster, "load"),
+            (trust.pairing, "load"),
+        ):
+            self.patch(part, name, lambda: succeed(None))
+        self.patch(node_trust, "drop_tokens", lambda *_: succeed(None))
+        self.successResultOf(Deferred.fromCoroutine(trust.start()))
+        for restarting in (False, True):
+            self.node._restarting = restarting
+            self.successResultOf(Deferred.fromCoroutine(self.node._stop()))
+        self.assertEqual(
+            recorded,
+            [
+                ("started", {"version": __version__, "pid": os.getpid(), "mode": "unclaimed"}),
+                ("stopped", {}),
+                ("stopped", {"reason": "it is started again"}),
+            ],
+        )
+
+    def recorded(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the audit log is told from now on, each as the log would have it."""
+        recorded: list[tuple[str, dict[str, Any]]] = []
+
+        def record(event: str, **fields: object) -> Deferred[bool]:
+            recorded.append((event, clean(event, fields)))
+            return succeed(True)
+
+        self.patch(self.node.trust.audit, "record", record)
+        return recorded
 
     def test_reload_before_the_start_has_ended(self) -> None:
         """A wish that comes too early is met when the node has started; a late one is not."""

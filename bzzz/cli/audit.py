@@ -291,9 +291,10 @@ def _show_report(report: Report) -> None:
         )
     vouched = report.vouched
     if vouched is not None:
+        vouch = "vouches" if len(vouched.by) == 1 else "vouch"
         click.echo(
             safe(
-                f"{', '.join(vouched.by)} vouches for what is up to line {vouched.seq}, of"
+                f"{', '.join(vouched.by)} {vouch} for what is up to line {vouched.seq}, of"
                 f" {vouched.time} ({vouched.file}:{vouched.line})"
             )
         )

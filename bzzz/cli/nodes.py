@@ -141,6 +141,9 @@ def _peer_row(peer: Mapping[str, Any]) -> tuple[object, ...]:
         due = peer.get("next_dial_seconds")
         again = f"next dial in {duration(due)}" if due is not None else ""
         about = "; ".join(part for part in (why, again) if part)
+    elif peer.get("reason"):
+        # A member that takes this node for none: what it can do was heard before.
+        about = peer["reason"]
     return (
         peer.get("name") or "?",
         peer["short_id"],

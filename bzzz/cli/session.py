@@ -6,6 +6,7 @@
 2    the command line is wrong
 3    no node is running here, or none that answers
 4    the node answered with an error
+5    a file cannot be read (``bzzz audit``)
 ==== =====================================================================================
 """
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-__all__ = ["in_background"]
+__all__ = ["after", "in_background"]
 
 
 def in_background(
@@ -27,3 +27,15 @@ def in_background(
             log.failure("{what} failed", failure, what=what)
 
     return deferred.addCallbacks(lambda _: None, failed)
+
+
+def after(deferred: Deferred[None]) -> Deferred[None]:
+    """Fires when ``deferred`` does, without taking its result."""
+    waiting: Deferred[None] = Deferred()
+
+    def fired(result: Any) -> Any:
+        waiting.callback(None)
+        return result
+
+    deferred.addBoth(fired)
+    return waiting

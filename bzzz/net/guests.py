@@ -7,7 +7,7 @@ room. docs/trust.rst, "Two modes" and "Guests".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol as Shape
 
 from twisted.internet.interfaces import IDelayedCall
@@ -44,6 +44,9 @@ MAX_GUESTS_PER_HOST = 4
 # How long the link of a guest whose pairing is over is kept at least, in seconds, so that the last
 # word of it arrives.
 LAST_WORD = 1.0
+
+# Why a guest's link is closed before its time.
+REPLACED = "another guest has its place"
 
 # Why the link to a node is gone that said it takes this one for a guest.
 CLAIMED = "it belongs to a cluster that this node is not in"
@@ -87,10 +90,13 @@ class Guests:
     something to, has the same time and no more, but makes nobody go.
 
     :ivar links: the one link of each guest, the oldest first.
+    :ivar on_refused: called with the link of each that came and is not admitted, or has to go for
+        another one, and with the reason. It may not raise.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.links: dict[PeerID, Link] = {}
+        self.on_refused: Callable[[Link, str], object] = lambda link, reason: None
         self._clock = clock
         self._since: dict[Link, float] = {}
         self._timers: dict[Link, IDelayedCall] = {}
@@ -150,6 +156,7 @@ class Guests:
         for link in among:
             if not link.held:
                 self.leave(link)
-                link.close("another guest has its place")
+                link.close(REPLACED)
+                self.on_refused(link, REPLACED)
                 return True
         return False

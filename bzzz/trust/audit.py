@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import LocalProtocolError
 from bzzz.identity.keys import PrivateKey
-from bzzz.net.background import in_background
+from bzzz.net.background import after, in_background
 from bzzz.net.interfaces import Clock
 from bzzz.trust.audit_chain import Chain, Checkpoint, Value, rfc3339
 from bzzz.trust.audit_events import clean, sum_key
@@ -153,7 +153,7 @@ class AuditLog:
         """
         self._started = True
         self._write()
-        return _after(self._writing)
+        return after(self._writing)
 
     def close(self) -> Deferred[None]:
         """Write what is not yet written, once more if it failed before, and close the file."""
@@ -164,12 +164,12 @@ class AuditLog:
             self._end_sum(total)
         self._sums.clear()
         self._closed = True
-        await _after(self._writing)
+        await after(self._writing)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
             self._write()
-            await _after(self._writing)
+            await after(self._writing)
         lost = len(self._queue) + (self._lost.count if self._lost is not None else 0)
         if lost:
             self._log.error(
@@ -368,15 +368,3 @@ class AuditLog:
             error=words,
             most=MAX_QUEUED,
         )
-
-
-def _after(deferred: Deferred[None]) -> Deferred[None]:
-    """Fires when ``deferred`` does, without taking its result."""
-    waiting: Deferred[None] = Deferred()
-
-    def fired(result: Any) -> Any:
-        waiting.callback(None)
-        return result
-
-    deferred.addBoth(fired)
-    return waiting

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
-from bzzz.net.background import in_background
+from bzzz.net.background import after, in_background
 from bzzz.net.interfaces import Clock
 from bzzz.trust.audit_chain import Checkpoint, Kept, rfc3339
 from bzzz.trust.audit_disk import open_for_reading, put_aside, sync_directory
@@ -149,7 +149,7 @@ class KeptCheckpoints:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        await _after(self._writing)
+        await after(self._writing)
         if self._dirty:
             await self._write()
 
@@ -284,15 +284,3 @@ def _replace(path: Path, data: bytes) -> None:
         os.unlink(temporary)
         raise
     sync_directory(path)
-
-
-def _after(deferred: Deferred[None]) -> Deferred[None]:
-    """Fires when ``deferred`` does, without taking its result."""
-    waiting: Deferred[None] = Deferred()
-
-    def fired(result: Any) -> Any:
-        waiting.callback(None)
-        return result
-
-    deferred.addBoth(fired)
-    return waiting

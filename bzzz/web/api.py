@@ -74,7 +74,7 @@ from twisted.web.server import Request
 
 from bzzz.web.requests import Refusal, argument
 from bzzz.web.resolve import Ambiguous, NoSuchPeer, resolve
-from bzzz.web.routes import Routes, RouteTable
+from bzzz.web.routes import OnRequest, Routes, RouteTable
 from bzzz.web.schema import ConfigEntry, Finding, Identity, NodeDocument, PeerInfo, Status
 from bzzz.web.server import ControlServer
 from bzzz.web.site import ControlSite
@@ -92,6 +92,8 @@ class ControlApi:
 
     :param wall_time: seconds since the epoch.
     :param routes: those of other modules.
+    :param on_request: told of what is asked that changes something, see
+        :class:`~bzzz.web.routes.RouteTable`.
     """
 
     def __init__(
@@ -99,13 +101,14 @@ class ControlApi:
         view: NodeView,
         wall_time: Callable[[], float] = time.time,
         routes: Iterable[Routes] = (),
+        on_request: OnRequest = lambda by, request: None,
     ) -> None:
         self._view = view
         self._wall_time = wall_time
         self._streams = Streams()
         self._followers = 0
         self._app = Klein()
-        table = RouteTable(self._app, self._streams)
+        table = RouteTable(self._app, self._streams, on_request)
         for some in (self, *routes):
             some.add_to(table)
 

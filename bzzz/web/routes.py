@@ -20,15 +20,19 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
 from bzzz.errors import BzzzError
+from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Body, Refusal, answer, credentials_of, read_body, refuse
 from bzzz.web.stream import LineStream, Streams
 
-__all__ = ["RouteTable", "Routes"]
+__all__ = ["OnRequest", "RouteTable", "Routes"]
 
 # Streams at one time, followers of the events among them; each may have a megabyte waiting.
 MAX_STREAMS = 32
 
 Work = Callable[..., Any]
+
+# Who asks, and the method and path of the route, as the table has it: ``DELETE /v1/nuts/<name>``.
+OnRequest = Callable[[Credentials, str], object]
 
 
 class Routes(Protocol):
@@ -47,13 +51,18 @@ class RouteTable:
     messages are answered.
 
     :param streams: those that are open.
+    :param on_request: called before each request that changes something, whatever comes of it. It
+        gets neither the body, which may be a secret, nor what stands for the parts of the path.
     """
 
     _log = Logger()
 
-    def __init__(self, app: Klein, streams: Streams) -> None:
+    def __init__(
+        self, app: Klein, streams: Streams, on_request: OnRequest = lambda by, request: None
+    ) -> None:
         self._app = app
         self._streams = streams
+        self._on_request = on_request
         app.handle_errors(Refusal, HTTPException, BzzzError, Exception)(self._error)
 
     def get(self, path: str, work: Work) -> None:
@@ -76,7 +85,7 @@ class RouteTable:
         """
 
         async def render(request: IRequest, **parts: str) -> bytes:
-            given = _given(request, body)
+            given = self._given(request, f"POST {path}", body)
             return answer(request, await self._whole(path, _result(work(*given, **parts))))
 
         self._add("POST", path, render)
@@ -85,7 +94,7 @@ class RouteTable:
         """``work(by)`` answers ``DELETE``, likewise."""
 
         async def render(request: IRequest, **parts: str) -> bytes:
-            given = _given(request, None)
+            given = self._given(request, f"DELETE {path}", None)
             return answer(request, await self._whole(path, _result(work(*given, **parts))))
 
         self._add("DELETE", path, render)
@@ -100,7 +109,7 @@ class RouteTable:
         """
 
         def render(request: IRequest, **parts: str) -> Deferred[bytes]:
-            given = _given(request, body)
+            given = self._given(request, f"POST {path}", body)
             if len(self._streams) >= MAX_STREAMS:
                 raise Refusal(
                     503, "too_many_streams", f"{MAX_STREAMS} programs wait for answers already"
@@ -117,6 +126,12 @@ class RouteTable:
         self._add("POST", path, render)
 
     # -- inside
+
+    def _given(self, request: IRequest, what: str, body: type[Body] | None) -> tuple[Any, ...]:
+        """What the work is given of a request that changes something."""
+        by = credentials_of(request)
+        self._on_request(by, what)
+        return (by,) if body is None else (by, read_body(request, body))
 
     def _add(self, method: str, path: str, render: Callable[..., Any]) -> None:
         # The endpoint would be the function's name, of which there is one each.
@@ -157,12 +172,6 @@ class RouteTable:
             return 500, "node_error", str(error)
         self._log.failure("The control API failed at {path}", failure, path=where)
         return 500, "internal_error", "the node's log has what went wrong"
-
-
-def _given(request: IRequest, body: type[Body] | None) -> tuple[Any, ...]:
-    """What the work is given of a request that changes something."""
-    by = credentials_of(request)
-    return (by,) if body is None else (by, read_body(request, body))
 
 
 def _result(work: Any) -> Deferred[Any]:

@@ -88,7 +88,10 @@ class RouteTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.nuts = NutRoutes()
-        self.control = ControlApi(FakeNode(), lambda: 0.0, [self.nuts])
+        self.requests: list[tuple[Credentials, str]] = []
+        self.control = ControlApi(
+            FakeNode(), lambda: 0.0, [self.nuts], lambda *told: self.requests.append(told)
+        )
         self.warnings = lines_at(self, LogLevel.warn)
 
     def ask(self, method: str, path: str, body: Any = None, **by: Any) -> Exchange:
@@ -150,6 +153,25 @@ class RouteTests(SynchronousTestCase):
                 (403, "not_allowed", "this is done over the control socket only"),
             )
         self.assertEqual((self.nuts.done, self.nuts.streams), ([], []))
+
+    def test_on_request(self) -> None:
+        """Each request that changes something is told before, with the route and who asks."""
+        order = {"name": "winter", "nuts": [{"kind": "hazel"}]}
+        self.ask("GET", "/v1/nuts")
+        self.assertEqual(self.requests, [])
+        for method, path, body, told in (
+            ("POST", "/v1/nuts", order, "POST /v1/nuts"),
+            ("POST", "/v1/nuts", b"{", "POST /v1/nuts"),
+            ("POST", "/v1/shake", None, "POST /v1/shake"),
+            ("DELETE", "/v1/nuts/acorn", None, "DELETE /v1/nuts/<name>"),
+            ("POST", "/v1/crack", order, "POST /v1/crack"),
+            ("POST", "/v1/wait", None, "POST /v1/wait"),
+        ):
+            self.ask(method, path, body)
+            self.assertEqual(self.requests.pop(), (SOMEBODY, told))
+            self.assertEqual(self.requests, [])
+        self.ask("POST", "/v1/shake", by=None)
+        self.assertEqual(self.requests, [])
 
     def test_wrong_body(self) -> None:
         """What is wrong with a body is told with the field's name."""
