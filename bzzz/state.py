@@ -3,11 +3,13 @@
 Enters: two paths. Leaves: :class:`OpenState`, or an error that names the file and its mend. All of
 it blocks on the disk, so it is called before the reactor runs or in a thread.
 
-=============== ==================================================================================
-lock            held with flock(2) while a node runs; contains its pid
-identity.key    the libp2p PrivateKey protobuf in base64, one line, mode 0600; never overwritten
-listen_port     the TCP port of last time, in decimal
-=============== ==================================================================================
+================ =================================================================================
+lock             held with flock(2) while a node runs; contains its pid
+identity.key     the libp2p PrivateKey protobuf in base64, one line, mode 0600; replaced by a
+                 rotation (:mod:`bzzz.trust.rotation`) and by nothing else
+identity.key.new likewise: the key that is to follow, while a rotation is under way
+listen_port      the TCP port of last time, in decimal
+================ =================================================================================
 """
 
 from __future__ import annotations
@@ -26,7 +28,16 @@ from bzzz.errors import BzzzError, IdentityError, StateDirectoryError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 
-__all__ = ["OpenState", "StateDirectory", "open_runtime_directory", "write_atomically"]
+__all__ = [
+    "OpenState",
+    "StateDirectory",
+    "open_runtime_directory",
+    "read_key",
+    "write_atomically",
+]
+
+KEY = "identity.key"
+NEXT_KEY = "identity.key.new"
 
 # Longer than any private key that this program reads; a file that is longer is something else.
 MAX_KEY_FILE_BYTES = 4096
@@ -38,20 +49,30 @@ MAX_SOCKET_PATH_BYTES = 107
 class OpenState:
     """A state directory that this process holds.
 
+    :param random_bytes: where another key comes from.
     :ivar identity: this node's private key.
+    :ivar previous: the key before it, while that is still the one on the disk.
     :ivar is_new: whether the identity was made just now.
     :ivar instance: made anew at each start, in hex. Two nodes with one peer ID and different
         instances are a copied state directory.
     """
 
     def __init__(
-        self, path: Path, identity: PrivateKey, is_new: bool, instance: str, lock: int
+        self,
+        path: Path,
+        identity: PrivateKey,
+        is_new: bool,
+        instance: str,
+        lock: int,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.path = path
         self.identity = identity
+        self.previous: PrivateKey | None = None
         self.is_new = is_new
         self.instance = instance
         self._lock = lock
+        self._random_bytes = random_bytes
 
     @property
     def peer_id(self) -> PeerID:
@@ -80,6 +101,85 @@ class OpenState:
             write_atomically(path, f"{port}\n".encode())
         except OSError as error:
             raise _unusable(path, error) from None
+
+    # -- the key that is to follow; what decides is in bzzz.trust.rotation
+
+    def next_identity(self) -> PrivateKey | None:
+        """The key that is to follow; None if there is none.
+
+        :raises IdentityError: it is damaged, or others can read it.
+        """
+        path = self.path / NEXT_KEY
+        try:
+            return read_key(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
+
+    def make_next_identity(self) -> PrivateKey:
+        """Make the key that is to follow, on the disk; or the one that is there already.
+
+        :raises IdentityError: that one is damaged, or ``identity.key`` is a link, whose place the
+            key could not take.
+        :raises StateDirectoryError: it cannot be written.
+        """
+        path = self.path / KEY
+        if path.is_symlink():
+            raise IdentityError(
+                f"{path} is a link, and a new key would not get to where it leads: move the file"
+                " itself there, then try again"
+            )
+        key = self.next_identity()
+        if key is None:
+            key = PrivateKey.generate(self._random_bytes)
+            path = self.path / NEXT_KEY
+            try:
+                _write_key(path, key)
+            except OSError as error:
+                raise _unusable(path, error) from None
+        return key
+
+    def forget_next_identity(self) -> None:
+        """Delete the key that was to follow: this one stays.
+
+        :raises StateDirectoryError: it cannot be deleted.
+        """
+        path = self.path / NEXT_KEY
+        try:
+            path.unlink(missing_ok=True)
+            _sync(path.parent)
+        except OSError as error:
+            raise _unusable(path, error) from None
+
+    def follow(self, key: PrivateKey) -> None:
+        """Go on with the key that is to follow; :meth:`take_next_identity` does so on the disk."""
+        self.previous, self.identity = self.identity, key
+
+    def take_next_identity(self) -> None:
+        """Put the key that is to follow into the old one's place, and destroy that one.
+
+        A crash leaves both of them, or the new one in its place.
+
+        :raises StateDirectoryError: it cannot be done, or need not outlive a power cut.
+        """
+        path = self.path / KEY
+        with contextlib.ExitStack() as stack:
+            old = -1
+            # A file that may only be read is replaced, too.
+            with contextlib.suppress(OSError):
+                old = stack.enter_context(_opened(path, os.O_WRONLY | os.O_NOFOLLOW))
+            try:
+                (self.path / NEXT_KEY).replace(path)
+                _sync(self.path)
+            except OSError as error:
+                raise _unusable(path, error) from None
+            self.previous = None
+            # It has no name any more, but is on the disk until something else is written there. No
+            # disk promises that these bytes get to the same place, so a failure is no error.
+            with contextlib.suppress(OSError):
+                os.pwrite(old, bytes(os.fstat(old).st_size), 0)
+                os.fsync(old)
 
     def write_pid(self) -> None:
         """Put this process's id into the lock; again after a fork, because the lock survives it."""
@@ -119,10 +219,11 @@ class StateDirectory:
         except BaseException:
             os.close(lock)
             raise
-        return OpenState(self.path, identity, is_new, self._random_bytes(8).hex(), lock)
+        instance = self._random_bytes(8).hex()
+        return OpenState(self.path, identity, is_new, instance, lock, self._random_bytes)
 
     def _identity(self) -> tuple[PrivateKey, bool]:
-        path = self.path / "identity.key"
+        path = self.path / KEY
         try:
             return read_key(path), False
         except FileNotFoundError:
@@ -131,7 +232,7 @@ class StateDirectory:
             raise IdentityError(f"{path} cannot be read: {error.strerror}") from None
         identity = PrivateKey.generate(self._random_bytes)
         try:
-            write_atomically(path, base64.b64encode(identity.encode()) + b"\n", new=True)
+            _write_key(path, identity)
         except OSError as error:
             raise _unusable(path, error) from None
         return identity, True
@@ -167,6 +268,10 @@ def read_key(path: Path) -> PrivateKey:
         raise IdentityError(f"{path} is damaged ({error}); {mend}") from None
 
 
+def _write_key(path: Path, key: PrivateKey) -> None:
+    write_atomically(path, base64.b64encode(key.encode()) + b"\n", new=True)
+
+
 def write_atomically(path: Path, content: bytes, *, new: bool = False) -> None:
     """Write a file of mode 0600 that is there wholly or not at all, also after a power cut.
 
@@ -192,8 +297,13 @@ def write_atomically(path: Path, content: bytes, *, new: bool = False) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    with _opened(path.parent, os.O_RDONLY | os.O_DIRECTORY) as directory:
-        os.fsync(directory)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Have the names in a directory outlive a power cut."""
+    with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        os.fsync(descriptor)
 
 
 def _move_to_new(temporary: Path, path: Path) -> None:

@@ -14,7 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import BzzzError, IdentityError, StateDirectoryError
 from bzzz.identity.keys import PrivateKey
-from bzzz.state import OpenState, StateDirectory, open_runtime_directory, write_atomically
+from bzzz.state import (
+    OpenState,
+    StateDirectory,
+    open_runtime_directory,
+    read_key,
+    write_atomically,
+)
 
 
 def mode(path: Path) -> int:
@@ -222,6 +228,120 @@ class StateDirectoryTests(SynchronousTestCase):
         decoded = base64.b64decode((self.path / "identity.key").read_bytes(), validate=False)
         self.assertEqual(decoded[:4], b"\x08\x01\x12\x40")
         self.assertEqual(PrivateKey.decode(decoded).peer_id, state.peer_id)
+
+
+class NextIdentityTests(SynchronousTestCase):
+    """The key that is to follow, and its way into the other one's place."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp()).absolute()
+        self.key, self.next = self.path / "identity.key", self.path / "identity.key.new"
+
+    def open(self) -> OpenState:
+        state = StateDirectory(self.path).open()
+        self.addCleanup(state.close)
+        return state
+
+    def test_made(self) -> None:
+        """It is another key, private to the user, beside the one that the node goes on with."""
+        previous = os.umask(0)
+        self.addCleanup(os.umask, previous)
+        state = self.open()
+        self.assertIsNone(state.next_identity())
+        before = self.key.read_bytes()
+        key = state.make_next_identity()
+        self.assertEqual((mode(self.next), self.key.read_bytes()), (0o600, before))
+        self.assertEqual(read_key(self.next).seed, key.seed)
+        self.assertNotEqual(key.peer_id, state.peer_id)
+        self.assertEqual(
+            sorted(os.listdir(self.path)), ["identity.key", "identity.key.new", "lock"]
+        )
+
+    def test_made_once(self) -> None:
+        """One that is there already is not replaced: somebody may have been told of it."""
+        state = self.open()
+        key = state.make_next_identity()
+        self.assertEqual(state.make_next_identity().seed, key.seed)
+        state.close()
+        again = self.open().next_identity()
+        assert again is not None
+        self.assertEqual(again.seed, key.seed)
+
+    def test_forgotten(self) -> None:
+        """It is deleted, and deleting none is no error."""
+        state = self.open()
+        first = state.make_next_identity()
+        state.forget_next_identity()
+        state.forget_next_identity()
+        self.assertEqual(sorted(os.listdir(self.path)), ["identity.key", "lock"])
+        self.assertNotEqual(state.make_next_identity().seed, first.seed)
+
+    def test_taken(self) -> None:
+        """It takes the place of the old one, whose bytes are overwritten."""
+        state = self.open()
+        old, key = state.identity, state.make_next_identity()
+        state.follow(key)
+        self.assertEqual((state.identity, state.previous, state.peer_id), (key, old, key.peer_id))
+        self.assertEqual(read_key(self.key).seed, old.seed)
+        with self.key.open("rb") as file:
+            length = len(file.read())
+            state.take_next_identity()
+            file.seek(0)
+            self.assertEqual(file.read(), bytes(length))
+        self.assertIsNone(state.previous)
+        self.assertEqual((read_key(self.key).seed, mode(self.key)), (key.seed, 0o600))
+        self.assertEqual(sorted(os.listdir(self.path)), ["identity.key", "lock"])
+
+    def test_taken_where_it_cannot_be_overwritten(self) -> None:
+        """A disk that takes no more keeps nobody from using the new key."""
+        state = self.open()
+        key = state.make_next_identity()
+
+        def no_space(*arguments: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "pwrite", no_space)
+        state.follow(key)
+        state.take_next_identity()
+        self.assertEqual(read_key(self.key).seed, key.seed)
+
+    def test_not_taken(self) -> None:
+        """Where it cannot take the place, both stay, and the error names the file."""
+        state = self.open()
+        old = state.identity
+        key = state.make_next_identity()
+        state.follow(key)
+        self.next.rename(self.path / "elsewhere")
+        error = self.assertRaises(StateDirectoryError, state.take_next_identity)
+        self.assertIn("identity.key", str(error))
+        self.assertEqual(read_key(self.key).seed, old.seed)
+        self.assertEqual(state.previous, old)
+
+    def test_link(self) -> None:
+        """A key that is elsewhere is not replaced, and where it is left is told."""
+        state = self.open()
+        self.key.rename(self.path / "elsewhere")
+        self.key.symlink_to(self.path / "elsewhere")
+        error = self.assertRaises(IdentityError, state.make_next_identity)
+        self.assertIn(f"{self.key} is a link", str(error))
+        self.assertFalse(self.next.exists())
+
+    def test_cannot_be_written(self) -> None:
+        """What is in the way of the file is an error of ours."""
+        state = self.open()
+        (self.path / ".identity.key.new.new").mkdir()
+        self.assertRaises(StateDirectoryError, state.make_next_identity)
+
+    def test_damaged(self) -> None:
+        """A damaged one, or one that others can read, is refused as the other key is."""
+        state = self.open()
+        state.make_next_identity()
+        self.next.chmod(0o640)
+        self.assertIn("chmod 600", str(self.assertRaises(IdentityError, state.next_identity)))
+        self.next.chmod(0o600)
+        self.next.write_bytes(b"x")
+        self.assertRaises(IdentityError, state.next_identity)
+        self.assertRaises(IdentityError, state.make_next_identity)
 
 
 class RuntimeDirectoryTests(SynchronousTestCase):

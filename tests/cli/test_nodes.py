@@ -220,6 +220,22 @@ class NodeCommandTests(CommandTests):
         ):
             self.assertIn(part, ironwood)
 
+    def test_taken_for_guest(self) -> None:
+        """Of a member to whom this node is none that is told, not what it can do."""
+        assert self.node is not None
+        reason = "it has not heard yet that this node is a member"
+        peer = PeerInfo(
+            peer_id=ACACIA,
+            short_id="x",
+            name="acacia",
+            state="connected",
+            summary="8 cores",
+            reason=reason,
+        )
+        self.node.peers = lambda: [peer]  # type: ignore[method-assign]
+        (_, line) = self.output("peers").splitlines()
+        self.assertTrue(line.endswith(reason), line)
+
     def test_no_peers(self) -> None:
         """Alone, one is told what to do."""
         assert self.node is not None
