@@ -65,9 +65,9 @@ MAX_STATEMENTS = 8192
 # that a member says of itself, to leave, are not among them, or any member could use them up.
 MAX_REVOKES_ABOVE = 1024
 
-# Statements that members say of themselves, to leave, to be called otherwise or to rotate. They need
-# no right, so they have a room of their own, which whoever fills it shares with the like alone.
-# An admin's statement has none of them before it that it does not need, or those who could
+# Statements that members say of themselves, to leave, to be called otherwise or to rotate. They
+# need no right, so they have a room of their own, which whoever fills it shares with the like
+# alone. An admin's statement has none of them before it that it does not need, or those who could
 # not keep that one would never take the admin's.
 MAX_OWN = 1024
 
@@ -363,7 +363,11 @@ class Roster:
 
         :raises LocalProtocolError: the key's owner is no admin, and not ``target`` or no member.
         """
-        return self._say(key, lambda parents: Revoke(key.peer_id, parents, time, target, reason))
+        return self._say(
+            key,
+            lambda parents: Revoke(key.peer_id, parents, time, target, reason),
+            own=target == key.peer_id,
+        )
 
     def make_rename(self, key: PrivateKey, target: PeerID, name: str, time: str) -> SignedStatement:
         """Call ``target`` something else.
@@ -373,7 +377,11 @@ class Roster:
         """
         if not self.admits(target):
             raise LocalProtocolError(f"{target} is no member of {self.cluster}")
-        return self._say(key, lambda parents: Rename(key.peer_id, parents, time, target, name))
+        return self._say(
+            key,
+            lambda parents: Rename(key.peer_id, parents, time, target, name),
+            own=target == key.peer_id,
+        )
 
     def make_rotate(self, key: PrivateKey, new_key: PrivateKey, time: str) -> SignedStatement:
         """Put the new key's owner in the place of the key's.
@@ -385,18 +393,24 @@ class Roster:
             proof = prove_rotation(new_key, key.peer_id, parents)
             return Rotate(key.peer_id, parents, time, new_key.peer_id, proof)
 
-        return self._say(key, make, self._view.revokes_of(new_key.peer_id))
+        return self._say(key, make, self._view.revokes_of(new_key.peer_id), own=True)
 
     def _say(
         self,
         key: PrivateKey,
         make: Callable[[tuple[StatementID, ...]], Statement],
         over: int = 0,
+        own: bool = False,
     ) -> SignedStatement:
-        """Sign what ``make`` makes, with all of the set ``over`` before it."""
+        """Sign what ``make`` makes, with all of the set ``over`` before it.
+
+        :param own: whether it is of its author, and so has what the author said of itself before
+            it, too.
+        """
         for number in self._view.standing(key.peer_id).counting:
             over |= 1 << number
-        parents = self._graph.heads_over(over, MAX_PARENTS, self._own)
+        but = self._own & ~self._view.acts_of(key.peer_id) if own else self._own
+        parents = self._graph.heads_over(over, MAX_PARENTS, but)
         if parents is None:
             raise LocalProtocolError(
                 f"the peer was revoked by more admins at the same time than the {MAX_PARENTS} "

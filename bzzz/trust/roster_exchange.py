@@ -144,7 +144,7 @@ class RosterExchange:
             return
         try:
             said = msgspec.json.decode(message, type=_Message)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise RemoteProtocolError(
                 f"{peer} sent an unreadable message on {PROTOCOL}", "roster_bad_message"
             ) from error

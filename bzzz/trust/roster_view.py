@@ -121,6 +121,11 @@ class View:
         peer = self._peers.get(peer_id)
         return 0 if peer is None else peer.revokes
 
+    def acts_of(self, peer_id: PeerID) -> int:
+        """The set of what a peer said and can be void."""
+        peer = self._peers.get(peer_id)
+        return 0 if peer is None else peer.acted
+
     def judge(self, statement: Statement, parents: Sequence[int]) -> Judgement:
         """Whether a statement with these parents is well-formed, apart from its signature."""
         before = self.graph.up_to_any(parents)
@@ -207,23 +212,24 @@ class View:
         if isinstance(statement, Rotate):
             reasons |= bit  # so that all rotations at the same time have the same
         if not isinstance(statement, Rename):
-            peer.reasons[reasons] = peer.reasons.get(reasons, 0) | bit
+            for at, (some, acts) in enumerate(peer.reasons):
+                if some == reasons:
+                    peer.reasons[at] = reasons, acts | bit
+                    return
+            peer.reasons.append((reasons, bit))
 
     def _make_void(self, peer: PeerStatements, acts: int, reason: int, concurrent: int) -> None:
         if not acts:
             return
         self._void |= acts
         before = self.graph.everything ^ concurrent ^ reason
-        for reasons, some in list(peer.reasons.items()):
+        for at, (reasons, some) in enumerate(peer.reasons.copy()):
             hit = some & acts
             # Where a reason is before the new one, that adds nothing.
             if hit and not reasons & before:
-                more = reasons | reason
-                peer.reasons[more] = peer.reasons.get(more, 0) | hit
-                if hit == some:
-                    del peer.reasons[reasons]
-                else:
-                    peer.reasons[reasons] = some ^ hit
+                peer.reasons[at] = reasons | reason, hit
+                if hit != some:
+                    peer.reasons.append((reasons, some ^ hit))
 
     # -- judging
 
@@ -237,7 +243,7 @@ class View:
         while left:
             number = left.bit_length() - 1
             peer = self._peers[self.statements[number].statement.author]
-            for reasons, acts in peer.reasons.items():
+            for reasons, acts in peer.reasons:
                 hit = acts & left
                 found = reasons & within if hit else 0
                 if found:
@@ -300,7 +306,14 @@ class View:
             if admits >> number & 1 or not self._is_void(number, within):
                 newest.append(number)
                 names &= ~self.graph.before[number]
-        return min(newest, key=self.graph.ids.__getitem__)
+        return min(newest, key=lambda number: (self._is_own(number), self.graph.ids[number]))
+
+    def _is_own(self, number: int) -> bool:
+        """Whether it is the member itself that gave a name."""
+        statement = self.statements[number].statement
+        return isinstance(statement, Rotate) or (
+            isinstance(statement, Rename) and statement.target == statement.author
+        )
 
     def _name(self, peer_id: PeerID, standing: Standing) -> str:
         """What a member is called by all statements."""

@@ -1,4 +1,4 @@
-"""A guest's link and stream, of which only what proofs and pairings need of them is here."""
+"""A guest's link and stream, of which only what proofs need of them is here."""
 
 from __future__ import annotations
 
@@ -34,27 +34,16 @@ class Guests:
         """Streams of this protocol are answered."""
         self.factories[protocol_id] = factory
 
-    def hold_guest(self, link: GuestLink) -> None:
-        """It pairs."""
-        link.held = True
-
-    def release_guest(self, link: GuestLink) -> None:
-        """It does not any more."""
-        link.held = False
-
 
 class GuestLink:
     """The link of one guest."""
 
     closed = False
-    held = False
 
     def __init__(self, swarm: Guests, peer: PeerID, host: str = "192.0.2.1") -> None:
         self.remote_peer = peer
         self.remote_host = host
         self.turns = swarm.turns
-        self.connection = self
-        self.handshake_hash = b"h" * 32
         self._swarm = swarm
         swarm.guests[peer] = self
 

@@ -249,11 +249,19 @@ class Judge:
         newest = [
             each for each in names if not any(each.id in self.before(other) for other in names)
         ]
-        statement = min(newest, key=lambda each: each.id)
+        statement = min(newest, key=lambda each: (self.is_own(each), each.id))
         if isinstance(statement.statement, Rotate):
             return self.name(statement.statement.author, self.before(statement))
         assert not isinstance(statement.statement, Revoke)
         return statement.statement.name
+
+    @staticmethod
+    def is_own(signed: SignedStatement) -> bool:
+        """Whether a name was given by the member itself."""
+        statement = signed.statement
+        return isinstance(statement, Rotate) or (
+            isinstance(statement, Rename) and statement.target == statement.author
+        )
 
     def peers(self, within: Set) -> set[PeerID]:
         """All that are spoken of."""

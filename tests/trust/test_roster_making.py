@@ -29,10 +29,22 @@ class MakingTests(SynchronousTestCase):
         self.assertEqual(roster.name_of(CEDAR), "oak")
         roster.add(roster.make_revoke(acacia, CEDAR, "sold", TIME))
         self.assertEqual(roster.revoked[CEDAR].reason, "sold")
-        self.assertEqual(len(roster.heads), 1)
         roster.add(roster.make_admit(acacia, CEDAR, "cedar", Role.ADMIN, TIME))
         roster.add(roster.make_revoke(acacia, ACACIA, "", TIME))
         self.assertEqual(list(roster.members), [CEDAR])
+
+    def test_each_name_counts(self) -> None:
+        """Whoever says it, the last name is the one that a member has; also with a new key."""
+        roster = roster_of(ROOT, admit("acacia", "walnut", ROOT))
+        names = iter(f"n{number}" for number in range(99))
+        for by, new in (("walnut", "cedar"), ("cedar", "oak"), ("oak", "elm")):
+            peer = key(by).peer_id
+            for author in ("acacia", by, by, "acacia", "acacia", by):
+                name = next(names)
+                roster.add(roster.make_rename(key(author), peer, name, TIME))
+                self.assertEqual(roster.name_of(peer), name)
+            roster.add(roster.make_rotate(key(by), key(new), TIME))
+            self.assertEqual(roster.name_of(key(new).peer_id), name)
 
     def test_no_right(self) -> None:
         """Who may not say something is told so, and nothing is signed."""

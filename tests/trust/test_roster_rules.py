@@ -212,7 +212,7 @@ class RulesTests(SynchronousTestCase):
         roster = self.check(
             one, more, rename("oak", "oak", "elm", one), members="acacia walnut cedar oak"
         )
-        self.assertIn(roster.name_of(key("oak").peer_id), ("elm", "oak"))
+        self.assertEqual(roster.name_of(key("oak").peer_id), "oak")
         two = rename("acacia", "walnut", "x", more)
         self.check(one, more, two, members="acacia walnut cedar oak")
 
@@ -223,10 +223,10 @@ class RulesTests(SynchronousTestCase):
         two = rename("walnut", "cedar", "maple", self.cedar)
         roster = self.check(less, one, two, members="acacia walnut cedar")
         self.assertEqual(roster.name_of(key("cedar").peer_id), "cedar")
-        self.assertIn(
-            roster.name_of(key("walnut").peer_id),
-            {less.id: "walnut", one.id: "oak"}[min(less.id, one.id)],
-        )
+        self.assertEqual(roster.name_of(key("walnut").peer_id), "walnut")
+        three = rename("walnut", "walnut", "oak", less)
+        roster = self.check(less, one, two, three, members="acacia walnut cedar")
+        self.assertEqual(roster.name_of(key("walnut").peer_id), "oak")
 
     def test_news_never_brings_back(self) -> None:
         """A lesser role counts against what was said beside it even when it is void itself."""
@@ -383,6 +383,21 @@ class RulesTests(SynchronousTestCase):
         roster = self.check(*names, members="acacia walnut cedar")
         first = names.index(min(names, key=lambda each: each.id))
         self.assertEqual(roster.name_of(key("cedar").peer_id), f"oak-{first}")
+
+    def test_own_name_at_the_same_time(self) -> None:
+        """Of names given at the same time an admin's counts before that of the member itself."""
+        for number in range(6):
+            own = rename("cedar", "cedar", f"own-{number}", self.cedar)
+            roster = self.check(
+                own,
+                rename("acacia", "cedar", "oak", self.cedar),
+                members="acacia walnut cedar",
+            )
+            self.assertEqual(roster.name_of(key("cedar").peer_id), "oak")
+            new = rotate("cedar", f"elm-{number}", self.cedar)
+            given = rename("acacia", f"elm-{number}", "maple", self.cedar)
+            roster = self.check(new, given, members=f"acacia walnut elm-{number}")
+            self.assertEqual(roster.name_of(key(f"elm-{number}").peer_id), "maple")
 
     def test_admit_names(self) -> None:
         """An admit in another role gives a name, too."""
