@@ -10,6 +10,8 @@ python -m benchmarks.links      dials, pings, streams, throughput: Bzzz, js-libp
 python -m benchmarks.pubsub     publish to delivered, and messages a second: the same three
 python -m benchmarks.mesh       3 to 100 whole nodes: time to a full mesh, changes, crashes, CPU,
                                 memory, idle traffic; Bzzz and HashiCorp's Serf
+python -m benchmarks.hostile    a member under attack by strangers: pings of other members, CPU,
+                                memory; Bzzz and js-libp2p
 python -m benchmarks.wire_core  the protocol code alone, in memory
 
 Each prints a table; --rounds N, --quick and --json FILE go with all but the last. Figures mean

@@ -71,6 +71,9 @@ NEGOTIATION_LOOK = 10.0
 # 0.1 ms, and a peer can have 5000 frames in what one read of TCP brings.
 FRAMES = 48
 
+# The same of a guest, who has nothing to say that cannot wait.
+GUEST_FRAMES = 8
+
 # Frames of the peer between two looks at whether there is time left in this turn.
 SLICE = 1
 
@@ -341,7 +344,7 @@ class Link(Protocol):
         self._in_line = True
         if self.connection.has_unread:
             self._pause()
-        self.turns.wait(self._go_on, handshake=self.ready_at is None)
+        self.turns.wait(self._go_on, stranger=self.is_guest)
 
     def _pause(self) -> None:
         """Leave what more the peer sends in TCP.
@@ -368,7 +371,7 @@ class Link(Protocol):
             return
         if self.connection.has_unread:
             self._in_line = True
-            self.turns.wait(self._go_on)
+            self.turns.wait(self._go_on, stranger=self.is_guest)
         elif self._paused:
             self._paused = False
             transport: Any = self.transport
@@ -379,7 +382,7 @@ class Link(Protocol):
         if self._peer is None:
             self._unproved += max(len(data), LEAST_READ)
         try:
-            for _ in range(0, FRAMES, SLICE):
+            for _ in range(0, GUEST_FRAMES if self.is_guest else FRAMES, SLICE):
                 # What comes with the last bytes of the handshake waits until the owner has judged
                 # whose link it is.
                 frames = 0 if self.ready_at is None else SLICE

@@ -4,10 +4,10 @@ A turn is from when the kernel says what has happened until the reactor asks aga
 mesh forms, or a peer floods, a hundred sockets have something to read in one turn, each worth a
 millisecond; timers, pings and whoever asks over the control socket would wait for all of them. So
 whoever has work to do for a peer asks here first: within the turn's budget it is done at once, and
-after it in one of the next turns, first come, first served. Handshakes have a queue of their own,
-and the two are served in turn: a handshake takes several turns, and must not wait in each behind
-all that the others have to tell, or it misses its deadline; nor may strangers' handshakes hold up
-peers.
+after it in one of the next turns, first come, first served. Strangers, in their handshake or as
+guests, have a queue of their own, and the two are served in turn: a handshake takes several turns,
+and must not wait in each behind all that the others have to tell, or it misses its deadline; nor
+may strangers hold up members.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Turns:
         self._begun = False
         self._planned = False
         self._left_over = False
+        self._strangers_next = True
         self._waiting: deque[Callable[[], None]] = deque()
-        self._handshakes: deque[Callable[[], None]] = deque()
+        self._strangers: deque[Callable[[], None]] = deque()
 
     @property
     def is_free(self) -> bool:
@@ -68,12 +69,12 @@ class Turns:
         else:
             self.wait(work)
 
-    def wait(self, work: Callable[[], None], handshake: bool = False) -> None:
+    def wait(self, work: Callable[[], None], stranger: bool = False) -> None:
         """Do ``work`` in a later turn, or at the end of this one.
 
-        :param handshake: whether it is part of one.
+        :param stranger: whether it is for a peer in its handshake, or for a guest.
         """
-        (self._handshakes if handshake else self._waiting).append(work)
+        (self._strangers if stranger else self._waiting).append(work)
         self._plan()
 
     def _begin(self) -> None:
@@ -101,17 +102,20 @@ class Turns:
             # Also after a bug in some work, or nobody would be served again.
             self._begun = False
             self._left_over = False
-            if self._waiting or self._handshakes:
+            if self._waiting or self._strangers:
                 self._left_over = self._spent is not None
                 self._plan()
 
     def _serve(self) -> None:
         # What these put off again has its turn after the next.
-        handshakes, others = len(self._handshakes), len(self._waiting)
-        while (handshakes or others) and self.has_time:
-            if handshakes:
-                handshakes -= 1
-                self._handshakes.popleft()()
-            if others and self.has_time:
+        strangers, others = len(self._strangers), len(self._waiting)
+        while (strangers or others) and self.has_time:
+            # Kept from turn to turn, or one who takes all of each would be first in the next, too.
+            first = bool(strangers) and (self._strangers_next or not others)
+            self._strangers_next = not first
+            if first:
+                strangers -= 1
+                self._strangers.popleft()()
+            else:
                 others -= 1
                 self._waiting.popleft()()

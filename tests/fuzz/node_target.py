@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -28,20 +28,31 @@ from bzzz.mesh import peer_exchange
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.capability import CapabilityDocument
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
+from bzzz.trust import pairing, presenting, roster_exchange
+from bzzz.trust.cluster import Cluster
 from bzzz.wire import identify, ping
 from bzzz.wire.connection import Connection, State, StreamNegotiated
 from bzzz.wire.gossip_params import PROTOCOLS
 from bzzz.wire.multiaddr import Multiaddr
 from tests.fuzz.registry import OURS, THEIRS, fixed_bytes, target
 
-__all__ = ["SPOKEN", "encode_step"]
+__all__ = ["KEYS", "SPOKEN", "WALL", "World", "encode_step", "live", "made_node"]
 
 HERE = IPv4Address("TCP", "127.0.0.1", 4001)
 THERE = IPv4Address("TCP", "127.0.0.1", 54321)
 WALL = 1_767_000_000.0
 
 # What the peer may open streams for.
-SPOKEN = (identify.PROTOCOL, identify.PUSH, ping.PROTOCOL, PROTOCOLS[0], peer_exchange.PROTOCOL)
+SPOKEN = (
+    identify.PROTOCOL,
+    identify.PUSH,
+    ping.PROTOCOL,
+    PROTOCOLS[0],
+    peer_exchange.PROTOCOL,
+    pairing.PROTOCOL,
+    presenting.PROTOCOL,
+    roster_exchange.PROTOCOL,
+)
 
 # The kinds of steps; see :meth:`World.step`. Below them, the index of what a stream is opened for.
 ANSWER, AGAIN, RAW, WAIT, CONNECT, TURN, HANG_UP, JAM = range(8, 16)
@@ -163,7 +174,7 @@ class NoBook:
         return list(addresses)
 
 
-def made_node(clock: Clock, network: Network) -> MeshNode:
+def made_node(clock: Clock, network: Network, cluster: Cluster | None = None) -> MeshNode:
     """A node as the simulator makes them."""
 
     def wall_time() -> float:
@@ -179,6 +190,7 @@ def made_node(clock: Clock, network: Network) -> MeshNode:
         lambda event, **fields: None,
         [],
         lambda address: succeed(()),
+        cluster=cluster,
     )
 
 
@@ -272,8 +284,16 @@ class World:
 
     def __init__(self) -> None:
         self.clock, self.network = Clock(), Network()
-        self.node = made_node(self.clock, self.network)
+        self.node = self.made_node()
         self.peers: list[Peer] = []
+
+    def made_node(self) -> MeshNode:
+        """The node."""
+        return made_node(self.clock, self.network)
+
+    def check(self) -> None:
+        """What holds after each step."""
+        assert OURS.peer_id not in self.node.swarm.links
 
     def pump(self) -> None:
         """Let all of them talk."""
@@ -341,41 +361,46 @@ class Findings:
             self.found[0].raiseException()
 
 
-def run(data: bytes, findings: Findings) -> None:
+def run(data: bytes, findings: Findings, world: World) -> None:
     """The whole life of a node."""
-    world = World()
     node = world.node
     listening = Deferred.fromCoroutine(node.swarm.listen("127.0.0.1", 4001))
     listening.addErrback(findings.add)
     node.start()
     world.step(CONNECT, b"")
-    assert THEIRS.peer_id in node.swarm.links
+    assert node.swarm.link_to(THEIRS.peer_id) is not None
     for kind, payload in steps(data):
         world.step(kind, payload)
         world.pump()
+        world.check()
     for member in node.membership.members.values():
         assert member.name.isprintable()
         assert member.reason.isprintable()
-    assert OURS.peer_id not in node.swarm.links
     stopping = Deferred.fromCoroutine(node.stop())
     stopping.addErrback(findings.add)
     world.pump()
     assert stopping.called
     assert not node.swarm.links
+    assert not node.swarm.guests
 
 
-@target
-def node(data: bytes) -> None:
-    """A node and its peers, with minutes between their steps if need be."""
+def live(data: bytes, make: Callable[[], World]) -> None:
+    """Run the life of a node in a world, and raise what failed in it."""
     findings = Findings()
     globalLogPublisher.addObserver(findings)
     # A Deferred that fails unheard says so when it is collected, which is to be in this run. Only
     # what the run has made is looked at, or each would take as long as a hundred.
     gc.freeze()
     try:
-        run(data, findings)
+        run(data, findings, make())
         gc.collect()
         findings.check()
     finally:
         gc.unfreeze()
         globalLogPublisher.removeObserver(findings)
+
+
+@target
+def node(data: bytes) -> None:
+    """A node and its peers, with minutes between their steps if need be."""
+    live(data, World)

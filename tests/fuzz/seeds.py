@@ -49,6 +49,7 @@ from tests.fuzz.registry import (
     TOPIC,
     fixed_bytes,
 )
+from tests.fuzz.trust_seeds import trust_seeds
 from tests.fuzz.trust_targets import history
 
 OTHER = PrivateKey.from_seed(b"v" * 32).peer_id
@@ -336,6 +337,7 @@ def seeds() -> Seeds:
         "node": node_seeds(),
         **pairing_seeds(),
         **audit_seeds(),
+        **trust_seeds(),
         **roster_seeds(),
     }
 

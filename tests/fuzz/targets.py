@@ -9,6 +9,8 @@ from __future__ import annotations
 # Importing them enters their targets.
 from tests.fuzz import (
     audit_targets,
+    exchange_targets,
+    member_target,
     mesh_targets,
     node_target,
     pairing_targets,
@@ -20,6 +22,8 @@ from tests.fuzz.registry import TARGETS
 __all__ = [
     "TARGETS",
     "audit_targets",
+    "exchange_targets",
+    "member_target",
     "mesh_targets",
     "node_target",
     "pairing_targets",

@@ -88,7 +88,7 @@ class BudgetTests(SynchronousTestCase):
         """Nor do the others wait behind handshakes: each has its turn after the other's."""
 
         def wait(name: str) -> None:
-            self.turns.wait(lambda: self.work(name, BUDGET * 0.6), handshake=name.isupper())
+            self.turns.wait(lambda: self.work(name, BUDGET * 0.6), stranger=name.isupper())
 
         for name in "abcdABC":
             wait(name)
@@ -98,6 +98,13 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.turn(), ["C", "c"])
         self.assertEqual(self.turn(), ["D", "d"])
         self.assertEqual(self.turn(), [])
+
+    def test_strangers_that_take_whole_turns(self) -> None:
+        """They have every other turn, and not each."""
+        for name in "ABCab":
+            work = partial(self.work, name, BUDGET)
+            self.turns.wait(work, stranger=name.isupper())
+        self.assertEqual([self.turn() for _ in range(5)], [["A"], ["a"], ["B"], ["b"], ["C"]])
 
     def test_others_spend_it_all(self) -> None:
         """Those who waited get a little of each turn, whatever else is done in it."""
