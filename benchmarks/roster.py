@@ -221,6 +221,12 @@ CASES: tuple[Callable[[int], Statements], ...] = (
     rotations,
 )
 
+
+def size(make: Callable[[int], Statements], full: int) -> int:
+    """How many statements there can be of a kind."""
+    return min(full, MAX_OWN) if make is rotations else full
+
+
 # -- measuring
 
 
@@ -304,9 +310,8 @@ def main() -> None:
     for what, make, count, limit in (
         (f"{MEMBERS} members, from empty", chain, MEMBERS, Target(1, True)),
         *(
-            (f"{count}: {make.__name__}", make, count, Target(10, True))
-            for make in CASES
-            for count in [min(full, MAX_OWN) if make is rotations else full]
+            (f"{size(each, full)}: {each.__name__}", each, size(each, full), Target(10, True))
+            for each in CASES
         ),
     ):
         progress(what)
