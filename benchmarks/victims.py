@@ -284,6 +284,11 @@ class JSLibp2p(Victim):
 
     name = "js-libp2p"
 
+    def __init__(self, children: Children, directory: Path, first: bool = False) -> None:
+        if not (JS / "node_modules").exists():
+            raise FileNotFoundError("js-libp2p is not installed")
+        super().__init__(children, directory, first)
+
     def start(self, children: Children, directory: Path) -> None:
         """See :class:`Victim`."""
         process = children.start(

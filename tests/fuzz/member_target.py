@@ -109,11 +109,4 @@ class MemberWorld(World):
 @target
 def member(data: bytes) -> None:
     """A member, its guests and another member."""
-    world: list[MemberWorld] = []
-
-    def make() -> World:
-        world.append(MemberWorld())
-        return world[0]
-
-    live(data, make)
-    world[0].pairing.stop()
+    live(data, MemberWorld)
