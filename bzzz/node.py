@@ -331,6 +331,7 @@ class NodeService(Service):
         self._following = True
         for entry in self.book.entries():
             self.mesh.membership.found(entry.peer_id, entry.addresses, ADDRESS_BOOK, entry.name)
+        self.trust.whereabouts.look()
         # The first broadcast should already say what this node can do.
         await self.inventory.start()
         if self._stopping:

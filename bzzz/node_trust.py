@@ -34,7 +34,7 @@ from bzzz.trust.joining import Candidate, Joining
 from bzzz.trust.pairing_streams import Pairing
 from bzzz.trust.roster import Roster
 from bzzz.trust.roster_store import SqliteRosterStore
-from bzzz.trust.rotation import Rotation, drop_tokens, finish, settle
+from bzzz.trust.rotation import Rotation, Whereabouts, drop_tokens, finish, settle
 from bzzz.web.audit_routes import AuditRoutes
 from bzzz.web.cluster_routes import ClusterRoutes
 from bzzz.web.credentials import Credentials
@@ -49,6 +49,9 @@ MIGRATIONS = (*roster_store.MIGRATIONS, *invitation_store.MIGRATIONS)
 DATABASE = "bzzz.db"
 AUDIT_LOG = "audit.log"
 CHECKPOINTS = "checkpoints.json"
+
+# The source of an address of a member that had another key there.
+ROTATED = "rotation"
 
 # Seconds that members have to hear that this node leaves, before it does.
 LEAVE_SECONDS = 2.0
@@ -134,6 +137,7 @@ class NodeTrust:
         self.joining: Joining
         self.kept: KeptCheckpoints
         self.checkpoints: AuditStreams
+        self.whereabouts: Whereabouts
 
     def connect(self, mesh: MeshNode) -> None:
         """Use the mesh that was made with :attr:`cluster`."""
@@ -179,6 +183,12 @@ class NodeTrust:
         )
         swarm.add_observer(self.checkpoints)
         LinkAudit(swarm, cluster, self.audit.record)
+        members = mesh.membership.members
+        self.whereabouts = Whereabouts(
+            cluster,
+            lambda peer: tuple(members[peer].addresses) if peer in members else (),
+            lambda peer, addresses, name: mesh.membership.found(peer, addresses, ROTATED, name),
+        )
 
     def routes(self, name: Callable[[], str], restart: Callable[[], object]) -> Sequence[Routes]:
         """The routes of the control API.

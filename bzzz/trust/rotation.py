@@ -12,7 +12,7 @@ as that; the keys are exchanged at the start that follows, whether a crash came 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,18 @@ from bzzz.trust.presenting import MAX_PROOF
 from bzzz.trust.roster import Roster
 from bzzz.trust.roster_exchange import encode_batch
 from bzzz.trust.statements import Rotate
+from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["TELL_SECONDS", "Keys", "Rotated", "Rotation", "drop_tokens", "finish", "settle"]
+__all__ = [
+    "TELL_SECONDS",
+    "Keys",
+    "Rotated",
+    "Rotation",
+    "Whereabouts",
+    "drop_tokens",
+    "finish",
+    "settle",
+]
 
 # Seconds that linked members have to hear of the new key before the node goes on. Who has not heard
 # by then is shown the proof when it is dialled with the new key.
@@ -216,6 +226,44 @@ class Rotation:
         while linked & set(self._talk.talking) and self._clock.seconds() < end:
             await _pause(self._clock, LOOK_SECONDS)
         return len(linked), len(linked - set(self._talk.talking))
+
+
+class Whereabouts:
+    """Has members that have another key looked for where they were with the old one.
+
+    Nobody else may be able to tell where they are, such as where there is no mDNS.
+
+    :param addresses: where a peer was.
+    :param found: told of a peer, its addresses and its name.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        addresses: Callable[[PeerID], Sequence[Multiaddr]],
+        found: Callable[[PeerID, Sequence[Multiaddr], str], object],
+    ) -> None:
+        self._cluster = cluster
+        self._addresses = addresses
+        self._found = found
+        self._told: set[PeerID] = set()
+        cluster.on_change(self.look)
+
+    def look(self) -> None:
+        """Tell of those that have not been told of; again when more addresses are known."""
+        roster = self._cluster.roster
+        if roster is None:
+            self._told.clear()
+            return
+        revoked = roster.revoked
+        for peer, member in roster.members.items():
+            before = revoked.get(member.admitted_by)
+            if before is None or before.statement != member.statement or peer in self._told:
+                continue
+            addresses = self._addresses(before.peer_id)
+            if addresses:
+                self._told.add(peer)
+                self._found(peer, addresses, member.name)
 
 
 def _is_short(roster: Roster) -> bool:

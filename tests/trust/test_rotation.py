@@ -37,11 +37,13 @@ from bzzz.trust.rotation import (
     VOID,
     Rotated,
     Rotation,
+    Whereabouts,
     drop_tokens,
     finish,
     settle,
 )
 from bzzz.trust.statements import Right, Role, Rotate, SignedStatement, decode_statement
+from bzzz.wire.multiaddr import Multiaddr
 from tests.logs import lines_at
 from tests.trust.rosters import TIME, key
 from tests.web.clusters import NOW, InvitationMemory, NoSwarm
@@ -390,6 +392,20 @@ class RotationTests(Base):
         self.assertEqual(report.keys, [str(each.peer_id) for each in keys])
         self.assertEqual(running.cluster.member_of().name_of(keys[-1].peer_id), "walnut")
 
+    def test_renamed(self) -> None:
+        """The name is that of last time, whoever gave it; so is whom the node has let in."""
+        machine = self.machine
+        running = machine.found()
+        for name in ("oak", "elm"):
+            machine.wait(running.cluster.rename(running.cluster.peer_id, name))
+        machine.wait(running.cluster.admit(key("ash").peer_id, "ash", Role.RUN_ONLY))
+        for _ in range(2):
+            rotated = running.rotate()
+            self.assertEqual(rotated.name, "elm")
+            running = machine.again(running)
+            names = {each.name for each in running.cluster.member_of().members.values()}
+            self.assertEqual(names, {"elm", "acacia", "ironwood", "ash"})
+
     def test_unclaimed(self) -> None:
         """A node in no cluster has nobody to tell."""
         running = self.machine.start()
@@ -502,6 +518,51 @@ class RotationTests(Base):
         before = Roster.load([each for each in self.machine.disk.kept if b'"rotate"' not in each])
         before.merge(roster.wanted([own], []))
         self.assertEqual(before.name_of(rotated.new), "walnut")
+
+
+class WhereaboutsTests(Base):
+    """Where members with another key are looked for."""
+
+    def test_where_it_was(self) -> None:
+        """One that rotates is looked for where it was, once, and only then."""
+        running = self.machine.found()
+        roster = running.cluster.member_of()
+        address = Multiaddr.parse("/ip4/192.0.2.1/tcp/40001")
+        known: dict[PeerID, list[Multiaddr]] = {ACACIA: [address]}
+        found: list[object] = []
+        whereabouts = Whereabouts(
+            running.cluster,
+            lambda peer: known.get(peer, []),
+            lambda *told: found.append(told),
+        )
+        whereabouts.look()
+        self.assertEqual(found, [])
+        rotations = [
+            roster.make_rotate(key(name), key(f"{name}2"), TIME) for name in ("acacia", "ironwood")
+        ]
+        running.cluster.news(roster.merge(rotations))
+        first = (key("acacia2").peer_id, [address], "acacia")
+        self.assertEqual(found, [first])
+        known[IRONWOOD] = [address]
+        for _ in range(2):
+            whereabouts.look()
+        self.assertEqual(found, [first, (key("ironwood2").peer_id, [address], "ironwood")])
+
+    def test_somebody_else(self) -> None:
+        """Who was admitted by one that is out now is not looked for there."""
+        running = self.machine.found()
+        machine, roster = self.machine, running.cluster.member_of()
+        machine.wait(running.cluster.admit(ACACIA, "acacia", Role.ADMIN))
+        admitted = roster.make_admit(key("acacia"), key("oak").peer_id, "oak", Role.MEMBER, TIME)
+        running.cluster.news(roster.merge([admitted]))
+        machine.wait(running.cluster.revoke(ACACIA))
+        self.assertTrue(roster.admits(key("oak").peer_id))
+        found: list[object] = []
+        address = Multiaddr.parse("/ip4/192.0.2.1/tcp/40001")
+        Whereabouts(
+            running.cluster, lambda peer: [address], lambda *told: found.append(told)
+        ).look()
+        self.assertEqual(found, [])
 
 
 class TroubleTests(Base):
