@@ -139,7 +139,7 @@ def sections() -> dict[str, Section]:
         "audit": Section((PYTHON, "-m", "tests.audit"), audited),
         "unit": trial_section("unit", unit_targets(), 2400.0),
         "interop": trial_section("interop", iter(["tests.interop"]), 900.0),
-        "cluster": trial_section("cluster", iter(["tests.cluster"]), 1800.0),
+        "cluster": trial_section("cluster", iter(["tests.cluster"]), 3000.0),
     }
 
 

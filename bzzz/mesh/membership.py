@@ -78,8 +78,8 @@ COPY_TELL_EVERY = 60.0
 ALONE = (10.0, 60.0, 600.0, 3600.0)
 
 
-# What is shown of a peer that has not heard yet that this node was admitted.
-TAKEN_FOR_GUEST = "it has not heard yet that this node is a member"
+# What is shown of a peer that takes this node for a guest. Which of the two it is it does not say.
+TAKEN_FOR_GUEST = "it has not heard that this node is a member, or has revoked it"
 
 # The source of what this node knew when it started.
 ADDRESS_BOOK = "address book"

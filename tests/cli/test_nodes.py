@@ -223,7 +223,7 @@ class NodeCommandTests(CommandTests):
     def test_taken_for_guest(self) -> None:
         """Of a member to whom this node is none that is told, not what it can do."""
         assert self.node is not None
-        reason = "it has not heard yet that this node is a member"
+        reason = "it has not heard that this node is a member, or has revoked it"
         peer = PeerInfo(
             peer_id=ACACIA,
             short_id="x",

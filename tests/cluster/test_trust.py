@@ -54,7 +54,7 @@ REVOKED_WITHIN = 1.0
 
 # Between two broadcasts of each machine, where somebody listens for them, and how long they listen.
 INTERVAL = 1.0
-LISTENING = 12.0
+LISTENING = 10.0
 
 # For what has no promise, in seconds. A cable that is pulled is noticed within 10, and who was
 # dialled in vain is dialled again within 60.
@@ -65,7 +65,7 @@ STATE = "/var/lib/bzzz"
 TOKEN_FILE = "/root/token"
 
 # What a member says of those to whom it is none.
-GUEST = "it has not heard yet that this node is a member"
+GUEST = "it has not heard that this node is a member, or has revoked it"
 
 TOKEN = re.compile(r"bzzz-join-\w+")
 
