@@ -35,10 +35,10 @@ class PeerStatements:
     :ivar renames_on: what the renames of it stand on.
     :ivar acts: its own statements that can be void, by the rights they need.
     :ivar acted: all of these.
-    :ivar reasons: of these that others may stand on, and what their reasons are: pairs of reasons
-        and those that have them. A reason that has another one before it is not always there,
-        because a set with it has the other, too; and what counts as a revoke of its own author may
-        be there although it is no reason for itself.
+    :ivar grounds: those of them that others may stand on, which is all but renames.
+    :ivar reasons: pairs of reasons and those of the grounds that have them. A reason that has
+        another one before it is not always there, because a set with it has the other, too; and
+        what counts as a revoke of its own author may be there although it is no reason for itself.
     :ivar last: the last standing that was asked for, by what it depends on.
     """
 
@@ -50,6 +50,7 @@ class PeerStatements:
     renames_on: int = 0
     acts: dict[int, int] = field(default_factory=dict)
     acted: int = 0
+    grounds: int = 0
     reasons: list[tuple[int, int]] = field(default_factory=list)
     last: tuple[tuple[int, int, int], Standing] | None = None
 

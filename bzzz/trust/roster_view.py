@@ -212,24 +212,27 @@ class View:
         if isinstance(statement, Rotate):
             reasons |= bit  # so that all rotations at the same time have the same
         if not isinstance(statement, Rename):
-            for at, (some, acts) in enumerate(peer.reasons):
-                if some == reasons:
-                    peer.reasons[at] = reasons, acts | bit
-                    return
+            peer.grounds |= bit
+            if peer.reasons and peer.reasons[-1][0] == reasons:
+                bit |= peer.reasons.pop()[1]
             peer.reasons.append((reasons, bit))
 
     def _make_void(self, peer: PeerStatements, acts: int, reason: int, concurrent: int) -> None:
-        if not acts:
-            return
         self._void |= acts
         before = self.graph.everything ^ concurrent ^ reason
-        for at, (reasons, some) in enumerate(peer.reasons.copy()):
-            hit = some & acts
+        left = acts & peer.grounds
+        # The newest are the last, and mostly the only ones.
+        at = len(peer.reasons)
+        while left:
+            at -= 1
+            reasons, some = peer.reasons[at]
+            hit = some & left
+            left ^= hit
             # Where a reason is before the new one, that adds nothing.
             if hit and not reasons & before:
                 peer.reasons[at] = reasons | reason, hit
                 if hit != some:
-                    peer.reasons.append((reasons, some ^ hit))
+                    peer.reasons.insert(at, (reasons, some ^ hit))
 
     # -- judging
 
@@ -243,9 +246,16 @@ class View:
         while left:
             number = left.bit_length() - 1
             peer = self._peers[self.statements[number].statement.author]
-            for reasons, acts in peer.reasons:
-                hit = acts & left
-                found = reasons & within if hit else 0
+            some = left & peer.grounds
+            at = len(peer.reasons)
+            while some:
+                at -= 1
+                reasons, acts = peer.reasons[at]
+                hit = acts & some
+                if not hit:
+                    continue
+                some ^= hit
+                found = reasons & within
                 if found:
                     # What is there alone is no reason for itself.
                     void |= hit ^ found if found & hit and found.bit_count() == 1 else hit
