@@ -94,6 +94,7 @@ class RosterExchange:
 
     :param roster: of this node; statements are added to it here.
     :param random: picks whom news is passed on to.
+    :ivar full: why a statement was not kept for want of room; empty as long as none was.
     """
 
     def __init__(self, roster: Roster, random: Randomness) -> None:
@@ -101,7 +102,7 @@ class RosterExchange:
         self._random = random
         self._peers: dict[PeerID, _Peer] = {}
         self._news: list[SignedStatement] = []
-        self.full = False
+        self.full = ""
         # For which there is no room: they would be asked for without end.
         self._refused: dict[StatementID, None] = {}
 
@@ -180,8 +181,8 @@ class RosterExchange:
                         new.append(statement)
                 except MissingParents:
                     state.wanted.add(statement.id)
-                except RosterFull:
-                    self.full = True
+                except RosterFull as error:
+                    self.full = str(error)
                     self._refused[statement.id] = None
                     while len(self._refused) > MAX_REFUSED:
                         del self._refused[next(iter(self._refused))]

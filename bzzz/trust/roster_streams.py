@@ -129,9 +129,10 @@ class RosterStreams:
             del self._streams[peer]
             if self._exchange is not None:
                 self._exchange.peer_down(peer)
-            # While the link lives, or another has its place, the peer is talked to.
+            # A link that has taken its place needs one. On the same link the peer does not want
+            # it, such as while it has no roster: it is asked again in a while.
             link = self._swarm.links.get(peer)
-            if link is not None and peer in self._speaks:
+            if link is not None and link is not talk.link and peer in self._speaks:
                 self._open(link)
 
     def received(self, talk: _Talk, message: bytes) -> None:
@@ -144,7 +145,7 @@ class RosterStreams:
             or self._streams.get(peer) is not talk
         ):
             return
-        was_full = exchange.full
+        told = exchange.full
         try:
             exchange.receive(peer, message)
         except RemoteProtocolError as error:
@@ -154,11 +155,8 @@ class RosterStreams:
             talk.link.abort(f"{error} ({error.code})")
         except Exception:  # noqa: BLE001 - a mistake here must not keep back what came before it
             self._log.failure("What {peer} says of the roster was not understood", peer=peer)
-        if exchange.full and not was_full:
-            self._log.error(
-                "The roster is full: members can be revoked, but nobody can be admitted or"
-                " renamed. Mend: found a new cluster and have the machines join it"
-            )
+        if exchange.full and not told:
+            self._log.error("A statement for the roster is not kept: {why}", why=exchange.full)
         # Passed on before it is acted on, as one who is revoked by it may know, too.
         self.flush()
         self._cluster.news(exchange.take_news())
@@ -175,12 +173,13 @@ class RosterStreams:
             for peer in self._speaks:
                 link = self._swarm.links.get(peer)
                 if link is not None:
-                    self._open(link)
+                    # Also where the other side dialled, which was refused before.
+                    self._open(link, either=True)
         self.flush()
 
-    def _open(self, link: Link) -> None:
+    def _open(self, link: Link, either: bool = False) -> None:
         if (
-            not link.is_initiator
+            not (link.is_initiator or either)
             or self._exchange is None
             or link.remote_peer in self._streams
             or self._swarm.links.get(link.remote_peer) is not link

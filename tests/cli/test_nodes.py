@@ -232,7 +232,7 @@ class NodeCommandTests(CommandTests):
             summary="8 cores",
             reason=reason,
         )
-        self.node.peers = lambda: [peer]  # type: ignore[method-assign]
+        self.node.peers = lambda: [peer]  # type: ignore[method-assign]  # for this test
         (_, line) = self.output("peers").splitlines()
         self.assertTrue(line.endswith(reason), line)
 

@@ -33,7 +33,7 @@ class GuestTurnTests(SynchronousTestCase):
         self.send(3 * GUEST_FRAMES)
         turns = self.case.link.turns
         for name in "ab":
-            turns.wait(lambda name=name: self.done.append(name))  # type: ignore[misc]
+            turns.wait(lambda name=name: self.done.append(name))  # type: ignore[misc]  # bound at once
         turns.wait(lambda: self.done.append("A"), stranger=True)
         opened = self.case.owner.opened
         turns.wait(lambda: self.done.append(f"{self.case.owner.opened - opened}"))

@@ -80,6 +80,26 @@ class AdmissionTests(ClusterCase):
         }
         self.assertEqual(set(states.values()), {MemberState.CLAIMED})
 
+    def test_a_mistake_keeps_no_revoke_back(self) -> None:
+        """What came before a message that this node fails at, for a bug of its own, counts."""
+        world = self.formed(3, 3)
+        world.run(5.0)
+        one, other, gone = world.nodes
+        assert other.mesh is not None
+        exchange = self.cluster(other).exchange
+        assert exchange is not None
+        receive = exchange.receive
+
+        def fail(peer: PeerID, message: bytes) -> None:
+            receive(peer, message)
+            raise ZeroDivisionError
+
+        exchange.receive = fail  # type: ignore[method-assign]  # a bug
+        self.do(world, self.cluster(one).revoke(gone.key.peer_id, ""))
+        world.run(AT_ONCE)
+        self.assertNotIn(gone.key.peer_id, self.linked(other))
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+
     def test_two_outsiders(self) -> None:
         """Unclaimed nodes mesh with each other beside a cluster."""
         world = self.formed(6, 4)
@@ -170,8 +190,15 @@ class AdmissionTests(ClusterCase):
         world = self.formed(4, 3)
         world.adopting = False
         new = world.nodes[3]
+        assert new.mesh is not None
+        assert new.mesh.roster is not None
+        offered: list[object] = []
+        made = new.mesh.roster.made
+        new.mesh.roster.made = lambda talk: (offered.append(talk), made(talk))[1]  # type: ignore[method-assign, func-returns-value]  # counts
         self.do(world, self.cluster(world.nodes[0]).admit(new.key.peer_id, "new", Role.MEMBER))
         world.run(5.0)
+        # It has no roster to talk of, and is not asked again and again.
+        self.assertLessEqual(len(offered), 3)
         heard = set(world.truth().members) - {new.key.peer_id}
         assert new.mesh is not None
         self.assertEqual(set(new.mesh.broadcasts.documents), heard)

@@ -45,7 +45,7 @@ class PresentingTests(SynchronousTestCase):
         self.swarm = Guests(self.clock)
         self.cluster = TrustedCluster(key("walnut").peer_id, roster_of(FOUND, IRONWOOD))
         swarm, cluster = self.swarm, self.cluster
-        self.presenting = Presenting(swarm, cluster, self.clock)  # type: ignore[arg-type]
+        self.presenting = Presenting(swarm, cluster, self.clock)  # type: ignore[arg-type]  # fakes
 
     def guest(self, name: str = "acacia", host: str = "192.0.2.1") -> GuestLink:
         return GuestLink(self.swarm, key(name).peer_id, host)
