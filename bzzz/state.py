@@ -21,9 +21,10 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from bzzz.atomic_file import opened, sync_directory, write_atomically
 from bzzz.errors import BzzzError, IdentityError, StateDirectoryError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
@@ -84,7 +85,7 @@ class OpenState:
         """The remembered port; None at first start, and when the file makes no sense."""
         try:
             # A FIFO in its place would otherwise keep the node waiting for a writer.
-            with _opened(self.path / "listen_port", os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+            with opened(self.path / "listen_port", os.O_RDONLY | os.O_NONBLOCK) as descriptor:
                 text = os.read(descriptor, 16).decode("ascii").strip()
         except (OSError, UnicodeDecodeError):
             # A port that cannot be read is chosen anew, which costs less than not starting.
@@ -148,7 +149,7 @@ class OpenState:
         path = self.path / NEXT_KEY
         try:
             path.unlink(missing_ok=True)
-            _sync(path.parent)
+            sync_directory(path.parent)
         except OSError as error:
             raise _unusable(path, error) from None
 
@@ -168,10 +169,10 @@ class OpenState:
             old = -1
             # A file that may only be read is replaced, too.
             with contextlib.suppress(OSError):
-                old = stack.enter_context(_opened(path, os.O_WRONLY | os.O_NOFOLLOW))
+                old = stack.enter_context(opened(path, os.O_WRONLY | os.O_NOFOLLOW))
             try:
                 (self.path / NEXT_KEY).replace(path)
-                _sync(self.path)
+                sync_directory(self.path)
             except OSError as error:
                 raise _unusable(path, error) from None
             self.previous = None
@@ -244,7 +245,7 @@ def read_key(path: Path) -> PrivateKey:
     :raises IdentityError: it is damaged, of another type, or not private.
     :raises OSError: it cannot be read.
     """
-    with _opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+    with opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise IdentityError(f"{path} is not a file; move it away")
@@ -270,61 +271,6 @@ def read_key(path: Path) -> PrivateKey:
 
 def _write_key(path: Path, key: PrivateKey) -> None:
     write_atomically(path, base64.b64encode(key.encode()) + b"\n", new=True)
-
-
-def write_atomically(path: Path, content: bytes, *, new: bool = False) -> None:
-    """Write a file of mode 0600 that is there wholly or not at all, also after a power cut.
-
-    :param new: never replace a file that exists.
-    :raises FileExistsError: ``new``, and it exists.
-    :raises OSError: it cannot be written.
-    """
-    # The name is the same each time so that what a crash left is replaced, not collected; the
-    # directory's lock is why nobody else writes to it.
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with _opened(temporary, flags) as descriptor:
-            os.fchmod(descriptor, 0o600)
-            view = memoryview(content)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        if new:
-            _move_to_new(temporary, path)
-        else:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    """Have the names in a directory outlive a power cut."""
-    with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
-        os.fsync(descriptor)
-
-
-def _move_to_new(temporary: Path, path: Path) -> None:
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
-            raise
-        # File systems without hard links (vfat, some network ones): the lock makes looking enough.
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, "File exists", str(path)) from None
-        temporary.rename(path)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int, mode: int = 0o600) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _make_directory(path: Path) -> None:

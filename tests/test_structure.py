@@ -15,6 +15,7 @@ ROOT = Path(bzzz.__file__).parent
 # Lowest first. A package may import itself and whatever stands below it.
 LAYERS = (
     ("errors",),
+    ("atomic_file",),
     ("identity",),
     ("wire",),
     ("net",),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from bzzz.atomic_file import write_atomically
 from bzzz.discovery.network_interfaces import NetworkInterface
 from bzzz.errors import IdentityError
 from bzzz.identity.peer_id import PeerID
@@ -362,7 +362,7 @@ class AddressBook:
         self._dirty = False
         data = self._stored()
         try:
-            await self._defer_to_thread(lambda: _replace(self._path, data))
+            await self._defer_to_thread(lambda: write_atomically(self._path, data))
         except OSError as error:
             self._dirty = True
             if str(error) != self._failed:
@@ -411,25 +411,6 @@ def _read(path: Path) -> bytes | None:
     if len(data) > MAX_FILE:
         raise _Damaged(f"it has more than {MAX_FILE} bytes")
     return data
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write ``data`` so that a crash at any moment leaves the old or the new file, whole."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _put_aside(path: Path) -> Path:

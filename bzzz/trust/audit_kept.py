@@ -11,8 +11,6 @@ cannot push the old ones out.
 from __future__ import annotations
 
 import enum
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from bzzz.atomic_file import write_atomically
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.background import after, in_background
 from bzzz.net.interfaces import Clock
 from bzzz.trust.audit_chain import Checkpoint, Kept, rfc3339
-from bzzz.trust.audit_disk import open_for_reading, put_aside, sync_directory
+from bzzz.trust.audit_disk import open_for_reading, put_aside
 
 __all__ = ["MAX_KEPT", "MAX_NODES", "KeptCheckpoints", "Verdict", "read_kept"]
 
@@ -210,7 +209,7 @@ class KeptCheckpoints:
         )
         data = msgspec.json.encode(stored) + b"\n"
         try:
-            await self._in_thread(lambda: _replace(self._path, data))
+            await self._in_thread(lambda: write_atomically(self._path, data))
         except OSError as error:
             self._dirty = True
             if str(error) != self._problem:
@@ -269,18 +268,3 @@ def _read(path: Path) -> _Stored | None:
     if stored.version != VERSION:
         raise BzzzError(f"{path} is of version {stored.version}; this is for version {VERSION}")
     return stored
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file, of mode 0600, so that a crash leaves the old one or the new one, whole."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    sync_directory(path)
