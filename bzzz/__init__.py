@@ -12,6 +12,9 @@ events     what happened, for people and programs that watch
 mesh       who is here and what they can do: pubsub, membership, liveness, capabilities
 config     one frozen, validated configuration
 reload     the configuration, read again while the node runs
+atomic_file  files that are there wholly or not at all
+database   one SQLite file, used in a thread of its own
+node_trust  the part of the composition root about who may be here
 state      the state directory: lock, identity key, remembered port
 systemd    what systemd is told and asked: notifications, the journal, the node's unit
 log        where the log goes, and the form of its lines
