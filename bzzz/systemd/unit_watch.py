@@ -186,6 +186,15 @@ class UnitWatch:
     def _failed(self, reason: str) -> None:
         self._answering_since = None
         self._problem = reason
+        self._failures += 1
+        # A bus or a systemd that is restarted is back at the first try: nothing to warn of.
+        if self._failures == 1 and self._unit is not None:
+            self._log.info(
+                "systemd cannot be asked about the unit of this node at the moment: {reason}."
+                " Asking again",
+                reason=reason,
+            )
+            return
         if _gist(reason) not in self._said:
             self._said.add(_gist(reason))
             self._log.warn(
@@ -193,10 +202,7 @@ class UnitWatch:
                 " without, and asks again for ever",
                 reason=reason,
             )
-        self._failures += 1
-        # A bus that is restarted is back at the first try.
-        if self._failures > 1:
-            self._tell(None)
+        self._tell(None)
 
     def _tell(self, unit: Unit | None) -> None:
         before, self._unit = self._unit, unit

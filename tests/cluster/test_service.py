@@ -518,6 +518,7 @@ class ServiceTests(ServiceTestCase):
             for line in log(walnut, self.began, "-p", "warning").splitlines()
             if "cannot be asked" in line
         ]
+        # Busy, the bus may not be back at the first try.
         self.assertLessEqual(len(complaints), 1, complaints)
 
     def test_other_unit(self) -> None:
