@@ -41,8 +41,13 @@ BATCH = 24
 BATCH_BYTES = 16384
 
 # Heads that are told, wanted or had in one message. A roster has as many as admins wrote at the
-# same time without knowing of each other; what does not fit comes with the next message.
+# same time without knowing of each other, and one for each member that said something of itself:
+# those are told in several messages.
 MAX_IDS = 128
+
+# Statements that are wanted of one member, in several messages: more than a roster has heads of
+# members that said something of themselves.
+MAX_WANTED = 4096
 
 # Statements for which there is no room that are remembered, so that they are not asked for again.
 MAX_REFUSED = 4096
@@ -210,12 +215,14 @@ class RosterExchange:
 
     def _tell_heads(self, state: _Peer) -> None:
         state.told = self.roster.heads
-        state.output.append(_encode(_Message(heads=_hex(state.told))))
+        for first in range(0, len(state.told), MAX_IDS):
+            state.output.append(_encode(_Message(heads=_hex(state.told[first:]))))
 
     def _want(self, state: _Peer, wanted: Iterable[StatementID]) -> None:
         state.wanted.update(wanted)
-        want = sorted(state.wanted)[:MAX_IDS]
-        state.wanted = set(want)
+        ordered = sorted(state.wanted)[:MAX_WANTED]
+        state.wanted = set(ordered)
+        want = ordered[:MAX_IDS]
         state.output.append(_encode(_Message(want=_hex(want), have=_hex(self.roster.heads))))
 
     def _send_wanted(

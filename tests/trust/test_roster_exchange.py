@@ -16,6 +16,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.trust.roster import Roster
 from bzzz.trust.roster_exchange import (
     BATCH,
+    MAX_IDS,
     MAX_MESSAGE,
     RELAYS,
     RosterExchange,
@@ -164,6 +165,26 @@ class ExchangeTests(SynchronousTestCase):
             members.say(other, 2000 + number)
         members.link(one, other)
         members.settle()
+        self.assertEqual(len(members.rosters()), 1)
+
+    def test_many_heads(self) -> None:
+        """Members that each said something of themselves make more heads than one message has."""
+        members = Members(2)
+        one, other = members.peer(0), members.peer(1)
+        both = members.exchanges[one].roster.copy()
+        for number in range(2 * (MAX_IDS + 10)):
+            name = f"m{number}"
+            admit = both.make_admit(KEYS[0], key(number + 100).peer_id, name, Role.MEMBER, NOW)
+            both.add(admit)
+        said: list[list[SignedStatement]] = [[], []]
+        for number in range(2 * (MAX_IDS + 10)):
+            author = key(number + 100)
+            said[number % 2].append(both.make_rename(author, author.peer_id, f"own{number}", NOW))
+        for peer, own in zip((one, other), said, strict=True):
+            members.exchanges[peer].roster.merge([*both.statements(), *own])
+        members.link(one, other)
+        members.settle()
+        self.assertEqual(len(members.exchanges[one].roster), len(both) + sum(map(len, said)))
         self.assertEqual(len(members.rosters()), 1)
 
     def test_lost_tail(self) -> None:
