@@ -161,10 +161,17 @@ class Target:
     def __str__(self) -> str:
         return f"{'<=' if self.at_most else '>='} {self.value:g}"
 
+    def met(self, value: float) -> bool:
+        """Whether a figure is good enough."""
+        return value <= self.value if self.at_most else value >= self.value
+
     def verdict(self, value: float) -> str:
         """``met`` or ``MISSED``."""
-        met = value <= self.value if self.at_most else value >= self.value
-        return "met" if met else "MISSED"
+        return "met" if self.met(value) else "MISSED"
+
+    def better(self, value: float, other: float) -> float:
+        """How many times better a figure is than another."""
+        return other / value if self.at_most else value / other
 
 
 def number(value: float | None) -> str:
