@@ -13,7 +13,7 @@ meanwhile.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address
 from socket import AF_INET6, inet_pton
@@ -81,6 +81,8 @@ class Accepting:
         self._hosts = TokenBuckets[Place](limits.host_rate, MAX_REMEMBERED)
         self._prefixes = TokenBuckets[Place](limits.prefix_rate, MAX_REMEMBERED)
         self._refunds = TokenBuckets[Place](REFUND_RATE, MAX_REMEMBERED)
+        # The host of which a link was made longest ago comes first.
+        self._linked: OrderedDict[Place, None] = OrderedDict()
         self._of_host: dict[Place, dict[Link, None]] = {}
         self._of_prefix: dict[Place, dict[Link, None]] = {}
         self._said_at = float("-inf")
@@ -93,7 +95,8 @@ class Accepting:
         if not self._hosts.take(place, now):
             self._refused("host", place, self._hosts.rate, now)
             return False
-        if not self._prefixes.take(prefix, now):
+        # Strangers in its network do not keep out a host whose links were kept.
+        if not self._prefixes.take(prefix, now) and place not in self._linked:
             self._hosts.give_back(place, now)
             self._refused("network", prefix, self._prefixes.rate, now)
             return False
@@ -129,6 +132,14 @@ class Accepting:
             del links[link]
             if not links:
                 del table[place]
+
+    def linked(self, host: str) -> None:
+        """A peer at this IP address, which either side dialled, has a link that is kept."""
+        place, _ = place_of(host)
+        self._linked[place] = None
+        self._linked.move_to_end(place)
+        if len(self._linked) > MAX_REMEMBERED:
+            self._linked.popitem(last=False)
 
     def admitted(self, host: str) -> None:
         """What came from this IP address is a peer's link that is kept: it counts for nothing."""

@@ -13,6 +13,7 @@ from typing import Protocol as Shape
 from twisted.internet.interfaces import IDelayedCall
 
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.accepting import place_of
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
 
@@ -38,7 +39,7 @@ PAIRING_SECONDS = 120.0
 # Guests at once. They are strangers, and each has a connection, and streams of its own, here.
 MAX_GUESTS = 32
 
-# Guests of one IP address at once: some nodes of one machine.
+# Guests of one host at once (an IPv4 address or an IPv6 /64): some nodes of one machine.
 MAX_GUESTS_PER_HOST = 4
 
 # How long the link of a guest whose pairing is over is kept at least, in seconds, so that the last
@@ -108,7 +109,8 @@ class Guests:
         """
         if not link.is_initiator:
             came = [each for each in self.links.values() if not each.is_initiator]
-            near = [each for each in came if each.remote_host == link.remote_host]
+            host, _ = place_of(link.remote_host)
+            near = [each for each in came if place_of(each.remote_host)[0] == host]
             if len(near) >= MAX_GUESTS_PER_HOST:
                 if not self._make_room(near):
                     return False

@@ -392,7 +392,9 @@ class Swarm:
         if existing is not None:
             self._retire(existing)
             self._tell_down(existing, "replaced")
-        elif not link.is_initiator:
+        else:
+            self.accepting.linked(link.remote_host)
+        if existing is None and not link.is_initiator:
             self.accepting.admitted(link.remote_host)
         if self.links.get(peer) is link:
             self._tell_up(link)

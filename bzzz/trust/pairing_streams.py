@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, LinkClosed, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.accepting import place_of
 from bzzz.net.background import in_background
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
@@ -51,7 +52,7 @@ STEP_SECONDS = 10.0
 # Runs under way at one time: each holds a guest's link for as long as it takes.
 MAX_RUNS = 16
 
-# The same with one IP address: as many as it may have guests, so that no host has all the runs.
+# The same with one host: as many as it may have guests, so that no host has all the runs.
 MAX_RUNS_PER_HOST = 4
 
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
@@ -201,7 +202,8 @@ class Pairing:
         for other in [each for each in self._runs if each.link is run.link and each.is_idle]:
             self._abort(other, "its peer has begun another")
         runs = [each for each in self._runs if each.has_room]
-        near = [each for each in runs if each.link.remote_host == run.link.remote_host]
+        host, _ = place_of(run.link.remote_host)
+        near = [each for each in runs if place_of(each.link.remote_host)[0] == host]
         has_room = not any(each.link is run.link for each in runs)
         if len(near) >= MAX_RUNS_PER_HOST:
             has_room = has_room and self._make_room(near)

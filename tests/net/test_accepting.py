@@ -81,6 +81,15 @@ class RateTests(AcceptingCase):
         self.assertEqual(accepting.counts, {"refused_host": 98, "refused_network": 2})
         self.assertTrue(accepting.takes("192.0.3.1"))
 
+    def test_linked(self) -> None:
+        """Strangers who use up their network's rate do not keep out who was linked from there."""
+        self.patch(accepting_module, "MAX_REMEMBERED", 2)
+        accepting = self.accepting(host_rate=Rate(2, 0.001), prefix_rate=Rate(1, 0.001))
+        for host in ("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.2"):
+            accepting.linked(host)
+        took = [accepting.takes(f"192.0.2.{number}") for number in (9, 8, 1, 2, 2, 2, 3)]
+        self.assertEqual(took, [True, False, False, True, True, False, True])
+
     def test_refused_by_the_network_costs_the_host_nothing(self) -> None:
         """Its own token is there when the network has one again."""
         accepting = self.accepting(host_rate=Rate(1, 0.001), prefix_rate=Rate(1, 1.0))

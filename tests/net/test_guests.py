@@ -117,6 +117,14 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.enter(FakeLink(50, "192.0.2.1")), [True])
         self.assertEqual(self.closed([other, *links]), [2])
 
+    def test_host_by_ipv6(self) -> None:
+        """Whoever takes another address of its /64 for each connection is one host all the same."""
+        links: list[Any] = [
+            FakeLink(number, f"2001:db8::{number + 1:x}") for number in range(MAX_GUESTS_PER_HOST)
+        ]
+        self.enter(*links, FakeLink(50, "2001:db8::50"), FakeLink(51, "2001:db8:0:1::1"))
+        self.assertEqual(self.closed(links), [0])
+
     def test_all(self) -> None:
         """So many in all; the oldest that does not pair makes room."""
         links: list[Any] = [FakeLink(number) for number in range(MAX_GUESTS)]

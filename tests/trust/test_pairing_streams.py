@@ -176,15 +176,26 @@ class RoomTests(Base):
         self.assertEqual([number for number, each in enumerate(guests) if each.stream.aborted], [3])
 
     def test_host(self) -> None:
-        """One host has some of the runs, and its silent ones make room for its own."""
+        """One host has some of the runs, and its silent ones make room for its own.
+
+        Of IPv6 it is a /64, whatever address of it each connection comes from.
+        """
         secret = self.token().secret
-        silent = self.guest(90, "192.0.2.1")
-        near = [self.guest(number, "192.0.2.1") for number in range(MAX_RUNS_PER_HOST)]
-        self.assertTrue(silent.stream.aborted)
-        for each in near:
-            self.assertEqual(each.request(secret, self.home), "")
-        self.assertEqual(self.guest(91, "192.0.2.1").request(secret, self.home), "busy")
-        self.assertEqual(self.guest(92, "192.0.2.2").request(secret, self.home), "")
+        for first, host, other in (
+            (0, "192.0.2.1", "192.0.2.2"),
+            (50, "2001:db8::{}", "2001:db9::"),
+        ):
+            silent = self.guest(first + 30, host.format(9))
+            near = [
+                self.guest(first + number, host.format(number))
+                for number in range(MAX_RUNS_PER_HOST)
+            ]
+            self.assertTrue(silent.stream.aborted)
+            for each in near:
+                self.assertEqual(each.request(secret, self.home), "")
+            last = self.guest(first + 31, host.format(8))
+            self.assertEqual(last.request(secret, self.home), "busy")
+            self.assertEqual(self.guest(first + 32, other).request(secret, self.home), "")
 
     def test_silent_one_of_a_link(self) -> None:
         """A link has one run: a silent one ends when its peer begins another."""
