@@ -57,7 +57,7 @@ EVENTS: Mapping[str, EventKind] = {
     "role_changed": EventKind(("peer_id", "name", "by", "role", "was")),
     "key_rotated": EventKind(("new_key",)),
     # Who wants to join. ``invitation`` is the channel of a code or the number of a token.
-    "invited": EventKind(("invitation", "kind", "role", "uses", "expires", "by", "uid")),
+    "invited": EventKind(("invitation", "kind", "role", "uses", "expires", "uid")),
     "invitation_used": EventKind(("invitation", "peer_id", "name", "address")),
     "invitation_void": EventKind(("invitation", "reason")),
     # Guesses of a code are few; of a token, of which none are left to count, there is no end.

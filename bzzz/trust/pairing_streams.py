@@ -122,9 +122,10 @@ class Pairing:
             self._forget(channel)
         self._await_expiry()
 
-    async def open_code(self, role: Role, watch: Watch) -> Invitation:
+    async def open_code(self, role: Role, watch: Watch, uid: int | None = None) -> Invitation:
         """Invite one machine by a code.
 
+        :param uid: of the user of this machine who asks, for the audit log.
         :param watch: told of what happens: ``wrong_code`` (``left``), ``joined`` (``name``,
             ``peer_id``), ``failed`` (``reason``), ``void`` (``reason``).
         :raises ClusterError: this node is no admin.
@@ -134,15 +135,20 @@ class Pairing:
         invitation = self._invitations.open_code(self._wall_time())
         self._roles[invitation] = role
         self._watches[invitation] = watch
-        self._record("invited", invitation=invitation.channel, kind="code", role=str(role), uses=1)
+        self._record(
+            "invited", invitation=invitation.channel, kind="code", role=str(role), uses=1, uid=uid
+        )
         self._await_expiry()
         return invitation
 
-    async def open_token(self, role: Role, uses: int, seconds: float) -> Invitation:
+    async def open_token(
+        self, role: Role, uses: int, seconds: float, uid: int | None = None
+    ) -> Invitation:
         """Invite machines by a token.
 
         :param uses: how many.
         :param seconds: for which it is good.
+        :param uid: of the user of this machine who asks, for the audit log.
         :raises ClusterError: this node is no admin.
         :raises InvitationError: too many invitations are open, or it is for too many machines.
         """
@@ -161,7 +167,12 @@ class Pairing:
                 self._roles.pop(invitation, None)
                 self._forget(invitation.channel)
         self._record(
-            "invited", invitation=invitation.channel, kind="token", role=str(role), uses=uses
+            "invited",
+            invitation=invitation.channel,
+            kind="token",
+            role=str(role),
+            uses=uses,
+            uid=uid,
         )
         self._await_expiry()
         return invitation

@@ -130,7 +130,7 @@ class PairingRoutes:
                 over.callback(None)
 
         with refusing():
-            invitation = await self._pairing.open_code(body.role, happened)
+            invitation = await self._pairing.open_code(body.role, happened, by.uid)
         end = "bzzz invite was interrupted"
         try:
             lines.send(
@@ -150,7 +150,7 @@ class PairingRoutes:
 
     async def make_token(self, by: Credentials, body: MakeToken) -> dict[str, object]:
         with refusing():
-            invitation = await self._pairing.open_token(body.role, body.uses, body.seconds)
+            invitation = await self._pairing.open_token(body.role, body.uses, body.seconds, by.uid)
             cluster = self._cluster.member_of().cluster
         return {
             "cluster": cluster,

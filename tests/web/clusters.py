@@ -115,6 +115,7 @@ class Home:
     :ivar connected: whom it is linked with.
     :ivar told: members that hear when it leaves.
     :ivar events: that it has emitted.
+    :ivar recorded: of its invitations, for the audit log.
     """
 
     def __init__(self, name: str = "walnut") -> None:
@@ -124,6 +125,7 @@ class Home:
         self.connected: set[PeerID] = set()
         self.told = 0
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.recorded: list[tuple[str, dict[str, Any]]] = []
         self.disk = RosterMemory()
         self.tokens = InvitationMemory()
         self.randomness = random.Random(name)
@@ -145,6 +147,7 @@ class Home:
             lambda: NOW + self.clock.seconds(),
             self.randomness.randbytes,
             maybeDeferred,
+            lambda event, **fields: self.recorded.append((event, fields)),
         )
         self.joining = JoiningAtOnce(
             swarm, self.cluster, self.clock, self.randomness.randbytes, maybeDeferred, list

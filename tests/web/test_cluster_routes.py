@@ -23,7 +23,7 @@ from bzzz.web.cluster_routes import ClusterRoutes
 from tests.trust.rosters import TIME, key
 from tests.web.clusters import Home, InvitationMemory, done
 from tests.web.fakes import FakeNode
-from tests.web.test_api import Exchange
+from tests.web.test_api import SOMEBODY, Exchange
 
 ACACIA, IRONWOOD = key("acacia").peer_id, key("ironwood").peer_id
 
@@ -432,6 +432,9 @@ class InvitationTests(Base):
             },
         )
         self.assertFalse(answer.ended)
+        ((event, fields),) = self.home.recorded
+        self.assertEqual((event, fields["invitation"]), ("invited", "1"))
+        self.assertEqual(fields["uid"], SOMEBODY.uid)
 
     def test_joined(self) -> None:
         """Each wrong code is told, then who has joined; that is the end, and nothing stays open."""
@@ -535,6 +538,9 @@ class InvitationTests(Base):
             },
         )
         self.assertEqual(list(self.home.tokens.kept), [channel])
+        ((event, fields),) = self.home.recorded
+        self.assertEqual((event, fields["invitation"]), ("invited", channel))
+        self.assertEqual(fields["uid"], SOMEBODY.uid)
 
     def test_revoked_by_a_token(self) -> None:
         """Who was revoked does not come back by the token that has let it in; who left does."""
