@@ -440,6 +440,7 @@ def make_node(config: Config, state: OpenState, control: ControlSocket, launch: 
         node.view,
         routes=node.trust.routes(lambda: config.name, node.restart),
         on_request=node.trust.control_request,
+        ready=lambda: node.trust.is_started,
     )
     ControlServer(reactor, control, api).setServiceParent(tree)
     return tree

@@ -98,6 +98,8 @@ class NodeTrust:
     """Who may be here, for one node on a real machine.
 
     :ivar cluster: what the mesh is given; :meth:`connect` comes after it was made.
+    :ivar is_started: whether what is on disk was read. Until then this node does not know whether
+        it is in a cluster, and who asks it to found one has to wait.
     """
 
     _log = Logger()
@@ -113,6 +115,7 @@ class NodeTrust:
         self._state = state
         self._reactor = reactor
         self._in_thread = in_thread
+        self.is_started = False
         self.database = Database(state.path / DATABASE, reactor, MIGRATIONS)
         self.audit = AuditLog(
             state.path / AUDIT_LOG,
@@ -273,6 +276,7 @@ class NodeTrust:
             SqliteInvitationStore(self.database), self.cluster.peer_id, self.audit.record
         )
         await self.pairing.load()
+        self.is_started = True
         roster = self.cluster.roster
         self.audit.record(
             "started",
@@ -306,17 +310,18 @@ class NodeTrust:
         :raises ClusterError: the node is in none.
         """
         mesh = self._mesh
-        await self.cluster.say_leaving()
-        told = 0
-        if mesh is not None and mesh.roster is not None:
-            told = len(mesh.roster.talking)
+        said = await self.cluster.say_leaving()
+        told: set[PeerID] = set()
+        if said and mesh is not None and mesh.roster is not None:
+            members = set(mesh.roster.talking)
             mesh.roster.flush()
             # They close the links when they have heard it.
             end = self._reactor.seconds() + LEAVE_SECONDS
-            while mesh.roster.talking and self._reactor.seconds() < end:
+            while members & set(mesh.roster.talking) and self._reactor.seconds() < end:
                 await _pause(self._reactor, 0.05)
+            told = members - set(mesh.roster.talking)
         await self.cluster.forget()
-        return told
+        return len(told)
 
 
 def _pause(reactor: Any, seconds: float) -> Deferred[None]:

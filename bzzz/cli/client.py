@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ __all__ = ["NoNode", "NodeClient", "NodeError", "NotAllowed"]
 
 # Seconds for an answer that needs no work. A node that is starved of CPU still gets to it.
 TIMEOUT = 10.0
+
+# Seconds between two tries to ask a node that is starting.
+AGAIN = 0.1
 
 # Bytes of one line; the node's own limit for one of events is 64 KiB.
 MAX_LINE = 1 << 20
@@ -162,6 +166,21 @@ class NodeClient:
     def _ask(
         self, connection: _Connection, method: str, what: str, body: object = None
     ) -> http.client.HTTPResponse:
+        """Ask; again as long as the node is starting, and so has done nothing."""
+        end = time.monotonic() + TIMEOUT
+        while True:
+            response = self._ask_once(connection, method, what, body)
+            if response.status == http.client.OK:
+                return response
+            error = self._error(response)
+            if error.code != "starting" or time.monotonic() > end:
+                raise error
+            connection.close()
+            time.sleep(AGAIN)
+
+    def _ask_once(
+        self, connection: _Connection, method: str, what: str, body: object
+    ) -> http.client.HTTPResponse:
         headers = {"Connection": "close"}
         content = None
         if body is not None:
@@ -169,7 +188,7 @@ class NodeClient:
             content = json.dumps(body).encode()
         try:
             connection.request(method, f"/v1/{what}", content, headers)
-            response = connection.getresponse()
+            return connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoNode(
                 f"No node is running here ({self.path}). Start one with: {self._start}", self._start
@@ -185,9 +204,6 @@ class NodeClient:
             raise self._silent() from None
         except (OSError, http.client.HTTPException) as error:
             raise NoNode(f"The node at {self.path} broke off: {error or 'no answer'}") from None
-        if response.status != http.client.OK:
-            raise self._error(response)
-        return response
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         try:

@@ -92,6 +92,7 @@ class ControlApi:
 
     :param wall_time: seconds since the epoch.
     :param routes: those of other modules.
+    :param ready: whether those can be answered, as what they are about was read from disk.
     :param on_request: told of what is asked that changes something, see
         :class:`~bzzz.web.routes.RouteTable`.
     """
@@ -102,6 +103,7 @@ class ControlApi:
         wall_time: Callable[[], float] = time.time,
         routes: Iterable[Routes] = (),
         on_request: OnRequest = lambda by, request: None,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._view = view
         self._wall_time = wall_time
@@ -109,7 +111,9 @@ class ControlApi:
         self._followers = 0
         self._app = Klein()
         table = RouteTable(self._app, self._streams, on_request)
-        for some in (self, *routes):
+        self.add_to(table)
+        table.ready = ready
+        for some in routes:
             some.add_to(table)
 
     def site(self, reactor: Any) -> ControlSite:

@@ -63,6 +63,8 @@ class RouteTable:
         self._app = app
         self._streams = streams
         self._on_request = on_request
+        #: Whether routes that are entered from now on are answered; else it is said that they will.
+        self.ready: Callable[[], bool] = lambda: True
         app.handle_errors(Refusal, HTTPException, BzzzError, Exception)(self._error)
 
     def get(self, path: str, work: Work) -> None:
@@ -134,8 +136,16 @@ class RouteTable:
         return (by,) if body is None else (by, read_body(request, body))
 
     def _add(self, method: str, path: str, render: Callable[..., Any]) -> None:
+        ready = self.ready
+
+        def render_if_ready(request: IRequest, **parts: str) -> Any:
+            if not ready():
+                raise Refusal(503, "starting", "the node is starting: try again in a moment")
+            return render(request, **parts)
+
         # The endpoint would be the function's name, of which there is one each.
-        self._app.route(path, methods=[method], endpoint=f"{method} {path}")(render)
+        route = self._app.route(path, methods=[method], endpoint=f"{method} {path}")
+        route(render_if_ready)
 
     def _whole(self, path: str, work: Deferred[Any]) -> Deferred[Any]:
         """What comes of the work. Who hangs up cancels the waiting, and not the work."""

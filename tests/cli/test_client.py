@@ -25,8 +25,8 @@ class ClientTests(SynchronousTestCase):
         self.addCleanup(directory.cleanup)
         self.path = Path(directory.name) / "control.sock"
 
-    def serve(self, answer: bytes, *, stay: bool = False) -> None:
-        """Answer one connection with ``answer`` and close it, or ``stay`` until the client does."""
+    def serve(self, *answers: bytes, stay: bool = False) -> None:
+        """Answer a connection with each and close it, or ``stay`` until the client does."""
         listening = socket.socket(socket.AF_UNIX)
         self.addCleanup(listening.close)
         listening.bind(str(self.path))
@@ -34,14 +34,15 @@ class ClientTests(SynchronousTestCase):
         listening.settimeout(10)
 
         def run() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                self.asked = connection.recv(65536)
-                # The body comes in a piece of its own.
-                if b"Content-Type:" in self.asked and self.asked.endswith(b"\r\n\r\n"):
-                    self.asked += connection.recv(65536)
-                connection.sendall(answer)
-                self.left = stay and connection.recv(1) == b""
+            for answer in answers:
+                connection, _ = listening.accept()
+                with connection:
+                    self.asked = connection.recv(65536)
+                    # The body comes in a piece of its own.
+                    if b"Content-Type:" in self.asked and self.asked.endswith(b"\r\n\r\n"):
+                        self.asked += connection.recv(65536)
+                    connection.sendall(answer)
+                    self.left = stay and connection.recv(1) == b""
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -53,6 +54,27 @@ class ClientTests(SynchronousTestCase):
 
     def get(self) -> object:
         return NodeClient(self.path).get("status", 5.0)
+
+    def test_starting(self) -> None:
+        """A node that is starting is asked again, with all that it was given."""
+        self.patch(client, "AGAIN", 0.0)
+        told = b'{"error": {"code": "starting", "message": "wait"}}'
+        head = (
+            b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        )
+        starting = head % len(told) + told
+        self.serve(starting, starting, b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}')
+        self.assertEqual(NodeClient(self.path).post("cluster", {"name": "lab"}, 5.0), {"a": 1})
+        self.assertTrue(self.asked.startswith(b"POST /v1/cluster "))
+        self.assertTrue(self.asked.endswith(b'{"name": "lab"}'))
+
+    def test_starting_for_ever(self) -> None:
+        """In the end it is said what the node said."""
+        self.patch(client, "TIMEOUT", -1.0)
+        told = b'{"error": {"code": "starting", "message": "wait"}}'
+        self.serve(b"HTTP/1.1 503 No\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
+        error = self.assertRaises(NodeError, self.get)
+        self.assertEqual((error.code, str(error)), ("starting", "wait"))
 
     def test_answer(self) -> None:
         """JSON that came over the socket."""

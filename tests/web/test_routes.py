@@ -102,6 +102,19 @@ class RouteTests(SynchronousTestCase):
         error = exchange.json()["error"]
         return exchange.status, error["code"], error["message"]
 
+    def test_starting(self) -> None:
+        """Before the node has read what is on disk, others' routes do nothing, and say why."""
+        ready = False
+        self.control = ControlApi(FakeNode(), lambda: 0.0, [self.nuts], ready=lambda: ready)
+        for method, path in (("GET", "/v1/nuts"), ("POST", "/v1/shake")):
+            self.assertEqual(
+                self.refused(self.ask(method, path)),
+                (503, "starting", "the node is starting: try again in a moment"),
+            )
+        self.assertEqual(self.ask("GET", "/v1/id").status, 200)
+        ready = True
+        self.assertEqual(self.ask("POST", "/v1/shake").status, 200)
+
     # -- one answer
 
     def test_get(self) -> None:
