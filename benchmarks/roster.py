@@ -33,7 +33,8 @@ from benchmarks.common import (
     write_json,
 )
 from bzzz.identity.keys import PrivateKey
-from bzzz.trust.roster import MAX_OWN, MAX_STATEMENTS, Roster
+from bzzz.trust.roster import Roster
+from bzzz.trust.roster_room import MAX_OWN_EACH, MAX_STATEMENTS
 from bzzz.trust.statements import (
     Admit,
     Found,
@@ -199,14 +200,19 @@ def comb(count: int) -> Statements:
 
 
 def rotations(count: int) -> Statements:
-    """A member renames itself in a chain, and beside that leaves and rotates; as much as it may."""
+    """Members rename themselves in chains, leave and rotate beside that, as much as they may."""
     made = [found()]
-    made.append(admit(0, 1, made[-1], role=Role.MEMBER))
-    step = made[-1]
-    while len(made) < count - 2:
-        said = rename(1, 1, f"node-{len(made)}", step)
-        made += [said, revoke(1, "", step, by=1), rotate(1, count + len(made), step)]
-        step = said
+    last = made[0]
+    for member in range(1, count):
+        last = step = admit(0, member, last, role=Role.MEMBER)
+        made.append(step)
+        for each in range(MAX_OWN_EACH // 3):
+            if len(made) > count - 3:
+                return made
+            said = rename(member, member, f"node-{member}-{each}", step)
+            made += [said, revoke(member, "", step, by=member)]
+            made.append(rotate(member, count + len(made), step))
+            step = said
     return made
 
 
@@ -220,11 +226,6 @@ CASES: tuple[Callable[[int], Statements], ...] = (
     comb,
     rotations,
 )
-
-
-def size(make: Callable[[int], Statements], full: int) -> int:
-    """How many statements there can be of a kind."""
-    return min(full, MAX_OWN) if make is rotations else full
 
 
 # -- measuring
@@ -309,10 +310,7 @@ def main() -> None:
     rows = []
     for what, make, count, limit in (
         (f"{MEMBERS} members, from empty", chain, MEMBERS, Target(1, True)),
-        *(
-            (f"{size(each, full)}: {each.__name__}", each, size(each, full), Target(10, True))
-            for each in CASES
-        ),
+        *((f"{full}: {each.__name__}", each, full, Target(10, True)) for each in CASES),
     ):
         progress(what)
         figures = medians(make, count, rounds)

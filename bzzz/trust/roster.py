@@ -26,7 +26,16 @@ from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 from bzzz.trust.roster_graph import Graph
 from bzzz.trust.roster_members import Member, Revocation
-from bzzz.trust.roster_view import View
+from bzzz.trust.roster_room import (
+    ANY,
+    FROM_DISK,
+    FROM_OTHERS,
+    Room,
+    RosterFull,
+    RosterRoom,
+    is_own,
+)
+from bzzz.trust.roster_view import Judgement, View
 from bzzz.trust.statements import (
     MAX_PARENTS,
     Admit,
@@ -46,9 +55,6 @@ from bzzz.trust.statements import (
 )
 
 __all__ = [
-    "MAX_OWN",
-    "MAX_REVOKES_ABOVE",
-    "MAX_STATEMENTS",
     "InvalidStatement",
     "Member",
     "MissingParents",
@@ -56,20 +62,6 @@ __all__ = [
     "Roster",
     "RosterFull",
 ]
-
-# Statements of one roster. 500 machines of which a fifth is replaced each year make 200 a year.
-# Every member keeps them in memory: 8192 take some 50 MB, and 90 with 64 parents each.
-MAX_STATEMENTS = 8192
-
-# Revokes that an admin can say beyond that, so that whoever filled the roster can be revoked. Those
-# that a member says of itself, to leave, are not among them, or any member could use them up.
-MAX_REVOKES_ABOVE = 1024
-
-# Statements that members say of themselves, to leave, to be called otherwise or to rotate. They
-# need no right, so they have a room of their own, which whoever fills it shares with the like
-# alone. An admin's statement has none of them before it that it does not need, or those who could
-# not keep that one would never take the admin's.
-MAX_OWN = 1024
 
 _NO_RIGHTS: frozenset[Right] = frozenset()
 
@@ -96,10 +88,6 @@ class MissingParents(BzzzError):
         self.missing = missing
 
 
-class RosterFull(BzzzError):
-    """The roster takes no more statements of this kind."""
-
-
 class Roster:
     """The statements of one cluster.
 
@@ -116,7 +104,7 @@ class Roster:
         self.cluster_id = founding.id.hex()
         self.cluster = statement.cluster
         self._graph = Graph()
-        self._own = 0
+        self._room = RosterRoom(statement.cluster)
         self._view = View(self._graph)
         self._view.enter(founding, (), self._view.judge(statement, ()))
 
@@ -147,8 +135,7 @@ class Roster:
         if verify:
             _check_signature(founding)
         roster = cls(founding)
-        # In another order than they once came, more of one kind may be among the last.
-        roster._merge(read, verify, MAX_STATEMENTS + MAX_REVOKES_ABOVE)
+        roster._merge(read, verify, FROM_DISK)
         return roster
 
     def copy(self) -> Roster:
@@ -158,7 +145,7 @@ class Roster:
         other.cluster = self.cluster
         other._view = self._view.copy()
         other._graph = other._view.graph
-        other._own = self._own
+        other._room = self._room.copy()
         return other
 
     # -- who is a member
@@ -210,7 +197,7 @@ class Roster:
     @property
     def full(self) -> bool:
         """Whether only an admin's revokes are taken any more."""
-        return len(self._graph) - self._own.bit_count() >= MAX_STATEMENTS
+        return len(self._graph) - self._room.own.bit_count() >= FROM_OTHERS.others
 
     def statements(self) -> list[SignedStatement]:
         """All, in an order that is the same everywhere; none before its parents."""
@@ -237,51 +224,103 @@ class Roster:
         """A set, in the order of :meth:`statements`."""
         return self._in_order(statements)
 
-    def add(self, signed: SignedStatement) -> bool:
-        """Take a statement; whether it is new.
+    def add(self, signed: SignedStatement) -> list[SignedStatement]:
+        """Take a statement; what is new by that.
+
+        That is the statement, if it was not here. Before it there may be some for which there was
+        no room as long as nobody needed them.
 
         :raises InvalidStatement: it is not well-formed.
         :raises MissingParents: it cannot be judged yet.
         :raises RosterFull: there is no room for it.
         """
-        return self._add(signed, True, MAX_STATEMENTS)
+        return self._add(signed, True, FROM_OTHERS)
 
-    def merge(self, statements: Iterable[SignedStatement]) -> list[SignedStatement]:
+    def merge(
+        self, statements: Iterable[SignedStatement], verify: bool = True
+    ) -> list[SignedStatement]:
         """Take statements in any order; those that are new, each after its parents.
 
         Those whose parents are missing are left out, and those for which there is no room.
 
+        :param verify: whether to check signatures. What :meth:`load` has taken can go without.
         :raises InvalidStatement: one is not well-formed. Those after it are not looked at; the
             error has those before it.
         """
-        return self._merge(statements, True, MAX_STATEMENTS)
+        return self._merge(statements, verify, FROM_OTHERS)
 
     def _in_order(self, statements: int) -> list[SignedStatement]:
         return [self._view.statements[number] for number in self._graph.in_order(statements)]
 
-    def _add(self, signed: SignedStatement, check: bool, room: int) -> bool:
+    def _add(self, signed: SignedStatement, check: bool, room: Room) -> list[SignedStatement]:
         # What is cheap comes first, and the signature last.
         if signed.id in self._graph:
-            return False
+            return []
         statement = signed.statement
         if isinstance(statement, Found):
             raise InvalidStatement(
                 f"a statement founds another cluster than {self.cluster}", "statement_second_found"
             )
         missing = self._graph.missing(statement.parents)
-        if missing:
-            raise MissingParents(missing)
-        self._check_room(statement, room)
+        new = self._add_needed(signed, missing, check, room) if missing else []
+        try:
+            self._room.check(statement, len(self._graph), room)
+        except RosterFull:
+            if is_own(statement):
+                self._judge(signed, check)
+                self._room.set_aside(signed)
+            raise
+        try:
+            judgement = self._judge(signed, check)
+        except InvalidStatement as error:
+            error.merged = tuple(new)
+            raise
         parents = self._graph.numbers(statement.parents)
-        judgement = self._view.judge(statement, parents)
+        self._room.enter(signed, len(self._graph))
+        self._view.enter(self._sharing(signed, parents), parents, judgement)
+        return [*new, signed]
+
+    def _judge(self, signed: SignedStatement, check: bool) -> Judgement:
+        """What the statement does, whose parents are here.
+
+        :raises InvalidStatement: it is not well-formed.
+        """
+        parents = self._graph.numbers(signed.statement.parents)
+        judgement = self._view.judge(signed.statement, parents)
         if judgement.objection is not None:
             raise InvalidStatement(*judgement.objection)
         if check:
             _check_signature(signed)
-        if _is_own(statement):
-            self._own |= 1 << len(self._graph)
-        self._view.enter(self._sharing(signed, parents), parents, judgement)
-        return True
+        return judgement
+
+    def _add_needed(
+        self, signed: SignedStatement, missing: tuple[StatementID, ...], check: bool, room: Room
+    ) -> list[SignedStatement]:
+        """Take what there was no room for, and an admin's statement needs.
+
+        :raises MissingParents: something else is missing.
+        """
+        if not self._room.is_aside(missing):
+            raise MissingParents(missing)
+        statement = signed.statement
+        if is_own(statement):
+            # Whether it is well-formed is seen when it is needed.
+            if check:
+                _check_signature(signed)
+            self._room.set_aside(signed)
+            raise RosterFull(
+                f"the roster of {self.cluster} had no room for what {statement.author} said before"
+            )
+        needed = self._room.needed(missing)
+        known = {each.id for each in needed}
+        before = {each for one in needed for each in one.statement.parents} - known
+        lacking = self._graph.missing((*before, *(set(missing) - known)))
+        if lacking or Right.ADMINISTER not in self.rights(statement.author):
+            raise MissingParents(lacking or missing)
+        self._room.check(statement, len(self._graph), room)
+        if check:
+            _check_signature(signed)
+        return [new for each in needed for new in self._add(each, False, ANY)]
 
     def _sharing(self, signed: SignedStatement, parents: Sequence[int]) -> SignedStatement:
         """The same statement, with the IDs of its parents that are in memory already."""
@@ -290,7 +329,7 @@ class Roster:
         return SignedStatement(statement, signed.body, signed.signature, signed.id)
 
     def _merge(
-        self, statements: Iterable[SignedStatement], check: bool, room: int
+        self, statements: Iterable[SignedStatement], check: bool, room: Room
     ) -> list[SignedStatement]:
         new: list[SignedStatement] = []
         waiting: dict[StatementID, list[SignedStatement]] = {}
@@ -303,36 +342,16 @@ class Roster:
                 except MissingParents as error:
                     waiting.setdefault(error.missing[0], []).append(each)
                 except RosterFull:
-                    continue
+                    # What needs it may wait for it.
+                    ready += waiting.pop(each.id, ())
                 except InvalidStatement as error:
-                    error.merged = tuple(new)
+                    error.merged = (*new, *error.merged)
                     raise
                 else:
-                    if added:
-                        new.append(each)
-                        ready += waiting.pop(each.id, ())
+                    new += added
+                    for one in added:
+                        ready += waiting.pop(one.id, ())
         return new
-
-    def _check_room(self, statement: Statement, room: int) -> None:
-        """Whether one more may be kept.
-
-        :raises RosterFull: it may not.
-        """
-        own = self._own.bit_count()
-        if _is_own(statement):
-            if own >= MAX_OWN:
-                raise RosterFull(
-                    f"the roster of {self.cluster} has {own} statements that members said of"
-                    " themselves, and takes no more of these; an admin can revoke or rename them"
-                )
-            return
-        if isinstance(statement, Revoke):
-            room = MAX_STATEMENTS + MAX_REVOKES_ABOVE
-        if len(self._graph) - own >= room:
-            raise RosterFull(
-                f"the roster of {self.cluster} is full, with {len(self._graph)} statements: "
-                "it takes only an admin's revokes. Found a new cluster"
-            )
 
     # -- making statements; they are not added
 
@@ -409,7 +428,9 @@ class Roster:
         """
         for number in self._view.standing(key.peer_id).counting:
             over |= 1 << number
-        but = self._own & ~self._view.acts_of(key.peer_id) if own else self._own
+        but = self._room.own
+        if own:
+            but &= ~self._view.acts_of(key.peer_id)
         parents = self._graph.heads_over(over, MAX_PARENTS, but)
         if parents is None:
             raise LocalProtocolError(
@@ -421,15 +442,8 @@ class Roster:
         if judgement.objection is not None:
             raise LocalProtocolError(judgement.objection[0])
         if not (isinstance(statement, Revoke) and statement.target == statement.author):
-            self._check_room(statement, MAX_STATEMENTS)
+            self._room.check(statement, len(self._graph), FROM_OTHERS)
         return sign(key, statement)
-
-
-def _is_own(statement: Statement) -> bool:
-    """Whether it is of its author, so that it needs no right."""
-    return isinstance(statement, Rotate) or (
-        isinstance(statement, Revoke | Rename) and statement.target == statement.author
-    )
 
 
 def _check_signature(signed: SignedStatement) -> None:

@@ -22,6 +22,7 @@ from bzzz.trust.presenting import (
     Presenting,
 )
 from bzzz.trust.roster_exchange import encode_batch
+from bzzz.trust.roster_room import Room
 from bzzz.trust.statements import Role, SignedStatement
 from bzzz.wire.framing import frame
 from tests.trust.guests import GuestLink, Guests, Talk, TrustedCluster
@@ -151,12 +152,12 @@ class PresentingTests(SynchronousTestCase):
     def test_no_room(self) -> None:
         """A proof for which the roster has no room is over, and the next is judged."""
         roster: Any = self.cluster.roster
-        self.patch(roster_module, "MAX_STATEMENTS", len(roster))
+        self.patch(roster_module, "FROM_OTHERS", Room(others=len(roster)))
         full = self.guest().talk(PROTOCOL)
         full.hear(proof([ACACIA]))
         self.wait()
         self.assertTrue(full.over)
-        self.patch(roster_module, "MAX_STATEMENTS", len(roster) + 1)
+        self.patch(roster_module, "FROM_OTHERS", Room(others=len(roster) + 1))
         self.guest().talk(PROTOCOL).hear(proof([ACACIA]))
         self.wait()
         self.assertEqual(self.cluster.taken, [ACACIA])

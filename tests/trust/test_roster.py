@@ -15,6 +15,7 @@ from bzzz.trust.roster import (
     Roster,
     RosterFull,
 )
+from bzzz.trust.roster_room import MAX_OWN_EACH, Room
 from bzzz.trust.statements import Right, Role, SignedStatement, decode_statement
 from tests.trust.rosters import (
     NONCE,
@@ -125,12 +126,13 @@ class MembersTests(SynchronousTestCase):
     def test_rotate_again(self) -> None:
         """The name goes with each of many rotations, until another one is given."""
         statements = [ROOT, admit("acacia", "key-0", ROOT, name="walnut")]
-        for number in range(1000):
+        for number in range(MAX_OWN_EACH - 1):
             statements.append(rotate(f"key-{number}", f"key-{number + 1}", statements[-1]))
-        last = key("key-1000").peer_id
+        newest = f"key-{MAX_OWN_EACH - 1}"
+        last = key(newest).peer_id
         roster = roster_of(*statements)
         self.assertEqual(roster.members[last].name, "walnut")
-        roster.add(rename("key-1000", "key-1000", "oak", statements[-1]))
+        roster.add(rename(newest, newest, "oak", statements[-1]))
         self.assertEqual(roster.members[last].name, "oak")
 
     def test_by_name(self) -> None:
@@ -396,7 +398,10 @@ class FullTests(SynchronousTestCase):
     """A roster that has no room."""
 
     def setUp(self) -> None:
-        for name, value in (("MAX_STATEMENTS", 4), ("MAX_REVOKES_ABOVE", 2), ("MAX_OWN", 2)):
+        for name, value in (
+            ("FROM_OTHERS", Room(others=4, revokes=6, own=3, own_each=2)),
+            ("FROM_DISK", Room(others=6, revokes=6, own=6, own_each=4)),
+        ):
             patch = mock.patch.object(roster_module, name, value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -425,14 +430,63 @@ class FullTests(SynchronousTestCase):
         last = self.statements[-1]
         self.assertTrue(self.roster.add(rename("walnut", "walnut", "oak", last)))
         self.assertTrue(self.roster.add(rename("walnut", "walnut", "elm", last)))
-        for statement in (
-            rename("walnut", "walnut", "ash", last),
-            rotate("walnut", "oak", last),
-            revoke("cedar", "cedar", last),
-        ):
-            self.assertRaises(RosterFull, self.roster.add, statement)
+        for statement in (rename("walnut", "walnut", "ash", last), rotate("walnut", "oak", last)):
+            error = self.assertRaises(RosterFull, self.roster.add, statement)
+            self.assertIn(f"2 statements that {WALNUT} said of itself", str(error))
+        # Others have theirs, as long as not all say as much as they may.
+        self.assertTrue(self.roster.add(rename("cedar", "cedar", "ash", last)))
+        error = self.assertRaises(RosterFull, self.roster.add, revoke("maple", "maple", last))
+        self.assertIn("3 statements that members said of themselves", str(error))
         self.assertTrue(self.roster.add(revoke("acacia", "walnut", last)))
         self.assertTrue(self.roster.add(revoke("acacia", "cedar", last)))
+
+    def test_keys_of_one_machine(self) -> None:
+        """Who rotates its key has no more room by that."""
+        last = self.statements[-1]
+        step = rotate("walnut", "oak", last)
+        self.roster.add(step)
+        other = rename("oak", "oak", "elm", step)
+        self.assertTrue(self.roster.add(other))
+        self.assertRaises(RosterFull, self.roster.add, rename("oak", "oak", "ash", other))
+
+    def test_needed(self) -> None:
+        """What an admin says is taken with what it needs of that for which there was no room."""
+        last = self.statements[-1]
+        there = roster_of(*self.statements[:2])
+        first = rename("walnut", "walnut", "elm", self.statements[1])
+        there.add(first)
+        there.add(revoke("walnut", "walnut", first))
+        again = there.make_admit(key("acacia"), WALNUT, "walnut", Role.RUN_ONLY, TIME)
+        self.assertEqual(len(there.statements()), 4)
+        for name in ("oak", "ash"):
+            self.roster.add(rename("walnut", "walnut", name, last))
+        left = there.statements()[-1]
+        self.assertRaises(MissingParents, self.roster.copy().add, again)
+        for statements in ([first, left, again], [again, left, first], [left, first, again]):
+            with self.subTest([statements.index(each) for each in (first, left, again)]):
+                with mock.patch.object(
+                    roster_module, "FROM_OTHERS", Room(others=5, own=3, own_each=2)
+                ):
+                    roster = self.roster.copy()
+                    self.assertEqual(roster.merge(statements), [first, left, again])
+                self.assertEqual(roster.members[WALNUT].role, Role.RUN_ONLY)
+                self.assertEqual(roster.merge(statements), [])
+
+    def test_not_needed(self) -> None:
+        """What is not, because whose statement needs it is no admin, is not taken."""
+        last = self.statements[-1]
+        for name in ("oak", "ash"):
+            self.roster.add(rename("walnut", "walnut", name, last))
+        beyond = rename("walnut", "walnut", "elm", last)
+        self.assertRaises(RosterFull, self.roster.add, beyond)
+        wrong = revoke("cedar", "maple", beyond)
+        self.assertRaises(MissingParents, self.roster.add, wrong)
+        self.assertRaises(RosterFull, self.roster.add, rename("walnut", "walnut", "yew", beyond))
+        forged = with_signature_of(revoke("acacia", "maple", beyond), "walnut")
+        self.assertRaises(InvalidStatement, self.roster.add, forged)
+        self.assertNotIn(beyond.id, self.roster)
+        self.assertTrue(self.roster.add(revoke("acacia", "maple", beyond)))
+        self.assertIn(beyond.id, self.roster)
 
     def test_filled_apart(self) -> None:
         """Who fills rosters with different things of its own is revoked at each of them."""
