@@ -260,6 +260,9 @@ class MeshNode:
             # What members said is not for those with whom this node links from now on.
             self.pubsub.forget_messages()
             self.broadcasts.forget_all()
+            for link in list(self.swarm.links.values()):
+                # Who has not heard that this node left would go on telling it.
+                link.sever("this node has left its cluster")
         self._cluster_id = cluster_id
         self.swarm.gate_changed()
         self.membership.reconsider()

@@ -29,6 +29,9 @@ __all__ = ["Cluster", "ClusterError"]
 
 FORMAT = "bzzz-roster-1"
 
+# Statements of an imported roster that are taken in one turn of the reactor.
+MERGED_AT_ONCE = 48
+
 # What happened to a member, in the log.
 WORDS = {
     "admitted": "was admitted",
@@ -172,12 +175,19 @@ class Cluster:
         """
         return await self._lock.run(self._create, cluster, name)
 
-    async def admit(self, peer: PeerID, name: str, role: Role) -> Member:
+    async def admit(
+        self,
+        peer: PeerID,
+        name: str,
+        role: Role,
+        check: Callable[[], object] = lambda: None,
+    ) -> Member:
         """Make a peer a member, or change its role.
 
+        :param check: called right before it is said, which may be later; what it raises is raised.
         :raises ClusterError: this node is no admin, or the name is another member's.
         """
-        return await self._lock.run(self._admit, peer, name, role)
+        return await self._lock.run(self._admit, peer, name, role, check)
 
     async def revoke(self, peer: PeerID, reason: str = "") -> None:
         """Make a member none.
@@ -193,26 +203,14 @@ class Cluster:
         """
         await self._lock.run(self._rename, peer, name)
 
-    async def say_leaving(self) -> SignedStatement | None:
+    async def say_leaving(self) -> bool:
         """Say that this node leaves; :meth:`forget` follows when members had time to hear it.
 
-        :return: None in a node that was revoked, which has nothing to say.
+        :return: whether there was anything to say, and room for it: a node that was revoked has
+            nothing to say.
         :raises ClusterError: the node is in no cluster.
         """
-        roster = self.member_of()
-        if not roster.admits(self.peer_id):
-            return None
-        statement = roster.make_revoke(self._key, self.peer_id, "", self._time())
-        await self._writer.add([statement])
-        try:
-            # Nobody is told of what is not in it.
-            roster.add(statement)
-        except RosterFull:
-            # The others have no room for it either.
-            return statement
-        if self.exchange is not None:
-            self.exchange.announce([statement])
-        return statement
+        return await self._lock.run(self._say_leaving)
 
     async def say_rotating(self, new_key: PrivateKey) -> None:
         """Say that the owner of ``new_key`` takes this node's place, which has to start with it.
@@ -237,27 +235,7 @@ class Cluster:
         :raises ClusterError: the node is in no cluster.
         :raises DatabaseError: the node is unclaimed, but may not be after a restart.
         """
-        roster = self.member_of()
-        # Before the disk is cleared, or what comes from others meanwhile would be written after it.
-        self.exchange = None
-        self.admission.roster = None
-        self._members, self._revoked = {}, {}
-        self._rotation = None
-        try:
-            await self._writer.clear()
-        except BzzzError as error:
-            self._log.error(
-                "The roster of {cluster} is still on this node's disk, and counts again after a"
-                " restart, unless the node is in another cluster by then: {error}",
-                cluster=roster.cluster,
-                error=error,
-            )
-            raise
-        finally:
-            self._log.info("This node has left {cluster}", cluster=roster.cluster)
-            self._emit("left_cluster", cluster=roster.cluster)
-            self._record("left", cluster=roster.cluster, cluster_id=roster.cluster_id)
-            self._call_changed()
+        await self._lock.run(self._forget)
 
     async def adopt(self, encoded: Sequence[bytes], by: PeerID | None = None) -> Roster:
         """Be a member of the cluster whose roster this is.
@@ -331,6 +309,7 @@ class Cluster:
                 f"this node is no admin of {roster.cluster}; ask on one that is:"
                 f" {', '.join(sorted(admins)) or 'there is none left'}",
             )
+        self._check_not_rotating()
         return roster
 
     def check_name(self, name: str, peer: PeerID) -> None:
@@ -346,6 +325,46 @@ class Cluster:
 
     # -- inside
 
+    async def _say_leaving(self) -> bool:
+        roster = self.member_of()
+        if not roster.admits(self.peer_id):
+            return False
+        statement = roster.make_revoke(self._key, self.peer_id, "", self._time())
+        await self._writer.add([statement])
+        try:
+            # Nobody is told of what is not in it.
+            roster.add(statement)
+        except RosterFull:
+            # The others have no room for it either.
+            return False
+        if self.exchange is not None:
+            self.exchange.announce([statement])
+        return True
+
+    async def _forget(self) -> None:
+        roster = self.member_of()
+        # Before the disk is cleared, or what comes from others meanwhile would be written after it.
+        self.exchange = None
+        self.admission.roster = None
+        self._members, self._revoked = {}, {}
+        self._rotation = None
+        # At once, as from now on everybody is admitted.
+        self._call_changed()
+        try:
+            await self._writer.clear()
+        except BzzzError as error:
+            self._log.error(
+                "The roster of {cluster} is still on this node's disk, and counts again after a"
+                " restart, unless the node is in another cluster by then: {error}",
+                cluster=roster.cluster,
+                error=error,
+            )
+            raise
+        finally:
+            self._log.info("This node has left {cluster}", cluster=roster.cluster)
+            self._emit("left_cluster", cluster=roster.cluster)
+            self._record("left", cluster=roster.cluster, cluster_id=roster.cluster_id)
+
     async def _create(self, cluster: str, name: str) -> Roster:
         self._check_unclaimed()
         roster = Roster.found(self._key, cluster, name, self._random_bytes(16), self._time())
@@ -360,8 +379,11 @@ class Cluster:
         self._tell()
         return roster
 
-    async def _admit(self, peer: PeerID, name: str, role: Role) -> Member:
+    async def _admit(
+        self, peer: PeerID, name: str, role: Role, check: Callable[[], object]
+    ) -> Member:
         roster = self.administered()
+        check()
         self.check_name(name, peer)
         known = roster.members.get(peer)
         if known is not None and (known.name, known.role) == (name, role):
@@ -384,6 +406,7 @@ class Cluster:
 
     async def _rename(self, peer: PeerID, name: str) -> None:
         roster = self.member_of() if peer == self.peer_id else self.administered()
+        self._check_not_rotating()
         if peer not in roster.members:
             raise ClusterError("no_such_member", f"{peer} is no member of {roster.cluster}")
         self.check_name(name, peer)
@@ -430,13 +453,7 @@ class Cluster:
         if current is not None:
             if current.cluster_id != roster.cluster_id:
                 self._check_unclaimed()
-            new = current.merge(roster.statements())
-            # They count from here on, whether the disk takes them or not.
-            self._writer.owe(new)
-            if self.exchange is not None:
-                self.exchange.announce(new)
-            self._tell()
-            await self._writer.add()
+            await self._merge(current, roster.statements())
             return current
         if not roster.admits(self.peer_id):
             raise ClusterError(
@@ -461,6 +478,30 @@ class Cluster:
         )
         self._emit("joined_cluster", cluster=roster.cluster, by=str(by or ""))
         return roster
+
+    async def _merge(self, current: Roster, statements: Sequence[SignedStatement]) -> None:
+        """Take statements whose signatures were checked, none before its parents, in turns."""
+        for at in range(0, len(statements), MERGED_AT_ONCE):
+            if at:
+                await self._in_thread(lambda: None)
+            new = current.merge(statements[at : at + MERGED_AT_ONCE], verify=False)
+            # They count from here on, whether the disk takes them or not.
+            self._writer.owe(new)
+            if self.exchange is not None:
+                self.exchange.announce(new)
+        self._tell()
+        await self._writer.add()
+
+    def _check_not_rotating(self) -> None:
+        """A rotation that failed may be said again, in the same bytes: it revokes its author, by
+        what was before it, and with that what the author says after it.
+        """
+        if self.is_rotating:
+            raise ClusterError(
+                "rotation_begun",
+                "a rotation of this node's key was begun and has failed: bzzz id rotate ends it,"
+                " or restart the node",
+            )
 
     def _check_unclaimed(self) -> None:
         current = self.admission.roster

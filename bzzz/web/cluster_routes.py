@@ -26,6 +26,7 @@ invitations are in :mod:`bzzz.web.pairing_routes`. Errors have the codes of
 ``no_such_member``       nobody is meant
 ``ambiguous_member``     several members are meant; tells them
 ``own_node``             this node itself is meant, for which there is another command
+``still_member``         who was revoked was admitted again by another admin meanwhile
 ``last_admin``           nobody would be left who can let in or revoke anybody
 ``roster_full``          the roster takes no more statements
 ``invitation_refused``   so many invitations are open already
@@ -198,9 +199,16 @@ class ClusterRoutes:
             roster = self._cluster.member_of()
             member = find_member(roster, body.member)
             await self._cluster.rename(member.peer_id, body.name)
+        renamed = roster.members.get(member.peer_id)
+        if renamed is None:
+            raise Refusal(
+                409,
+                "no_such_member",
+                f"{member.name} was revoked while that was written to disk; see bzzz members",
+            )
         return {
             "cluster": roster.cluster,
-            "member": self._member(roster, roster.members[member.peer_id]),
+            "member": self._member(roster, renamed),
             "was": member.name,
         }
 
@@ -213,7 +221,13 @@ class ClusterRoutes:
                     409, "own_node", f"{member.name} is this node: it leaves by bzzz leave"
                 )
             await self._cluster.revoke(member.peer_id, body.reason)
-        revocation = roster.revoked[member.peer_id]
+        revocation = roster.revoked.get(member.peer_id)
+        if revocation is None:
+            raise Refusal(
+                409,
+                "still_member",
+                f"{member.name} was admitted again by another admin meanwhile; see bzzz members",
+            )
         return {
             "cluster": roster.cluster,
             "revoked": _revoked(roster, revocation, {member.peer_id: member.name}),

@@ -12,8 +12,11 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.database import Database, DatabaseError
+from bzzz.errors import BzzzError
 from bzzz.net.link import Link
-from bzzz.trust.cluster import Cluster
+from bzzz.trust import roster as roster_module
+from bzzz.trust.cluster import MERGED_AT_ONCE, Cluster, ClusterError
+from bzzz.trust.roster_room import Room
 from bzzz.trust.roster_store import MIGRATIONS, SqliteRosterStore
 from bzzz.trust.statements import Role, SignedStatement
 from tests.net.swarms import Peer, SwarmCase
@@ -207,6 +210,88 @@ class DiskTests(Case):
         self.assertEqual(len(kept), 3)
         self.assertEqual(len(self.store.rows), 3)
         self.assertEqual(kept.name_of(self.cluster.peer_id), "oak")
+
+
+class OrderTests(Case):
+    """What the owner does while something else is under way."""
+
+    def test_checked_when_it_is_said(self) -> None:
+        """An admission that has to wait is checked once more, and refused with the reason."""
+        self.store.slow = True
+        first = ensureDeferred(self.cluster.admit(SUMAC, "sumac", Role.MEMBER))
+        closed = False
+
+        def check() -> None:
+            if closed:
+                raise BzzzError("the code is void")
+
+        second = ensureDeferred(self.cluster.admit(ACACIA, "acacia", Role.MEMBER, check))
+        closed = True
+        self.store.finish()
+        self.successResultOf(first)
+        self.assertEqual(str(self.failureResultOf(second, BzzzError).value), "the code is void")
+        self.assertEqual(self.store.waiting, [])
+        self.assertNotIn(ACACIA, self.cluster.member_of().members)
+
+    def test_leaving_after_an_admission(self) -> None:
+        """Who leaves while an admission is being written has said both, one after the other."""
+        self.store.slow = True
+        admitted = ensureDeferred(self.cluster.admit(ACACIA, "acacia", Role.MEMBER))
+        left = ensureDeferred(self.cluster.say_leaving())
+        self.store.finish()
+        self.successResultOf(admitted)
+        self.store.finish()
+        self.assertTrue(self.successResultOf(left))
+        kept = self.store.roster()
+        self.assertTrue(kept.admits(ACACIA))
+        self.assertFalse(kept.admits(self.cluster.peer_id))
+
+    def test_leaving_without_room(self) -> None:
+        """Where there is no room for it nobody is told, and that is what the owner hears."""
+        self.patch(roster_module, "FROM_OTHERS", Room(own=0))
+        exchange: Any = self.cluster.exchange
+        self.patch(exchange, "announce", self.fail)
+        self.assertFalse(self.done(self.cluster.say_leaving()))
+
+    def test_nothing_beside_a_rotation(self) -> None:
+        """As long as a rotation may be said again, which undoes what this node says after it."""
+        self.store.failing = True
+        self.failed(self.cluster.say_rotating(key("oak")))
+        self.store.failing = False
+        for work in (
+            self.cluster.admit(ACACIA, "acacia", Role.MEMBER),
+            self.cluster.revoke(IRONWOOD),
+            self.cluster.rename(self.cluster.peer_id, "elm"),
+        ):
+            error = self.failureResultOf(ensureDeferred(work), ClusterError).value
+            self.assertEqual(error.code, "rotation_begun")
+            self.assertIn("bzzz id rotate", str(error))
+        self.assertRaises(ClusterError, self.cluster.administered)
+        self.done(self.cluster.say_rotating(key("oak")))
+        self.assertTrue(self.store.roster().admits(key("oak").peer_id))
+
+    def test_long_import(self) -> None:
+        """A long roster is taken in several turns of the reactor, whole."""
+        other = self.cluster.member_of().copy()
+        for number in range(MERGED_AT_ONCE + 3):
+            peer = key(f"n{number}").peer_id
+            other.add(other.make_admit(key("walnut"), peer, f"n{number}", Role.MEMBER, TIME))
+        turns: list[Deferred[Any]] = []
+
+        def in_thread(work: Any) -> Deferred[Any]:
+            turns.append(Deferred())
+            turns[-1].addCallback(lambda _: work())
+            return turns[-1]
+
+        self.patch(self.cluster, "_in_thread", in_thread)
+        done = ensureDeferred(self.cluster.adopt([each.encode() for each in other.statements()]))
+        turns[0].callback(None)
+        self.assertNoResult(done)
+        self.assertEqual(len(self.cluster.member_of()), MERGED_AT_ONCE)
+        turns[1].callback(None)
+        self.successResultOf(done)
+        self.assertEqual(self.cluster.member_of().heads, other.heads)
+        self.assertEqual(self.store.roster().heads, other.heads)
 
 
 class CallbackTests(Case):
