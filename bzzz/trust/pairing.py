@@ -8,7 +8,7 @@ step  from      message                                 made by
 ===== ========= ======================================= ==========================================
 1     joiner    ``{"channel", "name", "spake"}``        :meth:`Joiner.begin`
 2     inviter   ``{"spake"}``                           :meth:`Inviter.offer`
-3     joiner    ``{"confirm"}``                         :meth:`Joiner.receive`, of step 2
+3     joiner    ``{"confirm"}``                         :meth:`Joiner.confirm`
 4     inviter   ``{"confirm", "statements"}``           :meth:`Inviter.accept`
 5     joiner    ``{"joined": true}``                    :meth:`Joiner.joined`
 2, 4  inviter   ``{"error", "words"}`` in their place   :meth:`Inviter.refuse`
@@ -16,6 +16,9 @@ step  from      message                                 made by
 
 ``spake``, ``confirm`` and each of the statements are in base64; :mod:`bzzz.trust.pairing_keys`
 says what they are. Fields that are not known are ignored.
+
+Between steps 2 and 3 the joiner may let others go first. Nothing of the inviter's is due then: who
+has a message 4 before message 3 was made has tried a guess that nobody has counted.
 
 A peer's error is a :class:`RemoteProtocolError` with one of these codes, and ends the run:
 
@@ -31,10 +34,9 @@ A peer's error is a :class:`RemoteProtocolError` with one of these codes, and en
 Measured on a machine with 2 cores that were busy: the joiner's step 1 takes 0.2 ms and its step 3
 0.4 ms; the inviter's steps 1 and 2 take 0.7 ms. None of it needs a thread. What the first run of a
 process loads does, with 35 to 100 ms: :func:`bzzz.trust.pairing_keys.prepare`. With a roster of
-4 MiB, half of what is taken, :func:`encode_statements`, :meth:`Inviter.accept`, the
-joiner's step 4 and
-:meth:`Admission.decode` take 4 to 12 ms each, with 20 statements 0.04 ms at most; the first and the
-last touch no state of a run, so that they can be called in a thread.
+4 MiB, half of what is taken, :func:`encode_statements`, :meth:`Inviter.accept`, the joiner's step 4
+and :meth:`Admission.decode` take 4 to 12 ms each, with 20 statements 0.04 ms at most; the first and
+the last touch no state of a run, so that they can be called in a thread.
 """
 
 from __future__ import annotations
@@ -102,8 +104,8 @@ __all__ = [
     "encode_statements",
 ]
 
-# Peers to which a joiner may send message 3 for one code without a right message 4 coming back.
-# Each of them may have made a guess, and anybody may have any number of peer IDs.
+# Peers to which a joiner may send message 3 for one code without a right message 4 coming back, one
+# after the other. Each of them may have made a guess, and anybody may have any number of peer IDs.
 MAX_CONFIRMS = 3
 
 
@@ -128,8 +130,9 @@ class _Run:
     """
 
     # What may happen in which state, and the state after it. What the peer does is the kind of its
-    # message; what this side does has the name of the method.
-    _next: ClassVar[Mapping[tuple[State, str], State]]
+    # message; what this side does has the name of the method. Some names are the same.
+    _theirs: ClassVar[Mapping[tuple[State, str], State]]
+    _own: ClassVar[Mapping[tuple[State, str], State]]
 
     def __init__(
         self,
@@ -176,7 +179,7 @@ class _Run:
 
     def _after(self, what: str) -> State:
         """The state after something that this side does."""
-        after = self._next.get((self.state, what))
+        after = self._own.get((self.state, what))
         if after is None:
             raise LocalProtocolError(f"{what} is not possible after {self.state.value}")
         return after
@@ -184,7 +187,7 @@ class _Run:
     def _read(self, message: bytes) -> tuple[State, str, Message]:
         """The state after the peer's message, its kind, and what it says."""
         kind, said = decode(message, self._peer, self.max_length)
-        after = self._next.get((self.state, kind))
+        after = self._theirs.get((self.state, kind))
         if after is None:
             raise RemoteProtocolError(
                 f'{self._peer} sent a message "{kind}" after {self.state.value}', "pair_out_of_turn"
@@ -203,15 +206,17 @@ class Inviter(_Run):
     :raises LocalProtocolError: the link has no handshake hash.
     """
 
-    _next: ClassVar[Mapping[tuple[State, str], State]] = {
+    _theirs: ClassVar[Mapping[tuple[State, str], State]] = {
         (State.IDLE, "request"): State.REQUESTED,
+        (State.OFFERED, "confirm"): State.CONFIRMED,
+        (State.ADMITTED, "joined"): State.JOINED,
+    }
+    _own: ClassVar[Mapping[tuple[State, str], State]] = {
         (State.REQUESTED, "offer"): State.OFFERED,
         (State.REQUESTED, "refuse"): State.REFUSED,
-        (State.OFFERED, "confirm"): State.CONFIRMED,
         (State.CONFIRMED, "accept"): State.ADMITTED,
         (State.CONFIRMED, "refuse"): State.REFUSED,
         (State.WRONG, "refuse"): State.REFUSED,
-        (State.ADMITTED, "joined"): State.JOINED,
     }
 
     def __init__(
@@ -326,12 +331,15 @@ class Joiner(_Run):
         confirmation is right. See :data:`MAX_CONFIRMS`.
     """
 
-    _next: ClassVar[Mapping[tuple[State, str], State]] = {
-        (State.IDLE, "begin"): State.REQUESTED,
-        (State.REQUESTED, "offer"): State.CONFIRMED,
+    _theirs: ClassVar[Mapping[tuple[State, str], State]] = {
+        (State.REQUESTED, "offer"): State.OFFERED,
         (State.REQUESTED, "refusal"): State.REFUSED,
         (State.CONFIRMED, "admission"): State.ADMITTED,
         (State.CONFIRMED, "refusal"): State.REFUSED,
+    }
+    _own: ClassVar[Mapping[tuple[State, str], State]] = {
+        (State.IDLE, "begin"): State.REQUESTED,
+        (State.OFFERED, "confirm"): State.CONFIRMED,
         (State.ADMITTED, "joined"): State.JOINED,
     }
 
@@ -376,18 +384,21 @@ class Joiner(_Run):
         self.state = after
         return self._first
 
-    def receive(self, message: bytes) -> Reply | Admission:
+    def receive(self, message: bytes, *, at_once: bool = True) -> Reply | Admission | None:
         """Take a message of the inviter.
 
+        :param at_once: have message 3 made with message 2, to be sent before anything else is
+            received. Else it is :meth:`confirm` that makes it, when the inviter's turn has come.
+        :return: None of message 2, if message 3 is not made at once.
         :raises RemoteProtocolError: it breaks the rules, or the inviter does not have the code
             (``pair_wrong_confirm``); the run is over.
         :raises PairingRefused: the inviter says no; the run is over.
         """
         try:
             after, kind, said = self._read(message)
-            event: Reply | Admission
+            event: Reply | Admission | None = None
             if kind == "offer":
-                event = self._offered(message, said)
+                self._offered(message, said)
             elif kind == "admission":
                 event = self._admitted(said)
             else:
@@ -396,24 +407,30 @@ class Joiner(_Run):
                 raise refusal(said, self._peer, self._channel, self._name)
         except RemoteProtocolError:
             self.state = State.FAILED
+            self._confirmations = None
             raise
         self.state = after
-        return event
+        return Reply(self.confirm()) if kind == "offer" and at_once else event
+
+    def confirm(self) -> bytes:
+        """Message 3, to be sent at once: from here on the inviter may know if a guess was right."""
+        after = self._after("confirm")
+        confirm = self._keys().of_joiner(self._first, self._second)
+        self.state = after
+        self.guess_given = True
+        return encode(Message(confirm=base64_text(confirm)))
 
     def joined(self) -> bytes:
         """Message 5. The roster is on this node's disk."""
         self.state = self._after("joined")
         return encode(Message(joined=True))
 
-    def _offered(self, message: bytes, said: Message) -> Reply:
+    def _offered(self, message: bytes, said: Message) -> None:
         if self._spake is None:
             raise LocalProtocolError("this pairing has not begun")
         self._confirmations = self._spake.finish(decode_bytes(said.spake, SPAKE_LENGTH, self._peer))
         self._spake = None
         self._second = message
-        confirm = self._confirmations.of_joiner(self._first, message)
-        self.guess_given = True
-        return Reply(encode(Message(confirm=base64_text(confirm))))
 
     def _admitted(self, said: Message) -> Admission:
         statements = bytes(said.statements)

@@ -13,7 +13,6 @@ from bzzz.trust.pairing import (
     Inviter,
     Joiner,
     PairingRefused,
-    Reply,
     State,
     encode_statements,
 )
@@ -40,14 +39,15 @@ def prepare() -> None:
     inviter.receive(MESSAGES[-1])
     MESSAGES.append(inviter.offer(PASSWORD))
     INVITERS.append(copy.copy(inviter))
-    reply = joiner.receive(MESSAGES[-1])
-    assert isinstance(reply, Reply)
+    joiner.receive(MESSAGES[-1], at_once=False)
     JOINERS.append(joiner_as_it_is(joiner))
-    MESSAGES.append(reply.message)
+    MESSAGES.append(joiner.confirm())
+    JOINERS.append(joiner_as_it_is(joiner))
     inviter.receive(MESSAGES[-1])
     MESSAGES.append(inviter.accept(ROSTER))
     INVITERS.append(copy.copy(inviter))
     joiner.receive(MESSAGES[-1])
+    JOINERS.append(joiner_as_it_is(joiner))
     MESSAGES.append(joiner.joined())
 
 
@@ -87,11 +87,11 @@ def pairing_inviter(data: bytes) -> None:
 
 @target
 def pairing_joiner(data: bytes) -> None:
-    """A message of an inviter, in each state: nobody without the code admits."""
+    """A message of an inviter, in each state: nobody admits without the code, or too early."""
     for kept in JOINERS:
         joiner = joiner_as_it_is(kept)
         try:
-            event = joiner.receive(data)
+            event = joiner.receive(data, at_once=False)
         except RemoteProtocolError as error:
             told(error)
             assert joiner.state is State.FAILED
@@ -100,6 +100,8 @@ def pairing_joiner(data: bytes) -> None:
             assert len(str(error)) < 500
             assert len(error.code) <= MAX_CODE
         else:
+            # Before message 3 nothing is judged.
+            assert not isinstance(event, Admission) or kept.state is State.CONFIRMED
             assert not isinstance(event, Admission) or event.encoded == ROSTER
 
 

@@ -459,6 +459,47 @@ class OrderTests(Base):
         self.assertRaises(LocalProtocolError, side.accept, ENCODED)
         self.assert_error("pair_out_of_turn", make_joiner(), messages()[1])
 
+    def test_before_message_3(self) -> None:
+        """A message 4 that comes before message 3 was made is not judged, right or wrong."""
+        for password in (PASSWORD, b"7-guitar-lumber"):
+            sides = run(2, password=password)
+            self.assertIsNone(sides.joiner.receive(sides.sent[1], at_once=False))
+            self.assertIs(sides.joiner.state, State.OFFERED)
+            self.assertEqual(sides.joiner.max_length, MAX_MESSAGE)
+            # It can be made without message 3.
+            sides.inviter.state = State.CONFIRMED
+            guess = sides.inviter.accept(ENCODED)
+            self.assert_error("pair_out_of_turn", sides.joiner, guess)
+            self.assertFalse(sides.joiner.guess_given)
+            self.assertIsNone(sides.joiner._confirmations)
+            self.assertRaises(LocalProtocolError, sides.joiner.confirm)
+
+    def test_confirm_later(self) -> None:
+        """Message 3 is the same when it is made later, and then message 4 may come."""
+        sides = run(2)
+        self.assertIsNone(sides.joiner.receive(sides.sent[1], at_once=False))
+        self.assertFalse(sides.joiner.guess_given)
+        self.assertEqual(sides.joiner.confirm(), messages()[2])
+        self.assertTrue(sides.joiner.guess_given)
+        self.assertRaises(LocalProtocolError, sides.joiner.confirm)
+        self.assertIsInstance(sides.joiner.receive(messages()[3]), Admission)
+
+    def test_while_others_go_first(self) -> None:
+        """Whatever comes between message 2 and message 3 is out of turn, a refusal, too."""
+        for message in (*messages(), b'{"error":"busy"}', b'{"confirm":""}'):
+            sides = run(2)
+            sides.joiner.receive(sides.sent[1], at_once=False)
+            self.assert_error("pair_out_of_turn", sides.joiner, message)
+
+    def test_own_messages(self) -> None:
+        """What a side says itself is out of turn from its peer, also where it is to say it next."""
+        sides = run(4)
+        sides.joiner.receive(sides.sent[3])
+        self.assert_error("pair_out_of_turn", sides.joiner, messages()[4])
+        inviter = make_inviter()
+        inviter.receive(messages()[0])
+        self.assert_error("pair_out_of_turn", inviter, messages()[1])
+
     def test_this_side(self) -> None:
         """What this side may not do yet, or any more, is its own error and changes nothing."""
         inviter = make_inviter()
@@ -474,6 +515,7 @@ class OrderTests(Base):
         self.assertRaises(LocalProtocolError, joiner.joined)
         joiner.begin()
         self.assertRaises(LocalProtocolError, joiner.begin)
+        self.assertRaises(LocalProtocolError, joiner.confirm)
         self.assertRaises(LocalProtocolError, joiner.joined)
         for name, channel in (("", "7"), ("a b", "7"), ("x" * 64, "7"), ("acacia", "")):
             make: Callable[..., Joiner] = make_joiner
