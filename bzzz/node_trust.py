@@ -308,6 +308,7 @@ class NodeTrust:
 
         :return: how many members were told.
         :raises ClusterError: the node is in none.
+        :raises NotForgotten: it has left, but a token is still on disk.
         """
         mesh = self._mesh
         said = await self.cluster.say_leaving()
@@ -321,6 +322,7 @@ class NodeTrust:
                 await _pause(self._reactor, 0.05)
             told = members - set(mesh.roster.talking)
         await self.cluster.forget()
+        await self.pairing.forget_void()
         return len(told)
 
 

@@ -58,7 +58,9 @@ PURE_MODULES = {
     "trust/roster_exchange.py",
     "trust/roster_graph.py",
     "trust/roster_members.py",
+    "trust/roster_room.py",
     "trust/roster_view.py",
+    "trust/run_limits.py",
     "trust/spake2_group.py",
     "trust/statements.py",
 }

@@ -148,6 +148,18 @@ def _words(line: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         )
     if event == "failed":
         return f"A machine ({line['short_id']}) has not joined: {line['reason']}"
+    if event == "admitted":
+        return (
+            f"{line['name']} ({line['short_id']}) was admitted, but may not know it:"
+            f" {line['reason']}. The same bzzz join again on it tells it. If it is not to be in the"
+            f" cluster: bzzz revoke {line['short_id']}"
+        )
+    if event == "busy":
+        return (
+            f"Somebody uses up the runs of this code, most of them from {', '.join(line['hosts'])}:"
+            " your machine may be refused. If those addresses are none of yours, block them in this"
+            " machine's firewall, or use a token: bzzz invite --token"
+        )
     return f"{event}: {line.get('reason') or ''}"
 
 

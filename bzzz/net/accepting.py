@@ -3,9 +3,10 @@
 Enters: connections that come, handshakes that end. Leaves: links, or nothing for a connection that
 is one too many: it is closed before a byte of it is read.
 
-Hosts are served fairly, since who they are is not known yet. A host is an IPv4 address or an IPv6
-/64, which is what one machine can have of addresses by itself; hosts of one IPv4 /24 or IPv6 /48
-have caps together, too. There is no cap of handshakes a second for all: one low enough to spare the
+Hosts are served fairly, since who they are is not known yet. Each IP address has caps. One machine
+can have all addresses of an IPv6 /64 by itself, and the machines of a LAN are mostly in one; so a
+/64 has caps of its own, as if it were some machines. Those of one IPv4 /24 or IPv6 /48 have caps
+together, too. There is no cap of handshakes a second for all: one low enough to spare the
 processor would be used up by whoever comes most often, and would hold up a hundred nodes that start
 together; the turns of the reactor (:mod:`bzzz.net.turns`) let members have their share of the time
 meanwhile.
@@ -30,15 +31,20 @@ from bzzz.net.swarm_limits import SwarmLimits
 from bzzz.net.token_bucket import Rate, TokenBuckets
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["REFUND_RATE", "Accepting", "LinkFactory", "place_of"]
+__all__ = ["HOSTS_PER_SUBNET", "REFUND_RATE", "Accepting", "LinkFactory", "Place", "place_of"]
 
-# Handshakes of one host that count for nothing, because a link came of them that is kept. Whoever
-# is admitted may so come and go faster, but not without end: a node that is in no cluster
-# admits everybody.
+# An IPv6 /64 has as much as so many IP addresses: a LAN is mostly one, and a single machine can
+# have each address of it. As an IPv4 /24 has of new connections.
+HOSTS_PER_SUBNET = 4
+
+# Handshakes of one host (an IPv4 address, or an IPv6 /64) that count for nothing, because a link
+# came of them that is kept. Whoever is admitted may so come and go faster, but not without end: a
+# node that is in no cluster admits everybody.
 REFUND_RATE = Rate(1024, 64.0)
 
-# Hosts, and networks, that are remembered: at some 300 bytes each. One that is forgotten may come
-# again as if it were new.
+# Addresses, /64s and networks that are remembered, of each: at some 300 bytes each. One that is
+# forgotten may come again as if it were new; but one network brings 1024 at once and 64 a second,
+# and a bucket is full again after 16 s without use.
 MAX_REMEMBERED = 4096
 
 # That connections are refused is said again after so many seconds.
@@ -47,21 +53,25 @@ REFUSED_AGAIN = 60.0
 # What begins each IPv4 address in IPv6 notation, ::ffff:192.0.2.1.
 MAPPED = bytes(10) + b"\xff\xff"
 
-# Bytes of an IPv6 address that are the host's, and the network's.
-HOST_BYTES = 8
+# Bytes of an IPv6 address that are the subnet's, and the network's.
+SUBNET_BYTES = 8
 PREFIX_BYTES = 6
 
 Place = str | bytes
 
 
-def place_of(host: str) -> tuple[Place, Place]:
-    """The host and the network that an IP address is of."""
+def place_of(host: str) -> tuple[Place, Place, Place]:
+    """An IP address, the subnet and the network that it is of.
+
+    The subnet is the /64 of an IPv6 address, all of which one machine may have, and an IPv4 address
+    itself; the network is a /48 or a /24.
+    """
     if ":" in host:
         packed = inet_pton(AF_INET6, host.partition("%")[0])
         if not packed.startswith(MAPPED):
-            return packed[:HOST_BYTES], packed[:PREFIX_BYTES]
+            return packed, packed[:SUBNET_BYTES], packed[:PREFIX_BYTES]
         host = ".".join(map(str, packed[len(MAPPED) :]))
-    return host, host.rpartition(".")[0]
+    return host, host, host.rpartition(".")[0]
 
 
 class Accepting:
@@ -79,9 +89,10 @@ class Accepting:
         self._clock = clock
         self._limits = limits
         self._hosts = TokenBuckets[Place](limits.host_rate, MAX_REMEMBERED)
+        self._subnets = TokenBuckets[Place](limits.host_rate * HOSTS_PER_SUBNET, MAX_REMEMBERED)
         self._prefixes = TokenBuckets[Place](limits.prefix_rate, MAX_REMEMBERED)
         self._refunds = TokenBuckets[Place](REFUND_RATE, MAX_REMEMBERED)
-        # The host of which a link was made longest ago comes first.
+        # The address of which a link was made longest ago comes first.
         self._linked: OrderedDict[Place, None] = OrderedDict()
         self._of_host: dict[Place, dict[Link, None]] = {}
         self._of_prefix: dict[Place, dict[Link, None]] = {}
@@ -91,15 +102,20 @@ class Accepting:
     def takes(self, host: str) -> bool:
         """Whether a connection that comes from this IP address now is let in."""
         now = self._clock.seconds()
-        place, prefix = place_of(host)
-        if not self._hosts.take(place, now):
-            self._refused("host", place, self._hosts.rate, now)
+        address, subnet, prefix = place_of(host)
+        wider = (self._subnets, subnet, "subnet"), (self._prefixes, prefix, "network")
+        # Strangers around it do not keep out an address whose links were kept.
+        if address not in self._linked:
+            # First, or one that has a /64 would fill the table of addresses with new ones.
+            for buckets, place, whose in wider:
+                if not buckets.has(place, now):
+                    self._refused(whose, place, buckets.rate, now)
+                    return False
+        if not self._hosts.take(address, now):
+            self._refused("host", address, self._hosts.rate, now)
             return False
-        # Strangers in its network do not keep out a host whose links were kept.
-        if not self._prefixes.take(prefix, now) and place not in self._linked:
-            self._hosts.give_back(place, now)
-            self._refused("network", prefix, self._prefixes.rate, now)
-            return False
+        for buckets, place, _ in wider:
+            buckets.take(place, now)
         return True
 
     def started(self, link: Link, host: str) -> None:
@@ -108,7 +124,8 @@ class Accepting:
         Where there are too many, the oldest goes: of the host or the network that has too many,
         or else of the host that has most. So connections that never finish keep nobody out.
         """
-        place, prefix = places = place_of(host)
+        # A /64 is one host here: one machine that has many addresses must not look like many.
+        _, place, prefix = place_of(host)
         near = self._of_host.setdefault(place, {})
         around = self._of_prefix.setdefault(prefix, {})
         if len(near) >= self._limits.handshakes_per_host:
@@ -117,7 +134,7 @@ class Accepting:
             self._drop(around, "network")
         elif len(self.pending) >= self._limits.handshakes:
             self._drop(max(self._of_host.values(), key=len), "all")
-        self.pending[link] = places
+        self.pending[link] = place, prefix
         # Both may have been emptied, and forgotten, just now.
         self._of_host.setdefault(place, near)[link] = None
         self._of_prefix.setdefault(prefix, around)[link] = None
@@ -135,18 +152,20 @@ class Accepting:
 
     def linked(self, host: str) -> None:
         """A peer at this IP address, which either side dialled, has a link that is kept."""
-        place, _ = place_of(host)
-        self._linked[place] = None
-        self._linked.move_to_end(place)
+        address, _, _ = place_of(host)
+        self._linked[address] = None
+        self._linked.move_to_end(address)
         if len(self._linked) > MAX_REMEMBERED:
             self._linked.popitem(last=False)
 
     def admitted(self, host: str) -> None:
         """What came from this IP address is a peer's link that is kept: it counts for nothing."""
         now = self._clock.seconds()
-        place, prefix = place_of(host)
-        if self._refunds.take(place, now):
-            self._hosts.give_back(place, now)
+        address, subnet, prefix = place_of(host)
+        # Of a /64 together, or one machine would come and go without end in a mesh that admits all.
+        if self._refunds.take(subnet, now):
+            self._hosts.give_back(address, now)
+            self._subnets.give_back(subnet, now)
             self._prefixes.give_back(prefix, now)
 
     def _drop(self, links: dict[Link, None], whose: str) -> None:
@@ -203,7 +222,8 @@ class LinkFactory(Factory):
 
 
 def _words(place: Place, whose: str) -> str:
-    """``192.0.2.1``, ``192.0.2.0/24``, ``2001:db8::/64`` or ``2001:db8::/48``."""
+    """``192.0.2.1``, ``192.0.2.0/24``, ``2001:db8::1``, ``2001:db8::/64`` or ``2001:db8::/48``."""
     if isinstance(place, str):
-        return place if whose == "host" else f"{place}.0/24"
-    return f"{IPv6Address(place.ljust(16, bytes(1)))}/{len(place) * 8}"
+        return f"{place}.0/24" if whose == "network" else place
+    address = IPv6Address(place.ljust(16, bytes(1)))
+    return str(address) if whose == "host" else f"{address}/{len(place) * 8}"

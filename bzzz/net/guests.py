@@ -13,7 +13,7 @@ from typing import Protocol as Shape
 from twisted.internet.interfaces import IDelayedCall
 
 from bzzz.identity.peer_id import PeerID
-from bzzz.net.accepting import place_of
+from bzzz.net.accepting import HOSTS_PER_SUBNET, place_of
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
 
@@ -22,6 +22,7 @@ __all__ = [
     "GUEST_SECONDS",
     "MAX_GUESTS",
     "MAX_GUESTS_PER_HOST",
+    "MAX_GUESTS_PER_SUBNET",
     "PAIRING_SECONDS",
     "Gate",
     "Guests",
@@ -39,8 +40,12 @@ PAIRING_SECONDS = 120.0
 # Guests at once. They are strangers, and each has a connection, and streams of its own, here.
 MAX_GUESTS = 32
 
-# Guests of one host at once (an IPv4 address or an IPv6 /64): some nodes of one machine.
+# Guests of one IP address at once: some nodes of one machine.
 MAX_GUESTS_PER_HOST = 4
+
+# Guests of one IPv6 /64 at once: some machines of a LAN, and not all that there may be, since one
+# machine can have all of its addresses.
+MAX_GUESTS_PER_SUBNET = HOSTS_PER_SUBNET * MAX_GUESTS_PER_HOST
 
 # How long the link of a guest whose pairing is over is kept at least, in seconds, so that the last
 # word of it arrives.
@@ -109,12 +114,16 @@ class Guests:
         """
         if not link.is_initiator:
             came = [each for each in self.links.values() if not each.is_initiator]
-            host, _ = place_of(link.remote_host)
-            near = [each for each in came if place_of(each.remote_host)[0] == host]
+            address, subnet, _ = place_of(link.remote_host)
+            around = [each for each in came if place_of(each.remote_host)[1] == subnet]
+            near = [each for each in around if place_of(each.remote_host)[0] == address]
             if len(near) >= MAX_GUESTS_PER_HOST:
-                if not self._make_room(near):
-                    return False
-            elif len(came) >= MAX_GUESTS and not self._make_room(came):
+                full = near
+            elif len(around) >= MAX_GUESTS_PER_SUBNET:
+                full = around
+            else:
+                full = came if len(came) >= MAX_GUESTS else []
+            if full and not self._make_room(full):
                 return False
         self.links[link.remote_peer] = link
         self._since[link] = self._clock.seconds()

@@ -12,13 +12,13 @@ from bzzz.net.token_bucket import Rate
 
 __all__ = ["HOST_RATE", "PREFIX_RATE", "SwarmLimits"]
 
-# New connections of one host. At once: a mesh of a hundred nodes on one address, each of which has
-# to try twice. From then on: what a host needs whose nodes are restarted again and again; a
+# New connections of one IP address. At once: a mesh of a hundred nodes on it, each of which has to
+# try twice. From then on: what a machine needs whose nodes are restarted again and again; a
 # handshake takes 1.5 ms of CPU time here, so it is 2 % of a processor. Beyond: the connection is
 # closed.
 HOST_RATE = Rate(256, 16.0)
 
-# New connections of one network: four hosts that do all that they may. Beyond: as above.
+# New connections of one network: four addresses that do all that they may. Beyond: as above.
 PREFIX_RATE = Rate(1024, 64.0)
 
 
@@ -30,12 +30,13 @@ class SwarmLimits:
     :ivar handshakes: inbound connections whose handshake is not done. A whole mesh may dial at
         once, so it is as large as a large mesh; when it is reached the oldest of the host that has
         most is dropped, so that connections which never finish cannot keep others out.
-    :ivar handshakes_per_host: those of them of one host (an IPv4 address or an IPv6 /64): a mesh
+    :ivar handshakes_per_host: those of them of one host (an IPv4 address, or an IPv6 /64): a mesh
         of a hundred nodes on one machine; then its oldest is dropped.
     :ivar handshakes_per_prefix: those of one network (an IPv4 /24 or an IPv6 /48), in which all
         nodes of a mesh may be; then its oldest is dropped.
-    :ivar host_rate: new connections of one host, at most so many at once and so many a second.
-        More are closed at once. One that becomes the link of a peer does not count.
+    :ivar host_rate: new connections of one IP address, at most so many at once and so many a
+        second; an IPv6 /64, in which there may be many machines, has four times as much. More are
+        closed at once. One that becomes the link of a peer does not count.
     :ivar prefix_rate: new connections of one network, likewise.
     :ivar addresses: addresses tried in one dial.
     :ivar dial_timeout: for TCP to connect, in seconds; on a LAN a SYN and one retransmission.

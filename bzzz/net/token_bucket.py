@@ -32,6 +32,10 @@ class Rate:
     burst: int
     per_second: float
 
+    def __mul__(self, times: int) -> Rate:
+        """So many times as much."""
+        return Rate(self.burst * times, self.per_second * times)
+
     def __str__(self) -> str:
         return f"{self.burst}, then {self.per_second:g} a second"
 
@@ -49,6 +53,10 @@ class TokenBucket:
         self._burst = self._tokens = float(burst)
         self._per_second = per_second
         self._at = float("-inf")
+
+    def has(self, now: float) -> bool:
+        """Whether there is a token."""
+        return self._fill(now) >= 1.0
 
     def take(self, now: float) -> bool:
         """Take a token; whether there was one."""
@@ -97,6 +105,17 @@ class TokenBuckets(Generic[Key]):
 
     def __contains__(self, key: Key) -> bool:
         return key in self._buckets
+
+    def has(self, key: Key, now: float) -> bool:
+        """Whether there is a token of ``key``'s.
+
+        It counts as use of the bucket, but makes none where there is none.
+        """
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            return True
+        self._buckets.move_to_end(key)
+        return bucket.has(now)
 
     def take(self, key: Key, now: float) -> bool:
         """Take a token of ``key``'s; whether there was one."""

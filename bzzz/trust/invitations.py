@@ -11,13 +11,17 @@ How an inviter uses it, for each run:
    disk, as other runs of the same code may be under way. Then the admission, and
    :meth:`Invitations.admitted` or :meth:`Invitations.give_back`.
 
+A machine that has a use comes again only as the member that it is: it may not have heard that it is
+one. Who was revoked, has left or has another key by now is none, whoever said so, and however many
+uses are left.
+
 Times are in seconds since the epoch, as tokens outlive a restart of the node. A clock that is set
 back makes a code good for longer; its guesses are no more for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +38,7 @@ from bzzz.trust.codes import (
     make_token,
     parse_token,
 )
+from bzzz.trust.run_limits import RunBucket, RunPlaces
 
 __all__ = [
     "ALL_RUNS_PER_MINUTE",
@@ -44,7 +49,9 @@ __all__ = [
     "MAX_OPEN",
     "MAX_USES",
     "MAX_WRONG",
+    "RUNS_PER_HOST",
     "RUNS_PER_MINUTE",
+    "RUNS_PER_SUBNET",
     "TOKEN_RUNS_PER_MINUTE",
     "TokenRecord",
 ]
@@ -58,9 +65,18 @@ MAX_WRONG = 3
 # Runs of one code that are answered in a minute, of one token, and of all invitations. A person
 # needs one or two; a token may be for a rack of machines that start together. Each run takes
 # 0.7 ms. The third is more than all codes together may have, so that guessing stops no token.
-RUNS_PER_MINUTE = 10
+RUNS_PER_MINUTE = 16
 TOKEN_RUNS_PER_MINUTE = 120
 ALL_RUNS_PER_MINUTE = 600
+
+# Runs of one code that one IP address, and one IPv6 /64, may have of these: whoever begins runs and
+# ends them, which costs no guess, leaves some to others. Nobody can name a token's channel who has
+# not seen the token, so a token has no such limit.
+RUNS_PER_HOST = 3
+RUNS_PER_SUBNET = 12
+
+# Addresses that are told to the owner of a code whose runs are used up.
+MAX_BUSIEST = 3
 
 # Invitations that are open at once: the number in a code stays short, and what is kept is little.
 MAX_OPEN = 32
@@ -77,7 +93,8 @@ class TokenRecord(msgspec.Struct, frozen=True):
     """A token's invitation as a database keeps it. ``token`` is a secret.
 
     :ivar expires_at: seconds since the epoch.
-    :ivar machines: peer IDs of those that it has let in.
+    :ivar machines: peer IDs of those that it has let in, or lets in at the moment.
+    :ivar cluster: ID of the cluster that it is for; older records have none.
     """
 
     token: str
@@ -85,32 +102,10 @@ class TokenRecord(msgspec.Struct, frozen=True):
     expires_at: float
     machines: tuple[str, ...] = ()
     wrong: int = 0
+    cluster: str = ""
 
     def __repr__(self) -> str:
         return f"<TokenRecord for {self.uses} machines>"
-
-
-class _Bucket:
-    """A token bucket: so many at once, and as many more in each minute."""
-
-    __slots__ = ("_left", "_size", "_then")
-
-    def __init__(self, size: int) -> None:
-        self._size = float(size)
-        self._left = float(size)
-        self._then = float("-inf")
-
-    def has(self, now: float) -> bool:
-        """Whether there is one."""
-        # A clock that was set back gives nothing, and takes nothing away.
-        passed = min(max(0.0, now - self._then), 60.0)
-        self._left = min(self._size, self._left + passed * self._size / 60.0)
-        self._then = now
-        return self._left >= 1.0
-
-    def take(self) -> None:
-        """Take the one that there is."""
-        self._left -= 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +117,9 @@ class Invitation:
     :ivar expires_at: seconds since the epoch.
     :ivar machines: who has one of the uses: was admitted, or is being admitted now.
     :ivar wrong: wrong guesses so far.
+    :ivar cluster: ID of the cluster that it is for.
     :ivar open: whether it is.
+    :ivar is_dry: whether a run was refused because its runs of that minute were used up.
     """
 
     secret: Code | Token
@@ -130,15 +127,18 @@ class Invitation:
     expires_at: float
     machines: list[PeerID] = field(default_factory=list)
     wrong: int = 0
+    cluster: str = ""
     open: bool = True
-    # Runs of each machine in which it is being admitted, and machines that were.
-    _admitting: dict[PeerID, int] = field(default_factory=dict, init=False, repr=False)
-    _admitted: set[PeerID] = field(init=False, repr=False)
-    _bucket: _Bucket = field(init=False, repr=False)
+    is_dry: bool = field(default=False, init=False)
+    # Machines that are being admitted, and whether the use of each is a new one.
+    _admitting: dict[PeerID, bool] = field(default_factory=dict, init=False, repr=False)
+    _bucket: RunBucket = field(init=False, repr=False)
+    _hosts: RunPlaces = field(init=False, repr=False)
+    _subnets: RunPlaces = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._admitted = set(self.machines)
-        self._bucket = _Bucket(TOKEN_RUNS_PER_MINUTE if self.is_token else RUNS_PER_MINUTE)
+        self._hosts, self._subnets = RunPlaces(RUNS_PER_HOST), RunPlaces(RUNS_PER_SUBNET)
+        self._bucket = RunBucket(TOKEN_RUNS_PER_MINUTE if self.is_token else RUNS_PER_MINUTE)
 
     @property
     def channel(self) -> str:
@@ -155,9 +155,14 @@ class Invitation:
         """Wrong guesses that make it void; None where none do."""
         return None if self.is_token else max(0, MAX_WRONG - self.wrong)
 
-    def is_good_for(self, peer: PeerID) -> bool:
-        """Whether it is for this peer too: there is a use left, or the peer has one already."""
-        return self.open and (peer in self.machines or len(self.machines) < self.uses)
+    @property
+    def admitting(self) -> tuple[PeerID, ...]:
+        """The machines that are being admitted."""
+        return tuple(self._admitting)
+
+    def busiest(self, now: float) -> list[str]:
+        """The IP addresses that begin most runs of it, at most :data:`MAX_BUSIEST`."""
+        return [str(host) for host in self._hosts.busiest(MAX_BUSIEST, now)]
 
     def record(self) -> TokenRecord | None:
         """What a database keeps of it: of a code nothing, as a restart makes it void."""
@@ -169,6 +174,7 @@ class Invitation:
             self.expires_at,
             tuple(map(str, self.machines)),
             self.wrong,
+            self.cluster,
         )
 
 
@@ -183,7 +189,7 @@ class Invitations:
         self._inviter = inviter
         self._random_bytes = random_bytes
         self._open: dict[str, Invitation] = {}
-        self._bucket = _Bucket(ALL_RUNS_PER_MINUTE)
+        self._bucket = RunBucket(ALL_RUNS_PER_MINUTE)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -198,20 +204,23 @@ class Invitations:
         """When the first of them expires, in seconds since the epoch; None if none is open."""
         return min((each.expires_at for each in self._open.values()), default=None)
 
-    def open_code(self, now: float) -> Invitation:
+    def open_code(self, now: float, cluster: str = "") -> Invitation:
         """Open an invitation for one machine, by a code with the smallest number that is free.
 
+        :param cluster: ID of the cluster that it is for.
         :raises InvitationError: too many are open.
         """
         self._make_room(now)
         channel = next(str(n) for n in range(1, MAX_OPEN + 1) if str(n) not in self._open)
-        return self._add(Invitation(make_code(channel, self._random_bytes), 1, now + CODE_SECONDS))
+        code = make_code(channel, self._random_bytes)
+        return self._add(Invitation(code, 1, now + CODE_SECONDS, cluster=cluster))
 
-    def open_token(self, uses: int, expires_at: float, now: float) -> Invitation:
+    def open_token(self, uses: int, expires_at: float, now: float, cluster: str = "") -> Invitation:
         """Open an invitation by a token.
 
         :param uses: machines that it is for.
         :param expires_at: seconds since the epoch.
+        :param cluster: ID of the cluster that it is for.
         :raises InvitationError: too many are open, it is for no machine or too many, or it has
             expired already.
         """
@@ -222,7 +231,7 @@ class Invitations:
             raise InvitationError("a token has to expire after now")
         channel = self._random_bytes(CHANNEL_BYTES)
         token = make_token(self._inviter, channel, self._random_bytes)
-        return self._add(Invitation(token, uses, expires_at))
+        return self._add(Invitation(token, uses, expires_at, cluster=cluster))
 
     def restore(self, record: TokenRecord | Mapping[str, Any], now: float) -> Invitation | None:
         """Open an invitation again that a database has kept; None if it has expired since.
@@ -253,29 +262,49 @@ class Invitations:
         if not now < kept.expires_at:
             return None
         self._make_room(now)
-        return self._add(Invitation(token, kept.uses, kept.expires_at, machines, kept.wrong))
+        return self._add(
+            Invitation(token, kept.uses, kept.expires_at, machines, kept.wrong, kept.cluster)
+        )
 
     def look_up(self, channel: str, now: float) -> Invitation | None:
         """The open invitation of a channel."""
         found = self._open.get(channel)
         return found if found is not None and now < found.expires_at else None
 
-    def begin_run(self, invitation: Invitation, peer: PeerID, now: float) -> str | None:
+    def begin_run(
+        self,
+        invitation: Invitation,
+        peer: PeerID,
+        now: float,
+        is_member: bool,
+        host: str,
+        subnet: Hashable,
+    ) -> str | None:
         """Count one more run with a peer.
 
+        :param is_member: whether the peer is a member of the cluster now.
+        :param host: its IP address.
+        :param subnet: what has caps together with that address.
         :returns: None if it may go on, else the code of a refusal: ``used``, ``busy``, or
             ``no_channel`` if the invitation is closed or has expired.
         """
-        if not self._is_open(invitation, now):
-            return "no_channel"
-        if not invitation.is_good_for(peer):
-            return "used"
-        # Both are asked first: who may not have a run takes none from others.
-        mine, all_of_them = invitation._bucket, self._bucket
-        if not (mine.has(now) and all_of_them.has(now)):
+        refusal = self._refusal(invitation, peer, now, is_member)
+        if refusal is not None:
+            return refusal
+        hosts, subnets = invitation._hosts, invitation._subnets
+        # All are asked first: who may not have a run takes none from others.
+        if not (
+            invitation.is_token or (hosts.has(host, now) and subnets.has(subnet, now))
+        ) or not self._bucket.has(now):
             return "busy"
-        mine.take()
-        all_of_them.take()
+        if not invitation._bucket.has(now):
+            invitation.is_dry = True
+            return "busy"
+        if not invitation.is_token:
+            hosts.take(host, now)
+            subnets.take(subnet, now)
+        invitation._bucket.take()
+        self._bucket.take()
         return None
 
     def wrong_guess(self, invitation: Invitation) -> int | None:
@@ -289,33 +318,38 @@ class Invitations:
                 self.close(invitation)
         return invitation.guesses_left
 
-    def use(self, invitation: Invitation, peer: PeerID, now: float) -> str | None:
+    def use(self, invitation: Invitation, peer: PeerID, now: float, is_member: bool) -> str | None:
         """A peer confirmed with the right code: it has one of the uses while it is being admitted.
 
+        :param is_member: whether the peer is a member of the cluster now.
         :returns: None if it may be admitted, else the code of a refusal, as of :meth:`begin_run`.
         """
-        if not self._is_open(invitation, now):
-            return "no_channel"
-        if not invitation.is_good_for(peer):
-            return "used"
-        if peer not in invitation.machines:
+        refusal = self._refusal(invitation, peer, now, is_member)
+        if refusal is not None:
+            return refusal
+        is_new = peer not in invitation.machines
+        if is_new:
             invitation.machines.append(peer)
-        invitation._admitting[peer] = invitation._admitting.get(peer, 0) + 1
+        invitation._admitting[peer] = is_new
         return None
 
     def admitted(self, invitation: Invitation, peer: PeerID) -> None:
-        """The peer, which has a use, was admitted: it keeps the use."""
-        if self._end_use(invitation, peer):
-            invitation._admitted.add(peer)
+        """The peer, which has a use, is a member: it keeps the use."""
+        invitation._admitting.pop(peer, None)
 
-    def give_back(self, invitation: Invitation, peer: PeerID) -> None:
-        """The peer was not admitted in this run: its use is free, unless it was in another."""
-        if (
-            self._end_use(invitation, peer)
-            and peer not in invitation._admitting
-            and peer not in invitation._admitted
-        ):
+    def give_back(self, invitation: Invitation, peer: PeerID) -> bool:
+        """The peer was not admitted: its use is free, unless it had it before; whether it is."""
+        was_new = invitation._admitting.pop(peer, False)
+        if was_new:
             invitation.machines.remove(peer)
+        return was_new
+
+    def keep_uses_of(self, invitation: Invitation, admitted: Container[PeerID]) -> None:
+        """Free the uses of machines that are not among those that were ever admitted.
+
+        A crash may have come between what was written of a use and the admission.
+        """
+        invitation.machines[:] = [peer for peer in invitation.machines if peer in admitted]
 
     def close(self, invitation: Invitation) -> bool:
         """Close it, so that its code is void; whether it was open."""
@@ -332,11 +366,17 @@ class Invitations:
             self.close(invitation)
         return gone
 
-    def _end_use(self, invitation: Invitation, peer: PeerID) -> bool:
-        runs = invitation._admitting.pop(peer, 0)
-        if runs > 1:
-            invitation._admitting[peer] = runs - 1
-        return runs > 0
+    def _refusal(
+        self, invitation: Invitation, peer: PeerID, now: float, is_member: bool
+    ) -> str | None:
+        if not self._is_open(invitation, now):
+            return "no_channel"
+        if peer in invitation._admitting:
+            # Another run of it may end either way.
+            return "busy"
+        if peer in invitation.machines:
+            return None if is_member else "used"
+        return None if len(invitation.machines) < invitation.uses else "used"
 
     def _is_open(self, invitation: Invitation, now: float) -> bool:
         return invitation.open and now < invitation.expires_at

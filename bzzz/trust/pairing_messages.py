@@ -69,8 +69,8 @@ REFUSALS = {
     "name_taken": "the cluster has a member that is called {name}: give another name with "
     '"bzzz join --name"',
     "busy": "{peer} is asked too often at the moment: try again in a minute",
-    "used": "as many other machines were let in by this code or token as it is for: make a new one "
-    'with "bzzz invite" on {peer}',
+    "used": "as many machines were let in by this code or token as it is for, or this one was, and "
+    'is no member any more: make a new one with "bzzz invite" on {peer}',
     "roster_full": "the roster of the cluster is full, so {peer} cannot let anybody in",
     "failed": "{peer} could not let this node in: its log says why",
 }

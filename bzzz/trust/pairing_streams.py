@@ -11,52 +11,58 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from bzzz.errors import BzzzError, LinkClosed, RemoteProtocolError
+from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.accepting import place_of
 from bzzz.net.background import in_background
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
-from bzzz.net.stream import Stream
 from bzzz.net.swarm import Swarm
 from bzzz.trust.cluster import Cluster, ClusterError
 from bzzz.trust.codes import InvalidCode, parse_token
 from bzzz.trust.invitation_store import InvitationStore
 from bzzz.trust.invitations import Invitation, InvitationError, Invitations
-from bzzz.trust.pairing import (
-    MAX_MESSAGE,
-    PROTOCOL,
-    Confirmed,
-    Inviter,
-    Joined,
-    Request,
-    State,
-    WrongCode,
-    encode_statements,
-)
+from bzzz.trust.pairing import PROTOCOL, Inviter, encode_statements
 from bzzz.trust.pairing_keys import prepare
-from bzzz.trust.roster import RosterFull
+from bzzz.trust.pairing_runs import (
+    MAX_RUNS,
+    MAX_RUNS_PER_HOST,
+    MAX_RUNS_PER_SUBNET,
+    STEP_SECONDS,
+    Refused,
+    Run,
+    RunFactory,
+    Runs,
+)
+from bzzz.trust.roster import Roster, RosterFull
 from bzzz.trust.statements import Role
-from bzzz.wire.framing import FrameReader, frame
+from bzzz.trust.token_disk import NotForgotten, TokenDisk
 
-__all__ = ["MAX_RUNS", "MAX_RUNS_PER_HOST", "STEP_SECONDS", "Pairing"]
+__all__ = [
+    "MAX_RUNS",
+    "MAX_RUNS_PER_HOST",
+    "MAX_RUNS_PER_SUBNET",
+    "STEP_SECONDS",
+    "NotForgotten",
+    "Pairing",
+]
 
-# Between two messages of a pairing, in seconds. Machines answer in milliseconds; the last step has
-# a disk at the other end.
-STEP_SECONDS = 10.0
-
-# Runs under way at one time: each holds a guest's link for as long as it takes.
-MAX_RUNS = 16
-
-# The same with one host: as many as it may have guests, so that no host has all the runs.
-MAX_RUNS_PER_HOST = 4
+# Why somebody with the code is not let in, for the owner.
+REASONS = {
+    "no_channel": "the code was void by then",
+    "used": "all uses of the invitation are used up, or it has let in this machine before, which is"
+    " no member any more",
+    "busy": "another run of the same machine is under way",
+}
 
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
 Watch = Callable[..., object]
+
+
+class _IsMember(BzzzError):
+    """Whoever is let in is a member by now, so there is nothing to say."""
 
 
 class Pairing:
@@ -85,7 +91,7 @@ class Pairing:
         self.in_thread = in_thread
         self.swarm = swarm
         self._cluster = cluster
-        self._store = store
+        self._disk = TokenDisk(store, cluster)
         self._wall_time = wall_time
         self._random_bytes = random_bytes
         self._record = record
@@ -93,24 +99,28 @@ class Pairing:
         self._invitations = Invitations(cluster.peer_id, random_bytes)
         self._roles: dict[Invitation, Role] = {}
         self._watches: dict[Invitation, Watch] = {}
-        # The oldest first. Those that are told that there is no room are in it, too: one a link.
-        self._runs: dict[_Run, None] = {}
+        # Codes whose owners know that somebody uses up their runs.
+        self._told_busy: set[Invitation] = set()
+        self._runs = Runs()
         self._expiry: IDelayedCall | None = None
-        swarm.handle(PROTOCOL, _Runs(self), guests=True)
+        swarm.handle(PROTOCOL, RunFactory(self), guests=True)
         cluster.on_change(self._cluster_changed)
 
     # -- for the owner
 
     async def load(self) -> None:
         """Open the tokens of before again, and forget those that are void by now."""
-        for record, role in await self._store.load():
+        for record, role in await self._disk.load():
             reason = "it has expired"
             try:
+                self._disk.check(record)
                 invitation = self._invitations.restore(record, self._wall_time())
             except InvitationError as error:
                 self._log.warn("A token of this node is void: {error}", error=error)
                 invitation, reason = None, str(error)
             if invitation is not None:
+                # A crash may have come between what was written of a use and the admission.
+                self._invitations.keep_uses_of(invitation, self._disk.admitted())
                 self._roles[invitation] = role
                 continue
             try:
@@ -119,7 +129,7 @@ class Pairing:
                 # The store has it by its channel, and looks after that.
                 continue
             self._record("invitation_void", invitation=channel, reason=reason)
-            self._forget(channel)
+            self._disk.forget_in_background(channel)
         self._await_expiry()
 
     async def open_code(self, role: Role, watch: Watch, uid: int | None = None) -> Invitation:
@@ -127,12 +137,13 @@ class Pairing:
 
         :param uid: of the user of this machine who asks, for the audit log.
         :param watch: told of what happens: ``wrong_code`` (``left``), ``joined`` (``name``,
-            ``peer_id``), ``failed`` (``reason``), ``void`` (``reason``).
+            ``peer_id``), ``admitted`` (the same and ``reason``), ``failed`` (``reason``), ``busy``
+            (``hosts``), ``void`` (``reason``).
         :raises ClusterError: this node is no admin.
         :raises InvitationError: too many invitations are open.
         """
-        await self._prepare()
-        invitation = self._invitations.open_code(self._wall_time())
+        roster = await self._prepare()
+        invitation = self._invitations.open_code(self._wall_time(), roster.cluster_id)
         self._roles[invitation] = role
         self._watches[invitation] = watch
         self._record(
@@ -152,20 +163,22 @@ class Pairing:
         :raises ClusterError: this node is no admin.
         :raises InvitationError: too many invitations are open, or it is for too many machines.
         """
-        await self._prepare()
+        roster = await self._prepare()
         now = self._wall_time()
-        invitation = self._invitations.open_token(uses, now + seconds, now)
+        invitation = self._invitations.open_token(uses, now + seconds, now, roster.cluster_id)
         self._roles[invitation] = role
         kept = False
         try:
-            await self._keep(invitation)
+            await self._disk.keep(invitation, role)
             self._cluster.administered()
+            if not invitation.open:
+                raise InvitationError("the token was void before it was on disk: make another")
             kept = True
         finally:
             # Nobody was given the token.
             if not kept and self._invitations.close(invitation):
                 self._roles.pop(invitation, None)
-                self._forget(invitation.channel)
+                self._disk.forget_in_background(invitation.channel)
         self._record(
             "invited",
             invitation=invitation.channel,
@@ -178,9 +191,37 @@ class Pairing:
         return invitation
 
     def close(self, invitation: Invitation, reason: str) -> None:
-        """Make its code void."""
-        if self._invitations.close(invitation):
-            self._ended(invitation, reason)
+        """Make it void at once. A token is on disk no more a little later."""
+        if self._invitations.close(invitation) and self._ended(invitation, reason):
+            self._disk.forget_in_background(invitation.channel)
+
+    async def withdraw(self, channel: str) -> bool:
+        """Make the invitation of a channel void: at once, and then on disk.
+
+        :return: whether there was one.
+        :raises NotForgotten: it is void, but still on disk. To withdraw it again tries again.
+        """
+        invitation = self.find(channel)
+        if invitation is None:
+            if channel not in self._disk.void:
+                return False
+        elif not (
+            self._invitations.close(invitation) and self._ended(invitation, "it was withdrawn")
+        ):
+            return True
+        await self._disk.forget(channel)
+        return True
+
+    async def forget_void(self) -> None:
+        """Have nothing on disk of tokens that are void: after the node has left its cluster.
+
+        :raises NotForgotten: the disk does not do that.
+        """
+        for channel in sorted(self._disk.void):
+            try:
+                await self._disk.forget(channel)
+            except NotForgotten as error:
+                raise NotForgotten(f"this node has left its cluster, but {error}") from error
 
     def find(self, channel: str) -> Invitation | None:
         """The open invitation with this channel."""
@@ -199,34 +240,18 @@ class Pairing:
         """Pair no more."""
         if self._expiry is not None and self._expiry.active():
             self._expiry.cancel()
-        for run in list(self._runs):
+        for run in self._runs:
             run.abort()
 
     # -- for the runs
 
-    def began(self, run: _Run) -> bool:
-        """A peer wants to pair; whether there is room for it.
+    def began(self, run: Run) -> bool:
+        """A peer wants to pair; whether there is room for it."""
+        return self._runs.began(run)
 
-        Those that have named no invitation, or are told their last word, make room: the oldest.
-        A link has one run, and besides at most one that is told that there is no room.
-        """
-        for other in [each for each in self._runs if each.link is run.link and each.is_idle]:
-            self._abort(other, "its peer has begun another")
-        runs = [each for each in self._runs if each.has_room]
-        host, _ = place_of(run.link.remote_host)
-        near = [each for each in runs if place_of(each.link.remote_host)[0] == host]
-        has_room = not any(each.link is run.link for each in runs)
-        if len(near) >= MAX_RUNS_PER_HOST:
-            has_room = has_room and self._make_room(near)
-        elif len(runs) >= MAX_RUNS:
-            has_room = has_room and self._make_room(runs)
-        self._runs[run] = None
-        return has_room
-
-    def over(self, run: _Run) -> None:
+    def over(self, run: Run) -> None:
         """Its stream is gone."""
-        self._runs.pop(run, None)
-        if not any(each.link is run.link and not each.is_idle for each in self._runs):
+        if self._runs.over(run):
             self.swarm.release_guest(run.link)
 
     def inviter(self, link: Link) -> Inviter:
@@ -239,14 +264,22 @@ class Pairing:
             unbound=self._unbound,
         )
 
-    def requested(self, channel: str, peer: PeerID) -> tuple[Invitation | None, str]:
+    def requested(self, channel: str, link: Link) -> tuple[Invitation | None, str]:
         """The invitation that a peer names, if it may use it; else why not."""
         now = self._wall_time()
         invitation = self._invitations.look_up(channel, now)
         if invitation is None or self._cluster.roster is None:
             return None, "no_channel"
-        refusal = self._invitations.begin_run(invitation, peer, now)
-        return (invitation, "") if refusal is None else (None, refusal)
+        peer, host = link.remote_peer, link.remote_host
+        _, subnet, _ = place_of(host)
+        refusal = self._invitations.begin_run(
+            invitation, peer, now, self._is_member(peer), host, subnet
+        )
+        if refusal is None:
+            return invitation, ""
+        if invitation.is_dry:
+            self._busy(invitation, now)
+        return None, refusal
 
     def is_open(self, invitation: Invitation) -> bool:
         """Whether its code is still good, so that a guess at it may be looked at."""
@@ -272,53 +305,80 @@ class Pairing:
         )
         self._tell(invitation, "wrong_code", left=left, peer_id=str(peer), host=host)
         if left == 0:
+            # Of a code nothing is on disk.
             self._ended(invitation, "there were too many wrong guesses")
         elif invitation.is_token:
             self._keep_in_background(invitation)
 
-    async def admit(self, invitation: Invitation, name: str, peer: PeerID) -> bytes:
-        """Make a peer that has the code a member.
+    async def admit(self, invitation: Invitation, name: str, peer: PeerID, host: str = "") -> bytes:
+        """Make a peer that has the code a member, or tell one that it is.
 
+        One that is a member keeps its name and its role.
+
+        :param host: its IP address, for the audit log.
         :return: the roster, encoded.
-        :raises _Refused: it cannot be one.
+        :raises Refused: it cannot be one; the owner is told why.
         """
-        if peer in invitation.machines and self._was_revoked(peer):
-            # Or whoever is put out would come back by the token that has let it in.
-            self.failed(invitation, peer, "it was revoked after this invitation had let it in")
-            raise _Refused("failed")
-        refusal = self._invitations.use(invitation, peer, self._wall_time())
+        is_new = peer not in invitation.machines
+        refusal = self._invitations.use(invitation, peer, self._wall_time(), self._is_member(peer))
         if refusal is not None:
-            raise _Refused(refusal)
+            self.failed(invitation, peer, REASONS[refusal])
+            raise Refused(refusal)
+        has_use = False
         try:
-            roster = self._cluster.administered()
-            if peer not in roster.members:
-                await self._cluster.admit(peer, name, self._roles[invitation])
+            await self._let_in(invitation, name, peer)
+            has_use = True
+        except Refused as refused:
+            self.failed(invitation, peer, REASONS[refused.code])
+            raise
         except ClusterError as error:
-            self._invitations.give_back(invitation, peer)
-            self._tell(invitation, "failed", reason=str(error), peer_id=str(peer))
-            raise _Refused("name_taken" if error.code == "name_taken" else "failed") from error
+            # Then it was said that it is a member, and somebody has put it out meanwhile.
+            has_use = error.code == "not_admitted"
+            self.failed(invitation, peer, str(error))
+            raise Refused("name_taken" if error.code == "name_taken" else "failed") from error
         except BzzzError as error:
-            self._invitations.give_back(invitation, peer)
             self._log.error("{peer} cannot be let in: {error}", peer=peer, error=error)
-            self._tell(invitation, "failed", reason=str(error), peer_id=str(peer))
-            raise _Refused("roster_full" if isinstance(error, RosterFull) else "failed") from error
-        self._invitations.admitted(invitation, peer)
-        if invitation.is_token:
-            self._keep_in_background(invitation)
-        current = self._cluster.roster
-        if current is None:
-            self.failed(invitation, peer, "this node has left its cluster meanwhile")
-            raise _Refused("failed")
-        statements = [each.encode() for each in current.statements()]
+            self.failed(invitation, peer, str(error))
+            raise Refused("roster_full" if isinstance(error, RosterFull) else "failed") from error
+        finally:
+            if has_use:
+                self._invitations.admitted(invitation, peer)
+            elif self._invitations.give_back(invitation, peer) and invitation.is_token:
+                self._keep_in_background(invitation)
+        if is_new:
+            where = {"address": host} if host else {}
+            self._record(
+                "invitation_used",
+                invitation=invitation.channel,
+                peer_id=str(peer),
+                name=name,
+                **where,
+            )
+        roster = self._cluster.roster
+        if roster is None or not roster.admits(peer):
+            self.failed(invitation, peer, "it, or this node, has left the cluster meanwhile")
+            raise Refused("failed")
+        statements = [each.encode() for each in roster.statements()]
         encoded: bytes = await self.in_thread(lambda: encode_statements(statements))
         return encoded
 
     def joined(self, invitation: Invitation, name: str, peer: PeerID) -> None:
         """The peer has the roster."""
-        self._record("invitation_used", invitation=invitation.channel, peer_id=str(peer), name=name)
-        roster = self._cluster.roster
-        called = "" if roster is None else roster.name_of(peer)
-        self._tell(invitation, "joined", name=called or name, peer_id=str(peer))
+        self._tell(invitation, "joined", name=self._name_of(peer) or name, peer_id=str(peer))
+
+    def unheard(self, invitation: Invitation, peer: PeerID, reason: str) -> None:
+        """The peer was admitted, and may not know it: its run ended too soon."""
+        name = self._name_of(peer) or peer.short
+        self._log.warn(
+            "{name} ({peer}) was admitted over invitation {channel}, but may not know it: {reason}."
+            " The same bzzz join again on it tells it, as long as the invitation is open; if it is"
+            " not to be in the cluster: bzzz revoke {peer}",
+            name=name,
+            peer=peer,
+            channel=invitation.channel,
+            reason=reason,
+        )
+        self._tell(invitation, "admitted", name=name, peer_id=str(peer), reason=reason)
 
     def failed(self, invitation: Invitation, peer: PeerID, reason: str) -> None:
         """A run came to nothing."""
@@ -332,57 +392,84 @@ class Pairing:
 
     # -- inside
 
-    def _was_revoked(self, peer: PeerID) -> bool:
-        """Whether it was put out; one that left by itself was not."""
+    def _is_member(self, peer: PeerID) -> bool:
         roster = self._cluster.roster
-        revocation = None if roster is None else roster.revoked.get(peer)
-        return revocation is not None and revocation.by != peer
+        return roster is not None and roster.admits(peer)
+
+    def _name_of(self, peer: PeerID) -> str:
+        roster = self._cluster.roster
+        return "" if roster is None else roster.name_of(peer)
+
+    async def _let_in(self, invitation: Invitation, name: str, peer: PeerID) -> None:
+        """Have a peer that has a use of the invitation on the roster.
+
+        :raises Refused: the invitation is void by then.
+        """
+        role = self._roles.get(invitation)
+        if role is None:
+            raise Refused("no_channel")
+        if invitation.is_token:
+            # First the use, or after a crash another machine would have it.
+            await self._disk.keep(invitation, role)
+
+        def check() -> None:
+            if self._is_member(peer):
+                raise _IsMember("it is a member")
+            if not self.is_open(invitation):
+                raise Refused("no_channel")
+
+        try:
+            await self._cluster.admit(peer, name, role, check)
+        except _IsMember:
+            return
+
+    def _busy(self, invitation: Invitation, now: float) -> None:
+        """Tell the owner of a code, once, that somebody uses up its runs."""
+        if invitation.is_token or invitation in self._told_busy:
+            return
+        self._told_busy.add(invitation)
+        hosts = invitation.busiest(now)
+        self._log.warn(
+            "Somebody uses up the runs of invitation {channel}, most of them from {hosts}: the"
+            " machine that is invited may be refused. If those addresses are none of yours, block"
+            " them in this machine's firewall, or use a token: bzzz invite --token",
+            channel=invitation.channel,
+            hosts=", ".join(hosts),
+        )
+        self._tell(invitation, "busy", hosts=hosts)
 
     def _tell(self, invitation: Invitation, event: str, **fields: object) -> None:
         watch = self._watches.get(invitation)
         if watch is not None:
             watch(event, **fields)
 
-    def _ended(self, invitation: Invitation, reason: str) -> None:
+    def _ended(self, invitation: Invitation, reason: str) -> bool:
+        """Tell that it is void, once; whether it has to be forgotten on disk, too."""
         if self._roles.pop(invitation, None) is None:
-            return
+            return False
         self._record("invitation_void", invitation=invitation.channel, reason=reason)
+        if invitation.admitting:
+            reason += "; a machine was being let in at that moment, and bzzz members tells whether"
+            reason += " it is in"
         self._tell(invitation, "void", reason=reason)
         self._watches.pop(invitation, None)
-        if invitation.is_token:
-            self._forget(invitation.channel)
+        self._told_busy.discard(invitation)
+        return invitation.is_token
 
-    def _forget(self, channel: str) -> None:
-        in_background(self._store.remove(channel), "forgetting an invitation", self._log)
-
-    def _make_room(self, among: list[_Run]) -> bool:
-        for run in among:
-            if run.is_idle:
-                self._abort(run, "another one has its place")
-                return True
-        return False
-
-    def _abort(self, run: _Run, reason: str) -> None:
-        self._runs.pop(run, None)
-        run.abort(reason)
-
-    async def _prepare(self) -> None:
-        """See that this node may invite, before and after what takes long."""
+    async def _prepare(self) -> Roster:
+        """The roster, if this node may invite: before and after what takes long."""
         self._cluster.administered()
         await self.in_thread(prepare)
-        self._cluster.administered()
+        roster = self._cluster.administered()
         # Or the next invitation would take the place of one whose end nobody has heard of.
         self._expire()
-
-    def _keep(self, invitation: Invitation) -> Deferred[None]:
-        record = invitation.record()
-        if record is None:
-            raise InvitationError("a code is not kept on disk")
-        return self._store.put(invitation.channel, record, self._roles[invitation])
+        return roster
 
     def _keep_in_background(self, invitation: Invitation) -> None:
-        if invitation in self._roles:
-            in_background(self._keep(invitation), "keeping an invitation", self._log)
+        # What is void is not written again: its removal may be before this.
+        role = self._roles.get(invitation)
+        if role is not None:
+            in_background(self._disk.keep(invitation, role), "keeping an invitation", self._log)
 
     def _await_expiry(self) -> None:
         if self._expiry is not None and self._expiry.active():
@@ -395,7 +482,8 @@ class Pairing:
 
     def _expire(self) -> None:
         for invitation in self._invitations.expire(self._wall_time()):
-            self._ended(invitation, "it has expired")
+            if self._ended(invitation, "it has expired"):
+                self._disk.forget_in_background(invitation.channel)
         self._await_expiry()
 
     def _cluster_changed(self) -> None:
@@ -405,169 +493,3 @@ class Pairing:
         except ClusterError:
             for invitation in self._invitations.all:
                 self.close(invitation, "this node is no admin of a cluster any more")
-
-
-class _Refused(BzzzError):
-    """The joiner is told no.
-
-    :ivar code: what it is told.
-    """
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class _Runs(Factory):
-    noisy = False
-
-    def __init__(self, pairing: Pairing) -> None:
-        self._pairing = pairing
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return _Run(self._pairing, addr.link)
-
-
-class _Run(Protocol):
-    """One run, from message 1 to message 5.
-
-    :ivar link: to the peer.
-    :ivar has_room: whether it may go on; else its request is refused.
-    """
-
-    transport: Stream
-    _log = Logger()
-
-    def __init__(self, pairing: Pairing, link: Link) -> None:
-        self.link = link
-        self.has_room = False
-        self._pairing = pairing
-        self._reader = FrameReader(MAX_MESSAGE)
-        self._core: Inviter | None = None
-        self._invitation: Invitation | None = None
-        self._name = ""
-        self._timer: IDelayedCall | None = None
-        self._work: Deferred[None] | None = None
-        self._reason = ""
-        self._done = False
-
-    def connectionMade(self) -> None:
-        """A peer wants something."""
-        self._core = self._pairing.inviter(self.link)
-        self.has_room = self._pairing.began(self)
-        self._wait()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is lost by its end: it has named no invitation, or has its answer."""
-        return self._done or self._invitation is None
-
-    def dataReceived(self, data: bytes) -> None:
-        """Messages, or parts of them.
-
-        :raises RemoteProtocolError: one breaks the rules; the stream is reset.
-        """
-        if self._core is None or self._done:
-            return
-        try:
-            for message in self._reader.receive(data):
-                if self._done:
-                    return
-                self._received(self._core, message)
-        except RemoteProtocolError as error:
-            self._reason = str(error)
-            raise
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is gone."""
-        self._cancel_timer()
-        self._pairing.over(self)
-        if self._invitation is not None and not self._done:
-            why = self._reason or "the other side has hung up"
-            if self._core is not None and self._core.state is State.ADMITTED:
-                why += " after it was admitted, so it may not know that it is a member: the same"
-                why += " bzzz join again tells it"
-            self._pairing.failed(self._invitation, self.link.remote_peer, why)
-        self._done = True
-
-    def abort(self, reason: str = "this node stops") -> None:
-        """Pair no more."""
-        self._reason = reason
-        self.transport.abortConnection()
-
-    # -- inside
-
-    def _received(self, core: Inviter, message: bytes) -> None:
-        event = core.receive(message)
-        self._wait()
-        if isinstance(event, Request):
-            self._requested(core, event)
-        elif isinstance(event, Confirmed | WrongCode) and self._is_void():
-            self._refuse(core, "no_channel")
-        elif isinstance(event, Confirmed):
-            self._cancel_timer()
-            in_background(self._admit(core, event), "letting a peer in", self._log)
-        elif isinstance(event, WrongCode):
-            if self._invitation is not None:
-                self._pairing.wrong_code(
-                    self._invitation, self.link.remote_peer, self.link.remote_host
-                )
-            self._refuse(core, "wrong_code")
-        elif isinstance(event, Joined):
-            self._done = True
-            if self._invitation is not None:
-                self._pairing.joined(self._invitation, self._name, self.link.remote_peer)
-            self.transport.loseConnection()
-
-    def _is_void(self) -> bool:
-        """Whether the code is void by now: nobody is told whether it was the right one."""
-        invitation = self._invitation
-        if invitation is None or self._pairing.is_open(invitation):
-            return False
-        self._pairing.failed(invitation, self.link.remote_peer, "the code was void by then")
-        return True
-
-    def _requested(self, core: Inviter, request: Request) -> None:
-        if not self.has_room:
-            self._refuse(core, "busy")
-            return
-        invitation, refusal = self._pairing.requested(request.channel, self.link.remote_peer)
-        if invitation is None:
-            self._refuse(core, refusal)
-            return
-        self._invitation = invitation
-        self._name = request.name
-        self._pairing.swarm.hold_guest(self.link)
-        self._send(core.offer(invitation.secret.password))
-
-    async def _admit(self, core: Inviter, confirmed: Confirmed) -> None:
-        if self._invitation is None:
-            raise LinkClosed("no invitation was named")
-        try:
-            statements = await self._pairing.admit(self._invitation, confirmed.name, confirmed.peer)
-        except _Refused as refused:
-            if not self._done:
-                self._refuse(core, refused.code)
-            return
-        if not self._done:
-            self._send(core.accept(statements))
-            self._wait()
-
-    def _refuse(self, core: Inviter, code: str) -> None:
-        self._done = True
-        self._send(core.refuse(code))
-        self.transport.loseConnection()
-
-    def _send(self, message: bytes) -> None:
-        self.transport.write(frame(message))
-
-    def _wait(self) -> None:
-        self._cancel_timer()
-        self._timer = self._pairing.clock.callLater(
-            STEP_SECONDS, self.abort, f"the other side said nothing for {STEP_SECONDS:.0f} s"
-        )
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
-from bzzz.net.accepting import Place, place_of
+from bzzz.net.accepting import HOSTS_PER_SUBNET, Place, place_of
 from bzzz.net.guests import MAX_GUESTS
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
@@ -51,13 +51,13 @@ MAX_PROOF = 1 << 20
 # 14 MB.
 MAX_STATEMENTS = MAX_PROOF // 256
 
-# Proofs judged in a minute, of one host. One that is good is needed once by each member that was
-# away.
+# Proofs judged in a minute, of one IP address; an IPv6 /64 has HOSTS_PER_SUBNET times as many. One
+# that is good is needed once by each member that was away.
 PER_MINUTE = 30
 BURST = 10
 
-# Hosts that are remembered for that: more than have guests at one time.
-MAX_HOSTS = 256
+# Addresses, and /64s, that are remembered for that: more than have guests at one time.
+MAX_HOSTS = 1024
 
 # Seconds that a guest has for sending its proof.
 TIME_LIMIT = 5.0
@@ -88,8 +88,10 @@ class Presenting:
         self._swarm = swarm
         self._cluster = cluster
         self._clock = clock
-        self._hosts = TokenBuckets[Place](Rate(BURST, PER_MINUTE / 60), MAX_HOSTS)
-        self._last_host: Place = ""
+        rate = Rate(BURST, PER_MINUTE / 60)
+        self._hosts = TokenBuckets[Place](rate, MAX_HOSTS)
+        self._subnets = TokenBuckets[Place](rate * HOSTS_PER_SUBNET, MAX_HOSTS)
+        self._last: tuple[Place, Place] = "", ""
         self._coming: list[_Judging] = []
         self._waiting: deque[_Judging] = deque()
         self._current: _Judging | None = None
@@ -139,7 +141,7 @@ class Presenting:
             or link.remote_peer not in self._swarm.guests
             or len(self._coming) + len(self._waiting) >= MAX_WAITING
             or any(other is not None and other.link is link for other in there)
-            or not self._hosts.take(judging.host, self._clock.seconds())
+            or not self._may_judge(judging)
         ):
             return False
         self._coming.append(judging)
@@ -184,12 +186,22 @@ class Presenting:
 
     def _next(self) -> None:
         if self._current is None and self._waiting:
-            # Of another host than the last one, or one that has many would keep others out.
-            others = (each for each in self._waiting if each.host != self._last_host)
-            self._current = next(others, self._waiting[0])
+            # Of another /64 than the last one, or else of another address: one machine that has
+            # many, or presents many, would keep others out.
+            host, subnet = self._last
+            self._current = min(
+                self._waiting, key=lambda each: (each.subnet == subnet, each.host == host)
+            )
             self._waiting.remove(self._current)
-            self._last_host = self._current.host
+            self._last = self._current.host, self._current.subnet
             self._current.begin()
+
+    def _may_judge(self, judging: _Judging) -> bool:
+        now = self._clock.seconds()
+        # First, or one that has a /64 would fill the table of addresses with new ones.
+        if not self._subnets.has(judging.subnet, now) or not self._hosts.take(judging.host, now):
+            return False
+        return self._subnets.take(judging.subnet, now)
 
     def _failed(self, failure: Failure, link: Link) -> None:
         failure.trap(BzzzError)
@@ -236,7 +248,7 @@ class _Judging(Protocol):
 
     def __init__(self, presenting: Presenting, link: Link, clock: Clock) -> None:
         self.link = link
-        self.host = place_of(link.remote_host)[0]
+        self.host, self.subnet, _ = place_of(link.remote_host)
         self.held = 0
         self._presenting = presenting
         self._clock = clock

@@ -11,7 +11,7 @@ POST /v1/invitations            ``{"role"?}``, answered by lines: first
 POST /v1/tokens                 ``{"role"?, "uses"?, "seconds"?}``; ``{"cluster", "token",
                                 "channel", "role", "uses", "expires", "seconds"}``
 GET /v1/invitations             ``{"invitations": [InvitationInfo]}``
-DELETE /v1/invitations/CHANNEL  makes a code or a token void
+DELETE /v1/invitations/CHANNEL  makes a code or a token void, here and on disk
 POST /v1/join                   ``{"code", "name"?, "at"?}``, answered by lines, of which the last
                                 is ``joined``, or an error. ``code`` may be a token, and ``at`` are
                                 multiaddrs of the inviter
@@ -21,7 +21,11 @@ The lines of an invitation and of a join have ``event`` and further fields:
 
 ============== ===================================================================================
 ``wrong_code`` ``left``, guesses until it is void; ``peer_id``, ``host``
-``failed``     ``reason``, ``peer_id``: somebody with the code has not joined; it stays good
+``failed``     ``reason``, ``peer_id``: somebody has begun to join and has not joined; it stays good
+``busy``       ``hosts``: so many runs were begun, most of them from these IP addresses, that others
+               are refused for the moment; told once
+``admitted``   ``name``, ``peer_id``, ``short_id``, ``reason``: this one is a member and may not
+               know it; the code stays good for it, to hear it
 ``joined``     ``name``, ``peer_id``, ``short_id``
 ``void``       ``reason``
 ============== ===================================================================================
@@ -165,15 +169,13 @@ class PairingRoutes:
     def invitations(self, request: IRequest) -> dict[str, list[InvitationInfo]]:
         return {"invitations": [_info(*each) for each in self._pairing.open_ones()]}
 
-    def withdraw(self, by: Credentials, channel: str) -> None:
-        invitation = self._pairing.find(channel)
-        if invitation is None:
+    async def withdraw(self, by: Credentials, channel: str) -> None:
+        if not await self._pairing.withdraw(channel):
             raise Refusal(
                 404,
                 "no_such_invitation",
                 f"this node has no open invitation {channel}; bzzz invitations lists them",
             )
-        self._pairing.close(invitation, "it was withdrawn")
 
     async def join(self, lines: LineStream, by: Credentials, body: Join) -> None:
         addresses = [_address(each) for each in body.at]

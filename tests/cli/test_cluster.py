@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -527,6 +528,42 @@ class InviteCommandTests(Base):
         self.assertIn(
             f"A machine ({IRONWOOD.short}) has not joined: acacia is the name of {ACACIA}", said
         )
+
+    def test_unheard(self) -> None:
+        """Who was admitted and may not know it is told, with what to do."""
+
+        def happens() -> None:
+            invitation = self.invitation()
+            done(self.machine.pairing.admit(invitation, "acacia", ACACIA))
+            self.machine.pairing.unheard(invitation, ACACIA, "the other side has hung up")
+            self.guess(3)
+
+        self.happens = happens
+        said = self.run_command("invite").stdout
+        self.assertIn(
+            f"acacia ({ACACIA.short}) was admitted, but may not know it: the other side has hung"
+            " up. The same bzzz join again on it tells it. If it is not to be in the cluster: bzzz"
+            f" revoke {ACACIA.short}\n",
+            said,
+        )
+
+    def test_busy(self) -> None:
+        """That somebody uses up the runs is told, with who, and that a token helps."""
+
+        def happens() -> None:
+            pairing = self.machine.pairing
+            for number in range(60):
+                link: Any = SimpleNamespace(
+                    remote_peer=IRONWOOD, remote_host=f"192.0.2.{number // 3}"
+                )
+                pairing.requested(self.invitation().channel, link)
+            self.guess(3)
+
+        self.happens = happens
+        said = self.run_command("invite").stdout
+        self.assertEqual(said.count("Somebody uses up the runs"), 1)
+        self.assertIn("most of them from 192.0.2.0, 192.0.2.1, 192.0.2.2:", said)
+        self.assertIn("or use a token: bzzz invite --token\n", said)
 
     def test_json(self) -> None:
         """With --json each thing is a line."""

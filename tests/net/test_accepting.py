@@ -30,22 +30,23 @@ class Pending:
 
 
 class PlaceTests(SynchronousTestCase):
-    """What counts as one host, and as one network."""
+    """What counts as one address, as one subnet, and as one network."""
 
     def test_ipv4(self) -> None:
-        """An address, and a /24."""
-        self.assertEqual(place_of("192.0.2.7"), ("192.0.2.7", "192.0.2"))
-        self.assertNotEqual(place_of("192.0.2.7")[1], place_of("192.0.20.7")[1])
+        """An address, which is its own subnet, and a /24."""
+        self.assertEqual(place_of("192.0.2.7"), ("192.0.2.7", "192.0.2.7", "192.0.2"))
+        self.assertNotEqual(place_of("192.0.2.7")[2], place_of("192.0.20.7")[2])
 
     def test_ipv6(self) -> None:
-        """A /64, and a /48; the zone of a link-local address is of no account."""
+        """An address, a /64, and a /48; the zone of a link-local address is of no account."""
         one, other = place_of("2001:db8:1:2::1"), place_of("2001:db8:1:2:ffff::9")
-        self.assertEqual(one, other)
+        self.assertNotEqual(one[0], other[0])
+        self.assertEqual(one[1:], other[1:])
         near = place_of("2001:db8:1:3::1")
-        self.assertNotEqual(one[0], near[0])
-        self.assertEqual(one[1], near[1])
-        self.assertNotEqual(one[1], place_of("2001:db8:2:2::1")[1])
-        self.assertEqual(place_of("fe80::1%eth0"), place_of("fe80::2%eth1"))
+        self.assertNotEqual(one[1], near[1])
+        self.assertEqual(one[2], near[2])
+        self.assertNotEqual(one[2], place_of("2001:db8:2:2::1")[2])
+        self.assertEqual(place_of("fe80::1%eth0"), place_of("fe80::1%eth1"))
 
     def test_mapped(self) -> None:
         """An IPv4 address that a socket of both families shows is no IPv6 address."""
@@ -99,12 +100,47 @@ class RateTests(AcceptingCase):
         self.assertTrue(accepting.takes("192.0.2.2"))
 
     def test_ipv6(self) -> None:
-        """Whoever takes another address of its /64 for each connection is one host all the same."""
-        accepting = self.accepting(host_rate=Rate(3, 0.001), prefix_rate=Rate(5, 0.001))
-        took = [accepting.takes(f"2001:db8::{number:x}") for number in range(1, 6)]
+        """Each address of a /64 has as much as one of IPv4, and all together four times as much."""
+        accepting = self.accepting(host_rate=Rate(3, 0.001), prefix_rate=Rate(15, 0.001))
+        took = [accepting.takes("2001:db8::1") for _ in range(5)]
         self.assertEqual(took, [True] * 3 + [False] * 2)
+        took = [accepting.takes(f"2001:db8::{number:x}") for number in range(2, 14)]
+        self.assertEqual(took, [True] * 9 + [False] * 3)
         took = [accepting.takes(f"2001:db8:0:{number:x}::1") for number in range(1, 6)]
-        self.assertEqual(took, [True] * 2 + [False] * 3)
+        self.assertEqual(took, [True] * 3 + [False] * 2)
+        self.assertEqual(
+            accepting.counts, {"refused_host": 2, "refused_subnet": 3, "refused_network": 2}
+        )
+
+    def test_linked_in_a_subnet(self) -> None:
+        """A stranger who uses up the rate of a /64 keeps out nobody who was linked from there."""
+        accepting = self.accepting(host_rate=Rate(2, 0.001))
+        accepting.linked("2001:db8::1")
+        took = [accepting.takes(f"2001:db8::9:{number:x}") for number in range(9)]
+        self.assertEqual(took, [True] * 8 + [False])
+        self.assertTrue(accepting.takes("2001:db8::1"))
+        self.assertFalse(accepting.takes("2001:db8::2"))
+
+    def test_a_subnet_does_not_fill_the_table(self) -> None:
+        """Who takes another address for each connection pushes out nobody's empty bucket."""
+        self.patch(accepting_module, "MAX_REMEMBERED", 50)
+        for wide in ("2001:db8::{:x}", "2001:db8:0:{:x}::1"):
+            accepting = self.accepting(host_rate=Rate(3, 0.01), prefix_rate=Rate(12, 0.01))
+            self.assertEqual([accepting.takes("192.0.2.1") for _ in range(4)][2:], [True, False])
+            for number in range(1, 2000):
+                accepting.takes(wide.format(number))
+            self.assertLess(len(accepting._hosts), 20)
+            self.assertFalse(accepting.takes("192.0.2.1"))
+
+    def test_an_empty_subnet_is_remembered(self) -> None:
+        """A /64 that goes on is not forgotten for others that come, and so never begins anew."""
+        self.patch(accepting_module, "MAX_REMEMBERED", 50)
+        accepting = self.accepting(host_rate=Rate(1, 0.001), prefix_rate=Rate(10**6, 1.0))
+        took = 0
+        for number in range(1, 2000):
+            took += accepting.takes(f"2001:db8::{number:x}")
+            accepting.takes(f"2001:db8:1:{number:x}::1")
+        self.assertEqual(took, 4)
 
     def test_a_mesh_on_one_address(self) -> None:
         """Connections that become links do not count, so a mesh that forms is not throttled."""
@@ -155,7 +191,12 @@ class RateTests(AcceptingCase):
         """Networks, and IPv6 hosts, are named as an administrator writes them."""
         for limits, hosts, name in (
             ({"prefix_rate": Rate(1, 0.001)}, ["192.0.2.1"] * 2, "the network 192.0.2.0/24"),
-            ({"host_rate": Rate(1, 0.001)}, ["2001:db8::1"] * 2, "the host 2001:db8::/64"),
+            ({"host_rate": Rate(1, 0.001)}, ["2001:db8::1"] * 2, "the host 2001:db8::1 "),
+            (
+                {"host_rate": Rate(1, 0.001)},
+                [f"2001:db8::{number}" for number in range(1, 6)],
+                "the subnet 2001:db8::/64",
+            ),
             ({"prefix_rate": Rate(1, 0.001)}, ["2001:db8::1"] * 2, "the network 2001:db8::/48"),
         ):
             lines = lines_at(self, LogLevel.warn)

@@ -18,6 +18,7 @@ from bzzz.net.guests import (
     LAST_WORD,
     MAX_GUESTS,
     MAX_GUESTS_PER_HOST,
+    MAX_GUESTS_PER_SUBNET,
     PAIRING_SECONDS,
     Guests,
     OpenGate,
@@ -118,12 +119,30 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.closed([other, *links]), [2])
 
     def test_host_by_ipv6(self) -> None:
-        """Whoever takes another address of its /64 for each connection is one host all the same."""
+        """An address of IPv6 is a host, too, whatever there is beside it in its /64."""
+        links: list[Any] = [FakeLink(number, "2001:db8::1") for number in range(6)]
+        links[1:1] = [FakeLink(number, f"2001:db8::{number:x}") for number in range(10, 18)]
+        self.enter(*links)
+        self.assertEqual(self.closed(links), [0, 9])
+
+    def test_subnet(self) -> None:
+        """Whoever takes another address of its /64 for each connection has not all the places."""
+        self.assertEqual(MAX_GUESTS_PER_SUBNET, 4 * MAX_GUESTS_PER_HOST)
+        self.assertLess(MAX_GUESTS_PER_SUBNET, MAX_GUESTS)
         links: list[Any] = [
-            FakeLink(number, f"2001:db8::{number + 1:x}") for number in range(MAX_GUESTS_PER_HOST)
+            FakeLink(number, f"2001:db8::{number + 1:x}") for number in range(MAX_GUESTS_PER_SUBNET)
         ]
-        self.enter(*links, FakeLink(50, "2001:db8::50"), FakeLink(51, "2001:db8:0:1::1"))
-        self.assertEqual(self.closed(links), [0])
+        others: list[Any] = [FakeLink(51, "2001:db8:0:1::1"), FakeLink(52)]
+        self.enter(*others, *links)
+        self.guests.hold(links[0])
+        self.assertEqual(self.enter(FakeLink(50, "2001:db8::50")), [True])
+        self.assertEqual(self.closed([*others, *links]), [3])
+        for link in links[2:]:
+            self.guests.hold(link)
+        self.enter(FakeLink(54, "2001:db8::54"))
+        for link in list(self.guests.links.values()):
+            self.guests.hold(link)
+        self.assertEqual(self.enter(FakeLink(55, "2001:db8::55"), FakeLink(56)), [False, True])
 
     def test_all(self) -> None:
         """So many in all; the oldest that does not pair makes room."""

@@ -33,6 +33,12 @@ class BucketTests(SynchronousTestCase):
         bucket.give_back(0.0)
         self.assertEqual([bucket.take(0.0) for _ in range(2)], [True, False])
 
+    def test_has(self) -> None:
+        """To ask whether there is one takes none."""
+        bucket = TokenBucket(1, 1.0)
+        self.assertEqual([bucket.has(0.0), bucket.has(0.0), bucket.take(0.0)], [True] * 3)
+        self.assertEqual([bucket.has(0.9), bucket.has(1.0)], [False, True])
+
     def test_full(self) -> None:
         """It is full at first, and again when all that was taken has come back."""
         bucket = TokenBucket(2, 1.0)

@@ -18,13 +18,16 @@ from bzzz.trust.invitations import (
     MAX_OPEN,
     MAX_USES,
     MAX_WRONG,
+    RUNS_PER_HOST,
     RUNS_PER_MINUTE,
+    RUNS_PER_SUBNET,
     TOKEN_RUNS_PER_MINUTE,
     Invitation,
     InvitationError,
     Invitations,
     TokenRecord,
 )
+from bzzz.trust.run_limits import MAX_PLACES
 
 WALNUT = PrivateKey(b"w" * 32).peer_id
 PEERS = [PrivateKey(bytes((number,)) * 32).peer_id for number in range(1, 7)]
@@ -55,10 +58,32 @@ class Base(SynchronousTestCase):
     def token(self, uses: int = 2) -> Invitation:
         return self.invitations.open_token(uses, NOW + DAY, NOW)
 
-    def admit(self, invitation: Invitation, peer: Any = ACACIA, now: float = NOW) -> None:
-        self.assertIsNone(self.invitations.begin_run(invitation, peer, now))
-        self.assertIsNone(self.invitations.use(invitation, peer, now))
+    def admit(
+        self,
+        invitation: Invitation,
+        peer: Any = ACACIA,
+        now: float = NOW,
+        is_member: bool = False,
+    ) -> None:
+        self.assertIsNone(self.begin(invitation, peer, now, is_member))
+        self.assertIsNone(self.use(invitation, peer, now, is_member))
         self.invitations.admitted(invitation, peer)
+
+    def begin(
+        self,
+        invitation: Invitation,
+        peer: Any = ACACIA,
+        now: float = NOW,
+        is_member: bool = False,
+        host: str = "192.0.2.1",
+        subnet: str = "",
+    ) -> str | None:
+        return self.invitations.begin_run(invitation, peer, now, is_member, host, subnet or host)
+
+    def use(
+        self, invitation: Invitation, peer: Any, now: float = NOW, is_member: bool = False
+    ) -> str | None:
+        return self.invitations.use(invitation, peer, now, is_member)
 
 
 class CodeTests(Base):
@@ -104,8 +129,8 @@ class CodeTests(Base):
         self.assertEqual(self.invitations.expire(end - 0.001), [])
         self.assertIs(self.invitations.look_up("1", end - 0.001), invitation)
         self.assertIsNone(self.invitations.look_up("1", end))
-        self.assertEqual(self.invitations.begin_run(invitation, ACACIA, end), "no_channel")
-        self.assertEqual(self.invitations.use(invitation, ACACIA, end), "no_channel")
+        self.assertEqual(self.begin(invitation, ACACIA, end), "no_channel")
+        self.assertEqual(self.use(invitation, ACACIA, end), "no_channel")
         self.assertEqual(self.invitations.expire(end), [invitation])
         self.assertFalse(invitation.open)
         self.assertIsNone(self.invitations.next_expiry)
@@ -114,58 +139,69 @@ class CodeTests(Base):
     def test_wrong_guesses(self) -> None:
         """The third wrong guess makes the code void, for runs that are under way too."""
         invitation = self.code()
-        for _ in range(4):
-            self.assertIsNone(self.invitations.begin_run(invitation, ACACIA, NOW))
+        for number in range(4):
+            self.assertIsNone(self.begin(invitation, host=f"192.0.2.{number}"))
         left = [self.invitations.wrong_guess(invitation) for _ in range(3)]
         self.assertEqual(left, [2, 1, 0])
         self.assertIsNone(self.invitations.look_up("1", NOW))
-        self.assertEqual(self.invitations.use(invitation, ACACIA, NOW), "no_channel")
-        self.assertEqual(self.invitations.begin_run(invitation, ACACIA, NOW), "no_channel")
+        self.assertEqual(self.use(invitation, ACACIA, NOW), "no_channel")
+        self.assertEqual(self.begin(invitation, ACACIA, NOW), "no_channel")
         self.assertEqual(self.invitations.wrong_guess(invitation), 0)
         self.assertEqual(invitation.wrong, MAX_WRONG)
 
     def test_one_machine(self) -> None:
-        """Who has used a code may use it again until it expires, and nobody else may."""
+        """Who has used a code may use it again as a member until it expires, nobody else may."""
         invitation = self.code()
         self.admit(invitation)
-        self.assertEqual(self.invitations.begin_run(invitation, IRONWOOD, NOW), "used")
-        self.assertEqual(self.invitations.use(invitation, IRONWOOD, NOW), "used")
-        self.admit(invitation, now=NOW + CODE_SECONDS - 1)
+        self.assertEqual(self.begin(invitation, IRONWOOD, is_member=True), "used")
+        self.assertEqual(self.use(invitation, IRONWOOD), "used")
+        late = NOW + CODE_SECONDS - 1
+        self.assertIsNone(self.begin(invitation, ACACIA, late, is_member=True))
+        self.assertIsNone(self.use(invitation, ACACIA, late, is_member=True))
+        self.invitations.admitted(invitation, ACACIA)
         self.assertEqual(invitation.machines, [ACACIA])
-        late = self.invitations.use(invitation, ACACIA, NOW + CODE_SECONDS)
-        self.assertEqual(late, "no_channel")
+        over = self.use(invitation, ACACIA, NOW + CODE_SECONDS, is_member=True)
+        self.assertEqual(over, "no_channel")
+
+    def test_no_member_any_more(self) -> None:
+        """Who has used a code and is no member now does not come back by it, however many uses."""
+        for invitation in (self.code(), self.token(5)):
+            self.admit(invitation)
+            self.assertEqual(self.begin(invitation), "used")
+            self.assertEqual(self.use(invitation, ACACIA), "used")
+            # Nor after another run, in which it was a member, came to nothing.
+            self.assertIsNone(self.use(invitation, ACACIA, is_member=True))
+            self.assertFalse(self.invitations.give_back(invitation, ACACIA))
+            self.assertEqual(self.use(invitation, ACACIA), "used")
 
     def test_two_runs_at_once(self) -> None:
         """Of two machines that have the code the first that proves it has the use."""
         invitation = self.code()
         for peer in (ACACIA, IRONWOOD):
-            self.assertIsNone(self.invitations.begin_run(invitation, peer, NOW))
-        self.assertIsNone(self.invitations.use(invitation, IRONWOOD, NOW))
-        self.assertEqual(self.invitations.use(invitation, ACACIA, NOW), "used")
+            self.assertIsNone(self.begin(invitation, peer, NOW))
+        self.assertIsNone(self.use(invitation, IRONWOOD, NOW))
+        self.assertEqual(self.use(invitation, ACACIA, NOW), "used")
 
     def test_give_back(self) -> None:
         """A machine that was not admitted after all leaves the use to another one."""
         invitation = self.code()
-        self.assertIsNone(self.invitations.use(invitation, ACACIA, NOW))
+        self.assertIsNone(self.use(invitation, ACACIA, NOW))
         self.invitations.give_back(invitation, ACACIA)
-        self.assertIsNone(self.invitations.use(invitation, IRONWOOD, NOW))
+        self.assertIsNone(self.use(invitation, IRONWOOD, NOW))
         self.invitations.give_back(invitation, ACACIA)
         self.assertEqual(invitation.machines, [IRONWOOD])
 
-    def test_give_back_of_one_of_two_runs(self) -> None:
-        """A machine keeps its use when one of its runs comes to nothing and another does not."""
-        invitation = self.code()
-        self.admit(invitation)
-        self.assertIsNone(self.invitations.use(invitation, ACACIA, NOW))
-        self.invitations.give_back(invitation, ACACIA)
-        self.assertEqual(self.invitations.use(invitation, IRONWOOD, NOW), "used")
-        invitation = self.code()
-        for _ in range(2):
-            self.assertIsNone(self.invitations.use(invitation, ACACIA, NOW))
-        self.invitations.give_back(invitation, ACACIA)
-        self.assertEqual(self.invitations.use(invitation, IRONWOOD, NOW), "used")
-        self.invitations.give_back(invitation, ACACIA)
-        self.assertIsNone(self.invitations.use(invitation, IRONWOOD, NOW))
+    def test_two_runs_of_a_machine(self) -> None:
+        """While a machine is being admitted another run of it has to wait for how that ends."""
+        for invitation in (self.code(), self.token()):
+            self.assertIsNone(self.use(invitation, ACACIA))
+            self.assertEqual(invitation.admitting, (ACACIA,))
+            for is_member in (False, True):
+                self.assertEqual(self.begin(invitation, is_member=is_member), "busy")
+                self.assertEqual(self.use(invitation, ACACIA, is_member=is_member), "busy")
+            self.invitations.give_back(invitation, ACACIA)
+            self.assertEqual(invitation.machines, [])
+            self.admit(invitation)
 
     def test_not_kept(self) -> None:
         """Of a code a database keeps nothing."""
@@ -174,7 +210,9 @@ class CodeTests(Base):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["begin", "wrong", "use", "admitted", "give_back", "wait", "back"]),
+                st.sampled_from(
+                    ["begin", "wrong", "use", "admitted", "give_back", "revoked", "wait", "back"]
+                ),
                 st.sampled_from(PEERS),
                 st.floats(0, 400),
             ),
@@ -191,25 +229,32 @@ class CodeTests(Base):
         now = NOW
         counted = 0
         in_hand: list[Any] = []
-        admitted = set()
+        admitted: set[Any] = set()
+        members: set[Any] = set()
         for step, peer, seconds in steps:
             if step == "begin":
-                invitations.begin_run(invitation, peer, now)
+                invitations.begin_run(invitation, peer, now, peer in members, "192.0.2.1", "")
             elif step == "wrong":
                 was = invitation.wrong
                 left = invitations.wrong_guess(invitation)
                 counted += invitation.wrong - was
                 self.assertEqual(left == 0, not invitation.is_token and counted >= MAX_WRONG)
             elif step == "use":
-                if invitations.use(invitation, peer, now) is None:
+                had = peer in admitted
+                if invitations.use(invitation, peer, now, peer in members) is None:
                     self.assertTrue(invitation.open)
+                    self.assertTrue(peer in members or not had)
+                    self.assertNotIn(peer, in_hand)
                     self.assertLess(now, invitation.expires_at)
                     in_hand.append(peer)
             elif step == "admitted" and in_hand:
                 admitted.add(in_hand[0])
+                members.add(in_hand[0])
                 invitations.admitted(invitation, in_hand.pop(0))
             elif step == "give_back" and in_hand:
                 invitations.give_back(invitation, in_hand.pop(0))
+            elif step == "revoked":
+                members.discard(peer)
             elif step == "wait":
                 now += seconds
                 invitations.expire(now)
@@ -235,12 +280,12 @@ class TokenTests(Base):
         self.assertIs(self.invitations.look_up(invitation.channel, NOW), invitation)
 
     def test_uses(self) -> None:
-        """So many machines may use it, each as often as it likes."""
+        """So many machines may use it, each as often as it likes while it is a member."""
         invitation = self.token(2)
-        for peer in (ACACIA, IRONWOOD, ACACIA):
-            self.admit(invitation, peer)
-        self.assertEqual(self.invitations.begin_run(invitation, ROSEWOOD, NOW), "used")
-        self.assertEqual(self.invitations.use(invitation, ROSEWOOD, NOW), "used")
+        for peer, is_member in ((ACACIA, False), (IRONWOOD, False), (ACACIA, True)):
+            self.admit(invitation, peer, is_member=is_member)
+        self.assertEqual(self.begin(invitation, ROSEWOOD, NOW), "used")
+        self.assertEqual(self.use(invitation, ROSEWOOD, NOW), "used")
         self.assertEqual(invitation.machines, [ACACIA, IRONWOOD])
 
     def test_guesses(self) -> None:
@@ -275,10 +320,38 @@ class TokenTests(Base):
         self.assertEqual(restored.record(), invitation.record())
         self.assertIs(again.look_up(invitation.channel, NOW + 1), restored)
         # What was used stays used, also when a second run of the same machine fails.
-        self.assertIsNone(again.use(restored, ACACIA, NOW + 1))
+        self.assertEqual(again.use(restored, ACACIA, NOW + 1, False), "used")
+        self.assertIsNone(again.use(restored, ACACIA, NOW + 1, True))
         again.give_back(restored, ACACIA)
-        self.assertIsNone(again.use(restored, IRONWOOD, NOW + 1))
-        self.assertEqual(again.use(restored, ROSEWOOD, NOW + 1), "used")
+        self.assertIsNone(again.use(restored, IRONWOOD, NOW + 1, False))
+        self.assertEqual(again.use(restored, ROSEWOOD, NOW + 1, False), "used")
+
+    def test_never_admitted(self) -> None:
+        """After a restart the use of a machine that was never admitted is free."""
+        invitation = self.token(2)
+        for peer in (ACACIA, IRONWOOD):
+            self.assertIsNone(self.use(invitation, peer))
+        again = Invitations(WALNUT, counting())
+        record = invitation.record()
+        assert record is not None
+        restored = again.restore(record, NOW)
+        assert restored is not None
+        again.keep_uses_of(restored, {IRONWOOD, ROSEWOOD})
+        self.assertEqual(restored.machines, [IRONWOOD])
+        self.assertIsNone(again.use(restored, ACACIA, NOW, False))
+
+    def test_cluster(self) -> None:
+        """A token and its record name the cluster; a record of before names none."""
+        invitation = self.invitations.open_token(1, NOW + DAY, NOW, "c0ffee")
+        record = invitation.record()
+        assert record is not None
+        self.assertEqual(record.cluster, "c0ffee")
+        restored = Invitations(WALNUT, counting()).restore(record, NOW)
+        assert restored is not None
+        self.assertEqual(restored.cluster, "c0ffee")
+        old = msgspec.to_builtins(record)
+        del old["cluster"]
+        self.assertEqual(msgspec.convert(old, TokenRecord).cluster, "")
 
     def test_expired_meanwhile(self) -> None:
         """A record that is past its time opens nothing."""
@@ -350,8 +423,11 @@ class LimitTests(Base):
         self.assertEqual(len(self.invitations), 2)
 
     def runs(self, invitation: Invitation, now: float, count: int = 1000) -> int:
-        """How many of so many runs may go on."""
-        answers = [self.invitations.begin_run(invitation, ACACIA, now) for _ in range(count)]
+        """How many of so many runs may go on, each of which comes from elsewhere."""
+        answers = [
+            self.begin(invitation, ACACIA, now, True, f"198.51.{number >> 8}.{number & 255}")
+            for number in range(count)
+        ]
         self.assertEqual(set(answers) - {None, "busy"}, set())
         return answers.count(None)
 
@@ -362,6 +438,47 @@ class LimitTests(Base):
         self.assertEqual(self.runs(invitation, NOW + 60 / RUNS_PER_MINUTE), 1)
         self.assertEqual(self.runs(invitation, NOW + 300), RUNS_PER_MINUTE)
         self.assertEqual(self.runs(other, NOW + 300), RUNS_PER_MINUTE)
+
+    def test_runs_of_a_host(self) -> None:
+        """One address alone does not use up a code's runs, nor does one /64."""
+        self.assertLess(RUNS_PER_SUBNET, RUNS_PER_MINUTE)
+        invitation = self.code()
+
+        def runs(host: str, subnet: str = "", now: float = NOW) -> int:
+            answers = [
+                self.begin(invitation, ACACIA, now, host=host.format(number), subnet=subnet)
+                for number in range(100)
+            ]
+            return answers.count(None)
+
+        self.assertEqual(runs("192.0.2.1"), RUNS_PER_HOST)
+        self.assertEqual(runs("192.0.2.1", now=NOW + 60 / RUNS_PER_HOST), 1)
+        self.assertEqual(runs("192.0.2.2", now=NOW + 60), RUNS_PER_HOST)
+        self.assertEqual(runs("2001:db8::{:x}", "2001:db8::", NOW + 300), RUNS_PER_SUBNET)
+        self.assertEqual(runs("192.0.2.1", now=NOW + 300), RUNS_PER_HOST)
+        self.assertFalse(invitation.is_dry)
+
+    def test_dry(self) -> None:
+        """Many addresses use up a code's runs, and those that began most are known."""
+        invitation = self.code()
+        for count, host in ((1, "192.0.2.1"), (3, "192.0.2.2"), (2, "192.0.2.3")):
+            for _ in range(count):
+                self.assertIsNone(self.begin(invitation, host=host))
+        self.assertFalse(invitation.is_dry)
+        self.assertEqual(invitation.busiest(NOW)[:2], ["192.0.2.2", "192.0.2.3"])
+        self.runs(invitation, NOW)
+        self.assertTrue(invitation.is_dry)
+        self.assertEqual(len(invitation.busiest(NOW)), 3)
+
+    def test_places_are_few(self) -> None:
+        """So many addresses are remembered, and none whose bucket is not full is forgotten."""
+        invitation = self.code()
+        for second in range(300):
+            for number in range(20):
+                self.begin(invitation, now=NOW + second, host=f"10.0.{second}.{number}")
+            self.begin(invitation, now=NOW + second, host="192.0.2.1")
+        self.assertLessEqual(len(invitation._hosts._buckets), MAX_PLACES)
+        self.assertGreaterEqual(MAX_PLACES, 2 * RUNS_PER_MINUTE)
 
     def test_runs_of_a_token(self) -> None:
         """A token has more."""
@@ -382,7 +499,7 @@ class LimitTests(Base):
         invitation = self.code()
         self.admit(invitation)
         for _ in range(100):
-            self.assertEqual(self.invitations.begin_run(invitation, IRONWOOD, NOW), "used")
+            self.assertEqual(self.begin(invitation, IRONWOOD, NOW), "used")
         self.assertEqual(self.runs(invitation, NOW), RUNS_PER_MINUTE - 1)
 
     def test_clock_set_back(self) -> None:

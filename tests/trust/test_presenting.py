@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.keys import PrivateKey
+from bzzz.net.accepting import HOSTS_PER_SUBNET
 from bzzz.trust import roster as roster_module
 from bzzz.trust.presenting import (
     BURST,
@@ -190,6 +191,32 @@ class PresentingTests(SynchronousTestCase):
         talk.hear(proof([ACACIA]))
         self.wait()
         self.assertEqual(self.cluster.taken, [ACACIA])
+
+    def test_rate_of_a_subnet(self) -> None:
+        """Each address of a /64 has as many, and all together four times as many."""
+        judged = 0
+        for number in range(1, 2 * HOSTS_PER_SUBNET + 1):
+            for _ in range(BURST if number > 1 else BURST + 1):
+                talk = self.guest("mallory", f"2001:db8::{number:x}").talk(PROTOCOL)
+                judged += not talk.over
+                talk.hear(frame(b"{}"))
+            if number == 1:
+                self.assertEqual(judged, BURST)
+        self.assertEqual(judged, HOSTS_PER_SUBNET * BURST)
+        self.assertEqual(len(self.presenting._hosts), HOSTS_PER_SUBNET)
+        self.assertFalse(self.guest(host="2001:db8:0:1::1").talk(PROTOCOL).over)
+
+    def test_subnets_have_their_turn(self) -> None:
+        """Who presents from many addresses of a /64 does not keep out others by that."""
+        hosts = [f"2001:db8::{number:x}" for number in range(1, 6)]
+        for number, host in enumerate((*hosts, "192.0.2.2")):
+            self.guest(f"b{number}", host).talk(PROTOCOL).hear(proof([ACACIA]))
+        judged: list[str] = []
+        self.presenting.proved = (  # type: ignore[method-assign]  # who is judged, in what order
+            lambda peer, merged, new: judged.append(str(peer))
+        )
+        self.wait()
+        self.assertEqual(judged.index(str(key("b5").peer_id)), 1)
 
     def test_waiting(self) -> None:
         """So many may be there; one more is told no."""

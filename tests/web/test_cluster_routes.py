@@ -6,9 +6,10 @@ import json
 import random
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz.database import DatabaseError
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.testing.simulation import SimNode, Simulation
@@ -543,7 +544,7 @@ class InvitationTests(Base):
         self.assertEqual(fields["uid"], SOMEBODY.uid)
 
     def test_revoked_by_a_token(self) -> None:
-        """Who was revoked does not come back by the token that has let it in; who left does."""
+        """Who was revoked, or left, does not come back by the token that has let it in."""
         token = self.post("tokens", {"uses": 2})
         invitation = self.home.pairing.find(token["channel"])
         assert invitation is not None
@@ -556,9 +557,10 @@ class InvitationTests(Base):
         done(other.cluster.adopt(self.home.statements()))
         done(other.cluster.say_leaving())
         other.news_to(self.home)
+        self.assertRaises(
+            BzzzError, done, self.home.pairing.admit(invitation, "ironwood", IRONWOOD)
+        )
         self.assertFalse(self.home.cluster.admission.admits(IRONWOOD))
-        done(self.home.pairing.admit(invitation, "ironwood", IRONWOOD))
-        self.assertTrue(self.home.cluster.admission.admits(IRONWOOD))
 
     def test_bad_tokens(self) -> None:
         """A token is for some machines and some time."""
@@ -616,6 +618,38 @@ class InvitationTests(Base):
         self.assertEqual(self.home.tokens.kept, {})
         gone = self.ask("DELETE", "invitations/1")
         self.assertEqual((gone.status, gone.json()["error"]["code"]), (404, "no_such_invitation"))
+
+    def test_not_withdrawn_on_disk(self) -> None:
+        """That a token is void, but still on disk, is told, and it can be withdrawn again."""
+        channel = self.post("tokens", {})["channel"]
+        remove = self.home.tokens.remove
+        self.patch(self.home.tokens, "remove", lambda _: fail(DatabaseError("no space")))
+        answer = self.ask("DELETE", f"invitations/{channel}")
+        self.assertEqual(answer.status, 500)
+        self.assertIn("open again after a restart", answer.json()["error"]["message"])
+        self.assertEqual(self.get("invitations"), {"invitations": []})
+        self.patch(self.home.tokens, "remove", remove)
+        self.assertEqual(self.ask("DELETE", f"invitations/{channel}").status, 200)
+        self.assertEqual(self.home.tokens.kept, {})
+
+    def test_unheard(self) -> None:
+        """That a machine was admitted and may not know it is a line, and the code stays open."""
+        answer = self.invited()
+        invitation = self.open_one()
+        done(self.home.pairing.admit(invitation, "acacia", ACACIA))
+        self.home.pairing.unheard(invitation, ACACIA, "the other side has hung up")
+        self.assertEqual(
+            answer.lines()[-1],
+            {
+                "event": "admitted",
+                "name": "acacia",
+                "peer_id": str(ACACIA),
+                "short_id": ACACIA.short,
+                "reason": "the other side has hung up",
+            },
+        )
+        self.assertFalse(answer.ended)
+        self.assertTrue(invitation.open)
 
     def test_too_many(self) -> None:
         """So many may be open, and who wants one more is told what to do."""
@@ -842,12 +876,15 @@ class SimulatedTests(SynchronousTestCase):
 
     def test_leave(self) -> None:
         """The others hear of it, and a machine that has left can be let in again."""
-        token = self.post(0, "tokens", {"uses": 2}).json()["token"]
+        token = self.post(0, "tokens", {"uses": 3}).json()["token"]
         for number in (1, 2):
             self.post(number, "join", {"code": token}, 2.0)
         self.assertEqual(self.post(1, "leave", {}).json(), {"cluster": "homelab", "told": 2})
         for number in (0, 2):
             self.assertEqual(self.members(number), [("n0", True), ("n2", True)])
+        used = self.post(1, "join", {"code": token}, 3.0)
+        self.assertEqual(used.lines()[-1]["error"]["code"], "used")
+        token = self.post(0, "tokens", {}).json()["token"]
         again = self.post(1, "join", {"code": token}, 3.0)
         self.assertEqual(again.lines()[-1]["event"], "joined", again.lines())
         self.assertEqual(len(self.members(2)), 3)
