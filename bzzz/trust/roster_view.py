@@ -72,20 +72,25 @@ class View:
         self._names: list[str | None] = []  # that it gives; of a rotate, once it was asked for
         self._void = 0  # for a reason of its own, by all statements
         self._peers: dict[PeerID, PeerStatements] = {}
+        self._own: set[PeerID] = set()  # whose are of no copy, too
         self._changed: set[PeerID] = set()
         self._void_told = 0  # what was void when the members were looked at last
         self._members: dict[PeerID, Member] = {}
         self._revoked: dict[PeerID, Revocation] = {}
 
     def copy(self) -> View:
-        """Another, with a graph of its own, that grows by itself."""
+        """Another, with a graph of its own, that grows by itself.
+
+        What it has of each peer is copied when there is more of that, in either of the two.
+        """
         other = View(self.graph.copy())
         other.statements = self.statements.copy()
         other._stands_on = self._stands_on.copy()
         other._rights = self._rights.copy()
         other._names = self._names.copy()
         other._void = self._void
-        other._peers = {peer_id: peer.copy() for peer_id, peer in self._peers.items()}
+        other._peers = self._peers.copy()
+        self._own.clear()
         other._changed = self._changed.copy()
         other._void_told = self._void_told
         other._members = self._members  # these two are never changed, but replaced
@@ -183,10 +188,12 @@ class View:
     # -- what a statement does
 
     def _peer(self, peer_id: PeerID) -> PeerStatements:
-        peer = self._peers.get(peer_id)
-        if peer is None:
-            peer = self._peers[peer_id] = PeerStatements()
-        return peer
+        """What there is of a peer, to be changed."""
+        if peer_id not in self._own:
+            known = self._peers.get(peer_id)
+            self._peers[peer_id] = PeerStatements() if known is None else known.copy()
+            self._own.add(peer_id)
+        return self._peers[peer_id]
 
     def _admit(
         self, peer_id: PeerID, rights: int, bit: int, stands_on: int, concurrent: int
@@ -347,7 +354,8 @@ class View:
                 if (peer.stands_on | peer.renames_on) & void:
                     changed.add(peer_id)
         members, revoked = self._members.copy(), self._revoked.copy()
-        for peer_id in changed:
+        # In an order that is the same in every process, as it is that of the members, too.
+        for peer_id in sorted(changed):
             standing = self.standing(peer_id)
             members.pop(peer_id, None)
             revoked.pop(peer_id, None)
