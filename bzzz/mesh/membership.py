@@ -14,6 +14,10 @@ one link.
 A peer that is not admitted stays in the table as long as there is room, so that it is known where
 it is once it is; but it is not dialled, people are not told of it, and nothing of it is kept on
 disk. Of a peer that says to be in a cluster, while this node is in none, see :data:`CLAIMED_AGAIN`.
+
+One for which this node has no place, or that has none for this node (:mod:`bzzz.net.places`), is
+looked at, or dialled, again with the backoff of one that cannot be reached, but it is not lost: it
+is heard of by way of others.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.alone import Alone
 from bzzz.mesh.dial_limit import DialLimit
 from bzzz.mesh.line_limit import LineLimit
 from bzzz.mesh.member import Member, MemberState
@@ -35,6 +40,7 @@ from bzzz.net.backoff import Backoff
 from bzzz.net.guests import CLAIMED
 from bzzz.net.interfaces import Clock, Randomness
 from bzzz.net.link import HANDSHAKE_TIMEOUT, Link
+from bzzz.net.places import FULL_HERE, FULL_THERE
 from bzzz.net.swarm import Swarm
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -73,10 +79,6 @@ FORGET_UNREACHABLE = 600.0
 
 # How often a copy of this node's identity is told of, in seconds: it dials again and again.
 COPY_TELL_EVERY = 60.0
-
-# A node without a link says so after this many seconds, and again when it has lasted these.
-ALONE = (10.0, 60.0, 600.0, 3600.0)
-
 
 # What is shown of a peer that takes this node for a guest. Which of the two it is it does not say.
 TAKEN_FOR_GUEST = "it has not heard that this node is a member, or has revoked it"
@@ -133,16 +135,14 @@ class Membership:
         self._random = random
         self._book = book
         self._emit = emit
-        self._tried = tried
         self._admits = admits
         self._dials = 0
         self._dial_limit = DialLimit()
         self._queue: list[Member] = []
-        self._alone_since = clock.seconds()
-        self._alone_said = 0
-        self._alone_timer: IDelayedCall | None = None
+        self._alone = Alone(clock, tried, lambda: len(self.claimed()), emit)
         self._stopped = True
-        self._full_said = False
+        # Those for which there was no place, here or there, when that was looked at last.
+        self._no_place: set[PeerID] = set()
         self._lines = LineLimit(clock)
         self._copy_told: float | None = None
 
@@ -151,14 +151,14 @@ class Membership:
     def start(self) -> None:
         """Start to dial, and to notice when the node is alone."""
         self._stopped = False
-        self._now_alone()
+        self._alone.begin()
         for member in self.members.values():
             self._plan(member, self._courtesy(member))
 
     def stop(self) -> None:
         """Dial no more."""
         self._stopped = True
-        self._cancel(self._alone_timer)
+        self._alone.end()
         for member in self.members.values():
             self._unplan(member)
             if member.dial is not None:
@@ -171,7 +171,8 @@ class Membership:
     ) -> None:
         """A peer is said to be at ``addresses``.
 
-        A peer in backoff is dialled now when an address is new, or when it just announced itself.
+        A peer in backoff is dialled now when an address is new, or when it just announced itself,
+        unless there was no place.
         """
         if peer == self._swarm.peer_id:
             return
@@ -190,7 +191,7 @@ class Membership:
         self._announce(member, source, addresses)
         if self._stopped or member.link is not None or member.dial is not None or member.queued:
             return
-        if new or fresh or source == "mdns":
+        if new or fresh or (source == "mdns" and peer not in self._no_place):
             member.backoff.reset()
             self._plan(member, self._courtesy(member))
 
@@ -227,9 +228,8 @@ class Membership:
             self._book.succeeded(member.peer_id, link.remote_multiaddr)
         if not replaced:
             member.since = self._wall_time()
-        self._cancel(self._alone_timer)
-        self._alone_timer = None
-        self._alone_said = 0
+        self._no_place.discard(member.peer_id)
+        self._alone.end()
 
     def link_down(self, link: Link, reason: str) -> None:
         """The peer's link is gone."""
@@ -244,13 +244,19 @@ class Membership:
             self._forget(member)
             self._now_alone_if_last()
             return
+        no_place = reason in {FULL_HERE, FULL_THERE}
         member.since = self._wall_time()
-        member.reason = reason
+        member.reason = "" if no_place else reason
         member.admitted = self._admits(member.peer_id)
+        if no_place:
+            self._no_place.add(member.peer_id)
+            member.was_linked = False
         if member.told_up:
             member.told_up = False
             self._log.info(
-                "Lost {label}: {reason}",
+                "Not linked with {label} any more, which is not lost: {reason}"
+                if no_place
+                else "Lost {label}: {reason}",
                 label=member.label,
                 reason=reason,
                 peer_id=str(member.peer_id),
@@ -263,7 +269,7 @@ class Membership:
             self._claimed(member)
         if not self._stopped:
             # One that takes this node for a guest ends its link after a while, each time.
-            if now - member.linked_at >= STABLE and not link.guest_there:
+            if now - member.linked_at >= STABLE and not link.guest_there and not no_place:
                 member.backoff.reset()
                 self._plan(member, self._courtesy(member))
             else:
@@ -381,6 +387,8 @@ class Membership:
             or (
                 member.addresses
                 and not member.attempts
+                # Else it would be forgotten when nobody speaks of it.
+                and peer not in self._no_place
                 and (member.dial is not None or member.queued or member.timer is not None)
                 and any(source != ADDRESS_BOOK for source in member.sources)
             )
@@ -438,16 +446,10 @@ class Membership:
         self._dial(member)
 
     def _dial(self, member: Member) -> None:
-        if len(self._swarm.links) >= self._swarm.limits.links:
-            if not self._full_said:
-                self._full_said = True
-                self._log.warn(
-                    "All {limit} links are in use; raise max_links to link more peers",
-                    limit=self._swarm.limits.links,
-                )
+        if not self._swarm.takes(member.peer_id):
+            self._no_place.add(member.peer_id)
             self._plan(member, member.backoff.next_delay())
             return
-        self._full_said = False
         self._dials += 1
         member.dialled_at = self._clock.seconds()
         newest_first = list(reversed(member.addresses))
@@ -473,8 +475,16 @@ class Membership:
         if self._stopped or member.link is not None or failure.check(CancelledError):
             return
         failure.trap(BzzzError)
+        reason = failure.getErrorMessage()
+        if FULL_THERE in reason or FULL_HERE in reason:
+            self._no_place.add(member.peer_id)
+            member.was_linked = False
+            member.reason = ""
+            self._plan(member, member.backoff.next_delay())
+            return
+        self._no_place.discard(member.peer_id)
         member.attempts += 1
-        member.reason = failure.getErrorMessage()
+        member.reason = reason
         level = self._log.debug
         if not member.told_failure and self._lines.allows("cannot reach"):
             member.told_failure = True
@@ -554,6 +564,7 @@ class Membership:
         self._unplan(member)
         if member.dial is not None:
             member.dial.cancel()
+        self._no_place.discard(member.peer_id)
         if self.members.pop(member.peer_id, None) is not None:
             if member.announced or member.agent or (member.name and member.admitted):
                 self._emit("forgotten", peer_id=str(member.peer_id), name=member.name)
@@ -599,36 +610,7 @@ class Membership:
 
     def _now_alone_if_last(self) -> None:
         if not self._stopped and not any(other.link for other in self.members.values()):
-            self._now_alone()
-
-    def _now_alone(self) -> None:
-        self._alone_since = self._clock.seconds()
-        self._alone_said = 0
-        self._cancel(self._alone_timer)
-        self._alone_timer = self._clock.callLater(ALONE[0], self._say_alone)
-
-    def _say_alone(self) -> None:
-        alone = self._clock.seconds() - self._alone_since
-        self._log.warn(
-            "Alone for {seconds:.0f} s: no other node is linked. Tried: {tried}. {hint}",
-            seconds=alone,
-            tried=self._tried(),
-            hint=self._hint(),
-            event="alone",
-        )
-        self._emit("alone", seconds=alone)
-        self._alone_said = min(self._alone_said + 1, len(ALONE) - 1)
-        following = ALONE[self._alone_said]
-        delay = following - alone if following > alone else ALONE[-1]
-        self._alone_timer = self._clock.callLater(delay, self._say_alone)
-
-    def _hint(self) -> str:
-        """What to do about being alone."""
-        count = len(self.claimed())
-        if not count:
-            return "Look with: bzzz doctor"
-        nodes = "One node belongs" if count == 1 else f"{count} nodes belong"
-        return f"{nodes} to a cluster: bzzz invite there, bzzz join here"
+            self._alone.begin()
 
     @staticmethod
     def _cancel(call: IDelayedCall | None) -> None:

@@ -1,7 +1,8 @@
 """identify and identify/push on every link (libp2p specs, identify/README.md).
 
-Each side asks the other once, when the link is up. A change of this node's addresses or protocols
-is pushed to those peers that speak the push protocol.
+Each side asks the other when the link is up, and again until it has heard something: the stream
+of a question to a process that was starved is reset, and the link lives on. A change of this node's
+addresses or protocols is pushed to those peers that speak the push protocol.
 
 A guest is told neither name nor addresses nor the protocols of members, and that it is a guest. It
 is not asked. To a node that is in no cluster such an answer says that it has no business there. A
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,10 +39,14 @@ __all__ = ["IdentifyService"]
 # go-libp2p's cap on one identify message, in bytes; a few dozen addresses and protocols fit well.
 MAX_MESSAGE = 8192
 
+# Seconds until a peer that has said nothing of itself is asked again: the first time, the second
+# one, and so on; the last one from then on.
+AGAIN = (5.0, 10.0, 20.0, 40.0, 60.0)
+
 PROTOCOL_VERSION = "ipfs/0.1.0"
 
-# How often one peer may ask. Each does so once when it is linked; a peer that was restarted a few
-# times in a row is within it.
+# How often one peer may ask. Each does so once when it is linked, and seldom again; a peer that was
+# restarted a few times in a row is within it.
 ASKS = Rate(16, 1.0)
 
 # How often one peer may push: it does so when an address or a protocol of it comes or goes, and a
@@ -60,11 +66,26 @@ class IdentifyService:
         self._name = name
         # In the order in which they came, and of no link that is gone.
         self._pushable: WeakKeyDictionary[Link, None] = WeakKeyDictionary()
+        self._again: dict[Link, IDelayedCall] = {}
         swarm.handle(PROTOCOL, _Answering(self), guests=True, rate=ASKS)
         swarm.handle(PUSH, _Listening(self), rate=PUSHES)
 
     def ask(self, link: Link) -> None:
-        """Ask the peer who it is."""
+        """Ask the peer who it is, until it has said so or :meth:`forget` is called."""
+        self.forget(link)
+        self._ask(link, 0)
+
+    def forget(self, link: Link) -> None:
+        """The peer need not be asked again, or the link is gone."""
+        again = self._again.pop(link, None)
+        if again is not None and again.active():
+            again.cancel()
+
+    def _ask(self, link: Link, failed: int) -> None:
+        if link.closed:
+            return
+        delay = AGAIN[min(failed, len(AGAIN) - 1)]
+        self._again[link] = self._swarm.clock.callLater(delay, self._ask, link, failed + 1)
         opened = link.open_stream([PROTOCOL], _Reading(self), optimistic=True)
         opened.addErrback(self._failed, link)
 
@@ -106,6 +127,7 @@ class IdentifyService:
                 f"{link.remote_peer} names a public key in identify that is not its own",
                 "identify_key_mismatch",
             )
+        self.forget(link)
         link.guest_there = identify.guest
         if identify.guest and self._swarm.gate.is_open:
             self._swarm.demote(link, CLAIMED)

@@ -13,6 +13,9 @@ it never looks lost to a side that has not yet seen the end of the second handsh
 A gate says who is admitted, by the peer ID that the handshake has proved. Who is not is a guest
 (:mod:`bzzz.net.guests`), of whom observers hear nothing. When the gate's answers change, each link
 is judged again.
+
+Where more peers are known than this node may have links, :mod:`bzzz.net.places` says which of them
+have one.
 """
 
 from __future__ import annotations
@@ -24,20 +27,21 @@ from itertools import chain
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 from twisted.logger import Logger
 
 from bzzz.errors import DialError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
-from bzzz.net.accepting import Accepting, LinkFactory
+from bzzz.net.accepting import Accepting
 from bzzz.net.dialling import Dialler
 from bzzz.net.guests import Gate, Guests, OpenGate
 from bzzz.net.identify import IdentifyService
 from bzzz.net.interfaces import Clock, INetwork
 from bzzz.net.link import Link
+from bzzz.net.listeners import Listeners
 from bzzz.net.own_sockets import OwnSockets
+from bzzz.net.places import FULL_HERE, FULL_SAID, FULL_THERE, Places, say_full
 from bzzz.net.protocols import LinkProtocols, Protocols
 from bzzz.net.swarm_limits import SwarmLimits
 from bzzz.net.token_bucket import Rate
@@ -47,9 +51,6 @@ from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["Swarm", "SwarmLimits", "SwarmObserver"]
-
-# That all links are in use is said again after so many seconds.
-FULL_AGAIN = 60.0
 
 # Two links to one peer that became ready within this many seconds of each other were dialled at
 # the same moment by both sides.
@@ -119,14 +120,18 @@ class Swarm:
             clock, self.turns, network, self.limits, partial(self._make_link, True)
         )
         self._guests = Guests(clock)
+        self._places = Places(
+            self.peer_id, clock, self.links, lambda: self.limits.links, self._give_up
+        )
         self._protocols = Protocols(clock)
         self._observers: list[SwarmObserver] = []
-        self._ports: dict[tuple[str, int], IListeningPort] = {}
-        self._addresses: tuple[Multiaddr, ...] | None = None
         self._redundant: dict[Link, IDelayedCall] = {}
         self._own_sockets = OwnSockets(clock)
         self._stopped = False
         self._identify = IdentifyService(self, key.public, agent, name)
+        self._listeners = Listeners(
+            network, self.accepting, partial(self._make_link, False), self._identify.changed
+        )
 
     # -- for the application
 
@@ -169,6 +174,13 @@ class Swarm:
         """The link of a peer, whether it is admitted or a guest."""
         return self.links.get(peer) or self.guests.get(peer)
 
+    def takes(self, peer: PeerID) -> bool:
+        """Whether this side would keep a link with this peer, which has none."""
+        taken = self._places.takes(peer)
+        if not taken:
+            self._places.warn()
+        return taken
+
     def on_refused(self, callback: Callable[[Link, str], object]) -> None:
         """See :attr:`bzzz.net.guests.Guests.on_refused`. There is one callback."""
         self._guests.on_refused = callback
@@ -180,9 +192,7 @@ class Swarm:
     @property
     def listen_addresses(self) -> tuple[Multiaddr, ...]:
         """Where this node listens."""
-        if self._addresses is None:
-            self._addresses = tuple(Multiaddr.tcp(host, port) for host, port in self._ports)
-        return self._addresses
+        return self._listeners.addresses
 
     def in_touch(self, hosts: Collection[str]) -> bool:
         """Whether TCP is up between one of these IP addresses of ours and another machine.
@@ -210,24 +220,11 @@ class Swarm:
         :return: the port.
         :raises CannotListenError: the port is taken or the address is not of this machine.
         """
-        factory = LinkFactory(self.accepting, host, partial(self._make_link, False))
-        listening = await self._network.listen(host, port, factory)
-        actual = int(listening.getHost().port)  # type: ignore[attr-defined]  # of IPv4 or 6
-        if self._stopped:
-            await _stopped(listening)
-            raise CannotListenError(host, port, OSError("the node is stopping"))
-        self._ports[host, actual] = listening
-        self._addresses = None
-        self._identify.changed()
-        return actual
+        return await self._listeners.listen(host, port)
 
     async def stop_listening(self, host: str, port: int) -> None:
         """Listen there no more; links that came that way stay."""
-        listening = self._ports.pop((host, port), None)
-        if listening is not None:
-            self._addresses = None
-            await _stopped(listening)
-            self._identify.changed()
+        await self._listeners.stop_listening(host, port)
 
     def dial(
         self,
@@ -263,7 +260,7 @@ class Swarm:
         Who is not admitted any more loses the link within this call; a guest who is admitted has
         a link like others from here on.
         """
-        for link in [*self.links.values(), *self._redundant]:
+        for link in [*self.links.values(), *self._redundant, *self._places.trials]:
             if not self.gate.admits(link.remote_peer):
                 link.is_guest = True
                 link.sever(self.gate.refusal(link.remote_peer))
@@ -279,6 +276,8 @@ class Swarm:
         It is closed, unless it was dialled, or is held, to pair; then the peer is a guest.
         """
         peer = link.remote_peer
+        if self._places.over(link) and peer not in self.links:
+            self._take(link, identified=True)
         if self.links.get(peer) is not link:
             return
         link.is_guest = True
@@ -297,11 +296,17 @@ class Swarm:
     async def stop(self, reason: str = "this node is stopping") -> None:
         """Stop listening and close every link in order."""
         self._stopped = True
-        for host, port in list(self._ports):
-            await self.stop_listening(host, port)
+        await self._listeners.stop()
         for pending in [*self._dials.under_way, *self.accepting.pending]:
             pending.abort(reason)
-        closing = [*self.links.values(), *self.guests.values(), *self._redundant]
+        closing = dict.fromkeys(
+            [
+                *self.links.values(),
+                *self.guests.values(),
+                *self._redundant,
+                *self._places.trials,
+            ]
+        )
         waiting = [link for link in closing if not link.closed]
         if not waiting:
             return
@@ -313,7 +318,6 @@ class Swarm:
             await done
 
     _all_closed: Deferred[None] | None = None
-    _full_said_at = float("-inf")
 
     # -- for links
 
@@ -332,6 +336,12 @@ class Swarm:
         """See :class:`~bzzz.net.link.LinkOwner`."""
         self.accepting.over(link)
         self._guests.leave(link)
+        self._places.over(link)
+        self._identify.forget(link)
+        if reason == FULL_SAID:
+            reason = FULL_THERE
+            if link.ready_at is not None:
+                self._places.full_there(link.remote_peer, True)
         linger = self._redundant.pop(link, None)
         if linger is not None and linger.active():
             linger.cancel()
@@ -344,15 +354,28 @@ class Swarm:
             and not self.links
             and not self.guests
             and not self._redundant
+            and not self._places.trials
         ):
             done, self._all_closed = self._all_closed, None
             done.callback(None)
 
     def identified(self, link: Link, identify: Identify) -> None:
-        """The identify service read who the peer is."""
-        if self.links.get(link.remote_peer) is link:
+        """The identify service read who the peer is, so the peer has not refused the link."""
+        peer = link.remote_peer
+        was_tried = link in self._places.trials
+        if was_tried and self.links.get(peer) is not link:
+            self._take(link, identified=True)
+        if self.links.get(peer) is link:
             for observer in self._observers:
                 observer.identified(link, identify)
+        if identify.guest:
+            return
+        self._places.full_there(peer, False)
+        if self._places.over(link):
+            last = self._places.one_too_many()
+            if last is not None:
+                self._places.warn()
+                self._give_up(last)
 
     # -- inside
 
@@ -374,12 +397,26 @@ class Swarm:
 
     def _member_ready(self, link: Link) -> None:
         peer = link.remote_peer
+        if peer not in self.links:
+            if not self.takes(peer):
+                self._refuse(link)
+                return
+            if link.is_initiator and self._places.is_doubtful(peer):
+                link.is_guest = False
+                self._places.try_out(link)
+                self._identify.ask(link)
+                return
+            if self._places.is_full:
+                self._places.try_out(link)
+        self._take(link)
+
+    def _take(self, link: Link, identified: bool = False) -> None:
+        """Have ``link``, or the one that the peer has already, be the peer's.
+
+        :param identified: whether the peer has said on it who it is.
+        """
+        peer = link.remote_peer
         existing = self.links.get(peer)
-        if existing is None and len(self.links) >= self.limits.links:
-            self._say_full(link)
-            # Closing it tells the one who dialled, through link_closed().
-            link.close(f"this node has its {self.limits.links} links already")
-            return
         link.is_guest = False
         kept = existing is None or self._newer_wins(existing, link)
         if kept:
@@ -387,9 +424,12 @@ class Swarm:
         # Before the observers hear of it, who would else find that dial still under way.
         self._dials.succeeded(link, self.links.get(peer, link))
         if not kept:
+            self._places.over(link)
             self._retire(link)
             return
         if existing is not None:
+            if self._places.over(existing) and link not in self._places.trials:
+                self._places.try_out(link)
             self._retire(existing)
             self._tell_down(existing, "replaced")
         else:
@@ -397,7 +437,7 @@ class Swarm:
         if existing is None and not link.is_initiator:
             self.accepting.admitted(link.remote_host)
         if self.links.get(peer) is link:
-            self._tell_up(link)
+            self._tell_up(link, identified)
 
     def _guest_ready(self, link: Link) -> None:
         peer = link.remote_peer
@@ -430,28 +470,16 @@ class Swarm:
         if link.remote_peer in self.links:
             self._retire(link)
             return
-        if len(self.links) >= self.limits.links:
-            self._say_full(link)
-            link.close(f"this node has its {self.limits.links} links already")
+        if not self.takes(link.remote_peer):
+            self._refuse(link)
             return
+        if self._places.is_full:
+            self._places.try_out(link)
         link.is_guest = link.held = False
         self.links[link.remote_peer] = link
         self._tell_up(link)
         # What it was told so far is what guests are told.
         self._identify.push(link)
-
-    def _say_full(self, link: Link) -> None:
-        now = self.clock.seconds()
-        if now - self._full_said_at < FULL_AGAIN:
-            return
-        self._full_said_at = now
-        self._log.warn(
-            "All {limit} links are in use: {peer} at {address} was refused, and others may be;"
-            " raise max_links to link more peers",
-            limit=self.limits.links,
-            peer=str(link.remote_peer),
-            address=str(link.remote_multiaddr),
-        )
 
     def _newer_wins(self, existing: Link, link: Link) -> bool:
         if existing.is_initiator == link.is_initiator:
@@ -460,15 +488,33 @@ class Swarm:
             return True
         return link.is_initiator == (self.peer_id < link.remote_peer)
 
-    def _tell_up(self, link: Link) -> None:
+    def _tell_up(self, link: Link, identified: bool = False) -> None:
         for observer in self._observers:
             observer.link_up(link)
-        self._identify.ask(link)
+        if not identified:
+            self._identify.ask(link)
 
     def _retire(self, link: Link) -> None:
         self._redundant[link] = self.clock.callLater(
             LINGER, link.close, "another link to the peer is kept"
         )
+
+    @staticmethod
+    def _refuse(link: Link) -> None:
+        """There is no place for this link, which has just come."""
+        say_full(link)
+        # Closing it tells the one who dialled, through link_closed().
+        link.close(FULL_HERE)
+
+    def _give_up(self, link: Link) -> None:
+        """There is no place for this link any more; it may be on trial and not taken yet."""
+        say_full(link)
+        # Not closed at once: TCP would drop the goodbye if something that the peer sent is unread.
+        self._redundant[link] = self.clock.callLater(LINGER, link.close, FULL_HERE)
+        self._dials.failed(link, DialError(FULL_HERE))
+        if self.links.get(link.remote_peer) is link:
+            del self.links[link.remote_peer]
+            self._tell_down(link, FULL_HERE)
 
     def _tell_down(self, link: Link, reason: str) -> None:
         for observer in self._observers:
@@ -480,15 +526,8 @@ class Swarm:
     def _own_identity(self, link: Link) -> None:
         """The peer proved to have our own key: this very node, or a copy of its state directory."""
         self._dials.failed(link, DialError("it answered with this node's own identity"))
-        itself = self._own_sockets.has(link, self._ports)
+        itself = self._own_sockets.has(link, self._listeners.ports)
         link.close("connected to itself")
         if not itself:
             for observer in self._observers:
                 observer.copy_found(link.remote_multiaddr)
-
-
-async def _stopped(listening: IListeningPort) -> None:
-    """Wait until the port is closed."""
-    result = listening.stopListening()
-    if isinstance(result, Deferred):
-        await result

@@ -2,8 +2,9 @@
 
 Enters: a simulation whose first nodes are in one cluster. Leaves: a schedule of what admins say,
 drawn from the seed; and, when all is healed, what is not as it has to be: every live member has
-the same roster to the byte, and is linked to all others and to nobody who is not on it; and what
-members say then, nobody else hears.
+the same roster to the byte, is linked to all others, or to as many as it may be, and to nobody who
+is not on it, knows who they are and talks with each of them about the roster; who is a member knows
+it; and what members say then, nobody else hears.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.testing.faults import Fault
-from bzzz.testing.simulation import SimNode, Simulation
+from bzzz.testing.simulation import SimNode, Simulation, link_problems
 from bzzz.trust.roster import Roster
 from bzzz.trust.statements import Role
 
@@ -172,7 +173,16 @@ class ClusterSimulation(Simulation):
         """See :class:`Simulation`; and of the rosters."""
         truth = self.truth()
         members = truth.members
-        found = [*self.failures[:most]]
+        found = [
+            *self.failures,
+            *(
+                f"{node.name} is a member and believes that it was revoked"
+                for node in self.live()
+                if node.key.peer_id in members
+                and node.cluster is not None
+                and node.cluster.admission.is_revoked
+            ),
+        ]
         wanted = _bytes(truth)
         having = [(node, roster) for node, roster in self._having() if node.key.peer_id in members]
         live = [node for node, _ in having]
@@ -183,15 +193,16 @@ class ClusterSimulation(Simulation):
             return found[:most]
         names = {node.key.peer_id: node.name for node in self.nodes}
         ours = {node.key.peer_id for node in live}
+        found = link_problems(live, self.max_links)[:most]
         for node in live:
             mesh = node.mesh
-            if mesh is None:
+            if mesh is None or mesh.roster is None:
                 continue
             linked = set(mesh.swarm.links)
             heard = set(mesh.broadcasts.documents)
             others = ours - {node.key.peer_id}
             for what, peers in (
-                ("is not linked to", others - linked),
+                ("does not talk of the roster with", (linked & ours) - set(mesh.roster.talking)),
                 ("is linked to, and should not be,", linked - set(members)),
                 ("has not heard what can do", others - heard),
                 ("remembers", heard - set(members)),

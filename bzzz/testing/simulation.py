@@ -2,7 +2,9 @@
 
 Enters: a seed and a number of nodes; faults. Leaves: the history of everything that the nodes
 said, with a digest that is the same for the same seed, and the answer to what has to hold at the
-end: every live node is linked to every live node by one link, and to nobody else.
+end: every live node is linked to every live node by one link, and to nobody else, and knows who it
+is. Where there are more nodes than a node may have links, they are one mesh all the same, and no
+two are left that would both rather have each other than what they have.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from bzzz.mesh.availability import Availability
 from bzzz.mesh.capability import CapabilityDocument, Resources
 from bzzz.mesh.membership import ADDRESS_BOOK
 from bzzz.mesh.node import MeshNode, MeshSettings, Surroundings
+from bzzz.net.link import Link
+from bzzz.net.places import rank
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.discovery import Multicast
 from bzzz.testing.network import Host, SimNetwork
@@ -31,7 +35,7 @@ from bzzz.trust.statements import Role
 from bzzz.wire.gossip_params import GossipParams
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["SimBook", "SimNode", "Simulation"]
+__all__ = ["SimBook", "SimNode", "Simulation", "link_problems"]
 
 PORT = 40000
 
@@ -278,8 +282,8 @@ class Simulation:
 
     def problems(self, most: int = 20) -> list[str]:
         """What is not as it has to be, at most so many of it. Empty for a whole mesh."""
-        found = [*self.failures[:most]]
         live = self.live()
+        found = [*self.failures, *link_problems(live, self.max_links)][:most]
         alive = {node.key.peer_id for node in live}
         names = {node.key.peer_id: node.name for node in self.nodes}
         links: dict[frozenset[PeerID], set[str]] = {}
@@ -291,7 +295,6 @@ class Simulation:
             connected = {member.peer_id for member in mesh.membership.connected()}
             others = alive - {node.key.peer_id}
             for what, peers in (
-                ("is not linked to", others - linked),
                 ("is linked to the dead", linked - others),
                 ("shows as connected", connected ^ linked),
                 ("has not heard what can do", others - known),
@@ -308,3 +311,53 @@ class Simulation:
                 who = " and ".join(sorted(names.get(peer, str(peer)) for peer in pair))
                 found.append(f"{who} do not hold the same link")
         return found[:most]
+
+
+def link_problems(nodes: Sequence[SimNode], max_links: int) -> list[str]:
+    """Which of these live nodes are not linked as they should be with each other."""
+    linked = {node: {} if node.mesh is None else dict(node.mesh.swarm.links) for node in nodes}
+    found = []
+    for node, links in linked.items():
+        mesh = node.mesh
+        if mesh is None:
+            continue
+        if len(links) > max_links:
+            found.append(f"{node.name} has {len(links)} links")
+        for other in nodes:
+            peer = other.key.peer_id
+            member = mesh.membership.members.get(peer)
+            if peer in links and (member is None or not member.told_up):
+                found.append(f"{node.name} does not know who is linked as {other.name}")
+    reached = _reached(linked)
+    if len(reached) < len(nodes):
+        apart = [node.name for node in nodes if node not in reached]
+        found.append(f"{nodes[0].name} has no way to {', '.join(apart)}")
+
+    def wants(node: SimNode, other: SimNode) -> bool:
+        own = node.key.peer_id
+        ranks = [rank(own, peer) for peer in linked[node]]
+        return len(ranks) < max_links or rank(own, other.key.peer_id) < max(ranks)
+
+    for node in nodes:
+        for other in nodes:
+            if (
+                other.key.peer_id not in linked[node]
+                and other.key.peer_id != node.key.peer_id
+                and wants(node, other)
+                and wants(other, node)
+            ):
+                found.append(f"{node.name} is not linked to {other.name}")
+    return found
+
+
+def _reached(linked: dict[SimNode, dict[PeerID, Link]]) -> set[SimNode]:
+    """The nodes that the first one is linked to, by way of others, too."""
+    by_peer = {node.key.peer_id: node for node in linked}
+    waiting = list(linked)[:1]
+    reached = set(waiting)
+    while waiting:
+        links = linked[waiting.pop()]
+        new = [by_peer[peer] for peer in links if peer in by_peer and by_peer[peer] not in reached]
+        reached.update(new)
+        waiting += new
+    return reached

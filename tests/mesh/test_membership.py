@@ -26,6 +26,7 @@ from bzzz.mesh.membership import (
     MemberState,
 )
 from bzzz.net.guests import CLAIMED
+from bzzz.net.places import FULL_HERE, FULL_THERE
 from bzzz.net.swarm import SwarmLimits
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -56,6 +57,10 @@ class FakeSwarm:
     def __init__(self) -> None:
         self.links: dict[PeerID, Any] = {}
         self.dials: list[Deferred[Any]] = []
+        self.refused: set[PeerID] = set()
+
+    def takes(self, peer: PeerID) -> bool:
+        return peer not in self.refused
 
     def dial(self, addresses: object, expected: object) -> Deferred[Any]:
         self.dials.append(Deferred())
@@ -317,6 +322,73 @@ class GateTests(TableCase):
             self.swarm.dials.clear()
             self.table.link_down(link, "the peer closed it")
         self.assertGreater((self.table.members[peer(1)].next_dial or 0) - self.clock.seconds(), 5)
+
+
+class NoPlaceTests(TableCase):
+    """Peers that all the links are not for, here or there."""
+
+    def dialled(self, seconds: float) -> int:
+        """How often a peer was dialled that had no place each time."""
+        before = len(self.swarm.dials)
+        for _ in range(int(10 * seconds)):
+            self.clock.advance(0.1)
+            for dial in self.swarm.dials:
+                if not dial.called:
+                    dial.errback(DialError(f"{ADDRESS}: {FULL_THERE}"))
+        return len(self.swarm.dials) - before
+
+    def test_here(self) -> None:
+        """One for which this node has no place is not dialled, and is when there is one."""
+        self.swarm.refused.add(peer(1))
+        self.table.found(peer(1), [ADDRESS], "mdns")
+        self.clock.advance(3600)
+        self.assertEqual(self.swarm.dials, [])
+        self.swarm.refused.clear()
+        self.clock.advance(60)
+        self.assertEqual(len(self.swarm.dials), 1)
+
+    def test_there(self) -> None:
+        """One that has none is dialled ever more rarely, though it announces itself."""
+        lines = lines_at(self, LogLevel.info)
+        self.table.found(peer(1), [ADDRESS], "mdns")
+        self.assertLessEqual(self.dialled(60), 7)
+        for _ in range(10):
+            self.table.found(peer(1), [ADDRESS], "mdns")
+            self.assertLessEqual(self.dialled(60), 2)
+        (member,) = self.table.shown()
+        self.assertEqual((member.state, member.reason), (MemberState.DISCOVERED, ""))
+        self.assertEqual((lines, member.attempts), ([], 0))
+        # A new address may be where it has been started again, with other links.
+        self.table.found(peer(1), [Multiaddr.parse("/ip4/192.0.2.8/tcp/1")], "mdns")
+        self.assertEqual(self.dialled(0.4), 1)
+
+    def test_lost_its_place(self) -> None:
+        """One whose link was given up is not lost, nor dialled at once, however old the link."""
+        lines = lines_at(self, LogLevel.info)
+        for number, reason in ((1, FULL_HERE), (2, FULL_THERE)):
+            self.swarm.dials.clear()
+            link = self.link(number, ADDRESS)
+            self.clock.advance(600)
+            self.table.link_down(link, reason)
+            self.clock.advance(0.4)
+            self.assertEqual(self.swarm.dials, [])
+            member = self.table.members[peer(number)]
+            self.assertEqual((member.state, member.reason), (MemberState.DISCOVERED, ""))
+            self.assertEqual(self.events[-1], "lost")
+            self.assertIn("any more, which is not lost", lines[-1])
+            self.clock.advance(1)
+            self.assertEqual(len(self.swarm.dials), 1)
+
+    def test_kept(self) -> None:
+        """It is asked for at others, who speak of it, so that it is not forgotten."""
+        self.swarm.refused.add(peer(1))
+        self.table.found(peer(1), [ADDRESS], "mdns")
+        self.assertEqual(self.table.not_sought(), [peer(1)])
+        for _ in range(30):
+            self.clock.advance(3600)
+            self.assertEqual(self.table.not_sought(), [])
+            self.table.found(peer(1), [ADDRESS], "member")
+        self.assertEqual((list(self.table.members), self.forgotten), ([peer(1)], []))
 
 
 class ClaimedTests(TableCase):

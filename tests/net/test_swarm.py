@@ -8,18 +8,16 @@ from typing import Any
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import DialError, LinkClosed, LocalProtocolError, NegotiationError, StreamReset
 from bzzz.net.dialling import STAGGER, STAGGER_HANDSHAKE, dial_words
 from bzzz.net.link import HANDSHAKE_TIMEOUT
-from bzzz.net.swarm import FULL_AGAIN, LINGER
+from bzzz.net.swarm import LINGER
 from bzzz.testing.clock import NodeClock
 from bzzz.wire.limits import OUTBOUND_STREAMS
 from bzzz.wire.multiaddr import Multiaddr
-from tests.logs import lines_at
 from tests.net.swarms import LATENCY, PORT, Keeper, Peer, SwarmCase, always
 
 
@@ -139,34 +137,6 @@ class DialTests(SwarmCase):
             self.run_for(0.1)
         self.assertEqual(b.swarm.pending_handshakes, 3)
         self.assertEqual([keeper.lost is not None for keeper in keepers], [True] * 2 + [False] * 3)
-
-    def test_full(self) -> None:
-        """A swarm with all its links refuses another peer, in words that reach it."""
-        a, b, c = Peer(self, 1), Peer(self, 2), Peer(self, 3, links=1)
-        a.dial(c)
-        self.run_for(1)
-        dialled = b.dial(c)
-        self.run_for(1)
-        self.assertEqual(list(c.swarm.links), [a.swarm.peer_id])
-        self.assertEqual(b.swarm.links, {})
-        self.assertEqual([what for what, _ in b.told if what == "down"], ["down"] * len(b.ups))
-        del dialled
-
-    def test_full_is_said(self) -> None:
-        """The swarm that refuses says so, once a minute at most."""
-        a, b, c = Peer(self, 1), Peer(self, 2), Peer(self, 3, links=1)
-        lines = lines_at(self, LogLevel.warn)
-        a.dial(c)
-        self.run_for(1)
-        for _ in range(3):
-            b.dial(c).addErrback(lambda failure: None)
-            self.run_for(1)
-        (line,) = lines
-        self.assertIn(f"All 1 links are in use: {b.swarm.peer_id} at /ip4/", line)
-        self.run_for(FULL_AGAIN)
-        b.dial(c).addErrback(lambda failure: None)
-        self.run_for(1)
-        self.assertEqual(len(lines), 2)
 
     def test_itself(self) -> None:
         """Dialling one's own address is found out, and is no copy."""

@@ -265,6 +265,34 @@ class AdmissionTests(ClusterCase):
         self.assertNotIn(gone.key.peer_id, self.linked(other))
 
 
+class StarvedTests(ClusterCase):
+    """A process that gets no time right after a handshake."""
+
+    def test_is_known_later(self) -> None:
+        """Each end says who it is when it is asked again, and then they talk of the roster."""
+        world = ClusterSimulation(2, 12, 12, 2)
+        late, starved = world.nodes[11], world.nodes[3]
+        for node in world.nodes[:11]:
+            world.reactor.callLater(world.random.random(), node.start)
+        world.run(20.0)
+        late.start()
+
+        def both_have_it() -> bool:
+            return starved.key.peer_id in self.linked(late) and late.key.peer_id in self.linked(
+                starved
+            )
+
+        while not both_have_it():
+            world.run(0.00001)
+        assert late.mesh is not None
+        link = late.mesh.swarm.links[starved.key.peer_id]
+        starved.host.clock.stall(11.0)
+        world.run(10.5)
+        self.assertIn("n11 does not know who is linked as n3", world.problems())
+        self.assertIsNotNone(world.run_until_whole(60.0), world.problems())
+        self.assertIs(late.mesh.swarm.links[starved.key.peer_id], link)
+
+
 class FaultTests(ClusterCase):
     """What admins do while everything fails. Many seeds are for ``python -m bzzz.testing``."""
 
@@ -281,6 +309,41 @@ class FaultTests(ClusterCase):
             since = world.reactor.now
             world.run(35.0)
             self.assertEqual(world.leaks(since), [], seed)
+
+    def test_believes_that_it_was_revoked(self) -> None:
+        """Who does not know that it was admitted again is not as it has to be, and then told."""
+        world = self.formed(4, 4)
+        one, back = world.nodes[0], world.nodes[3]
+        self.do(world, self.cluster(one).revoke(back.key.peer_id, ""))
+        roster = self.cluster(one).roster
+        assert roster is not None
+        world.run(5.0)
+        self.cluster(back).present(list(roster.statements()))
+        self.assertTrue(self.cluster(back).admission.is_revoked)
+        self.assertEqual(world.problems(), [])
+        self.do(world, self.cluster(one).admit(back.key.peer_id, "back", Role.MEMBER))
+        self.assertIn("n3 is a member and believes that it was revoked", world.problems())
+        self.assertIsNotNone(world.run_until_whole(WHOLE_WITHIN), world.problems())
+        self.assertFalse(self.cluster(back).admission.is_revoked)
+
+    def test_ended_while_leaving(self) -> None:
+        """What only a node knows that ended while it left is heard when it is there again."""
+        world = self.formed(4, 4)
+        leaver = world.nodes[3]
+        for node in world.nodes[:3]:
+            world.network.cut(leaver.host, node.host)
+            world.network.cut(node.host, leaver.host)
+        self.do(world, self.cluster(leaver).say_leaving())
+        leaver.kill()
+        world.run(20.0)
+        world.network.heal()
+        leaver.start()
+        world.run(1.0)
+        self.assertTrue(self.cluster(leaver).admission.is_revoked)
+        world.run(WHOLE_WITHIN)
+        for node in world.nodes[:3]:
+            self.assertNotIn(leaver.key.peer_id, self.cluster(node).member_of().members)
+            self.assertNotIn(leaver.key.peer_id, self.linked(node))
 
     def test_replay(self) -> None:
         """A seed gives the same history each time."""
