@@ -1,7 +1,7 @@
 """``/bzzz/present/1.0.0``: proof of an admission that the other side has not heard of yet.
 
-Enters: links on which this node is a guest although it is a member; what guests of this node
-present. Leaves: proofs, and statements to the cluster when they make the guest a member.
+Enters: links on which this node is a guest although it is a member, or the other way round; what
+peers present. Leaves: proofs, and statements to the cluster when they make the guest a member.
 docs/trust.rst, "Proof of an admission".
 
 Guests send their proofs at the same time, each until its deadline, so that one that is slow, or
@@ -13,7 +13,9 @@ cost this node one signature that is checked in vain per proof.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -23,7 +25,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, RemoteProtocolError
-from bzzz.identity.peer_id import PeerID
 from bzzz.net.accepting import HOSTS_PER_SUBNET, Place, place_of
 from bzzz.net.guests import MAX_GUESTS
 from bzzz.net.interfaces import Clock
@@ -34,7 +35,7 @@ from bzzz.net.token_bucket import Rate, TokenBuckets
 from bzzz.trust.cluster import Cluster
 from bzzz.trust.roster import Roster
 from bzzz.trust.roster_exchange import decode_batch, encode_batch
-from bzzz.trust.statements import SignedStatement
+from bzzz.trust.statements import SignedStatement, StatementID
 from bzzz.wire.framing import FrameReader, frame
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
@@ -95,7 +96,8 @@ class Presenting:
         self._coming: list[_Judging] = []
         self._waiting: deque[_Judging] = deque()
         self._current: _Judging | None = None
-        self._presented: set[Link] = set()
+        # Of guests' links nobody tells this object that they are gone.
+        self._presented: WeakSet[Link] = WeakSet()
         swarm.handle(PROTOCOL, _Factory(lambda link: _Judging(self, link, clock)), guests=True)
 
     # -- swarm observer
@@ -109,23 +111,12 @@ class Presenting:
 
     def identified(self, link: Link, identify: Identify) -> None:
         """The peer takes this node for a guest: prove that it is a member."""
-        roster = self._cluster.roster
-        if (
-            not identify.guest
-            or roster is None
-            or link in self._presented
-            or not roster.admits(self._cluster.peer_id)
-        ):
-            return
-        own = roster.members[self._cluster.peer_id].statement
-        message = msgspec.json.encode(_Proof(encode_batch(roster.wanted([own], []))))
-        if len(message) > MAX_PROOF:
-            return
-        self._presented.add(link)
-        opened: Deferred[Any] = link.open_stream(
-            [PROTOCOL], _Factory(lambda _: _Presenting(message))
-        )
-        opened.addErrback(self._failed, link)
+        roster, own = self._cluster.roster, self._cluster.peer_id
+        if identify.guest and roster is not None and roster.admits(own):
+            # The peer may have heard that it was revoked, and not that it is a member again.
+            who = (own, link.remote_peer)
+            said = [roster.members[each].statement for each in who if roster.admits(each)]
+            self._present(link, roster.wanted(said, []))
 
     def copy_found(self, address: Multiaddr | None) -> None:
         """Not of interest here."""
@@ -138,7 +129,7 @@ class Presenting:
         there = (*self._coming, *self._waiting, self._current)
         if (
             self._cluster.roster is None
-            or link.remote_peer not in self._swarm.guests
+            or self._swarm.link_to(link.remote_peer) is None
             or len(self._coming) + len(self._waiting) >= MAX_WAITING
             or any(other is not None and other.link is link for other in there)
             or not self._may_judge(judging)
@@ -174,15 +165,44 @@ class Presenting:
         roster = self._cluster.roster
         return None if roster is None else roster.copy()
 
-    def proved(self, peer: PeerID, merged: Roster, new: list[SignedStatement]) -> None:
-        """All of a proof is well-formed."""
-        if self._cluster.roster is not None and merged.admits(peer):
-            self._log.info(
-                "{peer} has proved that it was admitted to {cluster}",
-                peer=peer,
-                cluster=merged.cluster,
-            )
-            self._cluster.present(new)
+    def proved(
+        self, link: Link, merged: Roster, new: list[SignedStatement], shown: Sequence[StatementID]
+    ) -> None:
+        """All of a proof is well-formed.
+
+        :param shown: the statements in it.
+        """
+        peer, roster = link.remote_peer, self._cluster.roster
+        if roster is None:
+            return
+        if merged.admits(peer):
+            words = "was admitted to"
+        elif roster.admits(peer):
+            words = "is no member any more of"
+        else:
+            return
+        self._log.info(
+            "{peer} has proved that it {words} {cluster}",
+            peer=peer,
+            words=words,
+            cluster=merged.cluster,
+        )
+        self._cluster.present(new)
+        if merged.admits(peer) and not roster.admits(self._cluster.peer_id):
+            # It takes this node for a member. Nobody else may know why it is none: it was about to
+            # leave, or heard it of somebody who was cut off, too.
+            self._present(link, roster.listed(roster.up_to(roster.heads) & ~roster.up_to(shown)))
+
+    def _present(self, link: Link, statements: Sequence[SignedStatement]) -> None:
+        """Show the peer what this node is, once on a link."""
+        message = msgspec.json.encode(_Proof(encode_batch(statements)))
+        if link in self._presented or len(message) > MAX_PROOF:
+            return
+        self._presented.add(link)
+        opened: Deferred[Any] = link.open_stream(
+            [PROTOCOL], _Factory(lambda _: _Presenting(message))
+        )
+        opened.addErrback(self._failed, link)
 
     def _next(self) -> None:
         if self._current is None and self._waiting:
@@ -256,6 +276,7 @@ class _Judging(Protocol):
         self._deadline: IDelayedCall | None = None
         self._encoded: list[str] | None = None
         self._new: list[SignedStatement] = []
+        self._shown: list[StatementID] = []
         self._merged: Roster | None = None
         self._over = False
 
@@ -319,12 +340,13 @@ class _Judging(Protocol):
         if self._merged is None or self._encoded is None:
             return False
         slice_, self._encoded = self._encoded[:SLICE], self._encoded[SLICE:]
-        for statement in decode_batch(self.link.remote_peer, slice_):
-            if self._merged.add(statement):
-                self._new.append(statement)
+        statements = decode_batch(self.link.remote_peer, slice_)
+        for statement in statements:
+            self._new += self._merged.add(statement)
+        self._shown += [each.id for each in statements]
         if self._encoded:
             return True
-        self._presenting.proved(self.link.remote_peer, self._merged, self._new)
+        self._presenting.proved(self.link, self._merged, self._new, self._shown)
         return False
 
     def _decoded(self, message: bytes) -> list[str]:
@@ -350,6 +372,6 @@ class _Judging(Protocol):
         self._over = True
         self._stop_deadline()
         self._reader = FrameReader(MAX_PROOF)
-        self._encoded, self._new, self._merged = None, [], None
+        self._encoded, self._new, self._shown, self._merged = None, [], [], None
         self.transport.abortConnection()
         self._presenting.ended(self)

@@ -34,6 +34,10 @@ class Guests:
         """Streams of this protocol are answered."""
         self.factories[protocol_id] = factory
 
+    def link_to(self, peer: PeerID) -> GuestLink | None:
+        """The link of a peer."""
+        return self.guests.get(peer)
+
 
 class GuestLink:
     """The link of one guest."""

@@ -130,7 +130,7 @@ class PresentingTests(SynchronousTestCase):
             self.guest(name, f"192.0.2.{host}").talk(PROTOCOL).hear(proof([ACACIA]))
         judged: list[str] = []
         self.presenting.proved = (  # type: ignore[method-assign]  # who is judged, in what order
-            lambda peer, merged, new: judged.append(str(peer))
+            lambda link, *_: judged.append(str(link.remote_peer))
         )
         self.wait()
         self.assertEqual(judged.index(str(key("acacia").peer_id)), 1)
@@ -213,7 +213,7 @@ class PresentingTests(SynchronousTestCase):
             self.guest(f"b{number}", host).talk(PROTOCOL).hear(proof([ACACIA]))
         judged: list[str] = []
         self.presenting.proved = (  # type: ignore[method-assign]  # who is judged, in what order
-            lambda peer, merged, new: judged.append(str(peer))
+            lambda link, *_: judged.append(str(link.remote_peer))
         )
         self.wait()
         self.assertEqual(judged.index(str(key("b5").peer_id)), 1)
