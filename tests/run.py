@@ -96,12 +96,10 @@ class Section:
     missing: str | None = None
 
 
-def trial_section(name: str, targets: Iterator[str], limit: float, jobs: int = 1) -> Section:
-    """Tests run by trial, by so many processes."""
-    options = ["--reporter=bwverbose", f"--temp-directory=_trial_temp_{name}"]
-    if jobs > 1:
-        options.append(f"--jobs={jobs}")
-    return Section((PYTHON, "-m", "twisted.trial", *options, *targets), trial, limit)
+def trial_section(name: str, targets: Iterator[str], limit: float) -> Section:
+    temporary = f"--temp-directory=_trial_temp_{name}"
+    command = (PYTHON, "-m", "twisted.trial", "--reporter=bwverbose", temporary, *targets)
+    return Section(command, trial, limit)
 
 
 def unit_targets() -> Iterator[str]:
@@ -139,7 +137,7 @@ def sections() -> dict[str, Section]:
         "mypy": Section((PYTHON, "-m", "mypy")),
         "docs": Section((*sphinx, "docs", "docs/_build/html")),
         "audit": Section((PYTHON, "-m", "tests.audit"), audited),
-        "unit": trial_section("unit", unit_targets(), 2400.0, min(4, os.cpu_count() or 1)),
+        "unit": trial_section("unit", unit_targets(), 2400.0),
         "interop": trial_section("interop", iter(["tests.interop"]), 900.0),
         "cluster": trial_section("cluster", iter(["tests.cluster"]), 3000.0),
     }
