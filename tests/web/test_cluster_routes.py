@@ -356,6 +356,30 @@ class MemberTests(Base):
             self.assertIn("ask on one that is: walnut", said)
         self.post("members/rename", {"member": "acacia", "name": "maple"}, other)
 
+    def test_meanwhile(self) -> None:
+        """What others say of the same member while that is written to disk is what is told."""
+        self.home.admit("acacia")
+        cluster = self.home.cluster
+        rename, revoke = cluster.rename, cluster.revoke
+
+        async def renamed_and_revoked(peer: PeerID, name: str) -> None:
+            await rename(peer, name)
+            await revoke(peer)
+
+        self.patch(cluster, "rename", renamed_and_revoked)
+        body: dict[str, str] = {"member": "acacia", "name": "oak"}
+        said = self.refused(409, "no_such_member", "members/rename", body)
+        self.assertIn("acacia was revoked while", said)
+        self.home.admit("acacia")
+
+        async def revoked_and_admitted(peer: PeerID, reason: str) -> None:
+            await revoke(peer, reason)
+            await cluster.admit(peer, "acacia", Role.MEMBER)
+
+        self.patch(cluster, "revoke", revoked_and_admitted)
+        said = self.refused(409, "still_member", "members/revoke", {"member": "acacia"})
+        self.assertIn("admitted again", said)
+
     def test_revoke(self) -> None:
         """Who is revoked is none any more, at once and on disk."""
         self.home.admit("acacia")
