@@ -242,6 +242,16 @@ class AdmissionTests(ClusterCase):
             assert node.mesh is not None
             self.assertFalse(members & set(node.mesh.broadcasts.documents))
 
+    def test_leaving_unheard(self) -> None:
+        """Who leaves has no link of before, though nobody has heard that it left."""
+        world = self.formed(4, 4)
+        leaver = world.nodes[3]
+        assert leaver.mesh is not None
+        links = list(leaver.mesh.swarm.links.values())
+        self.assertEqual(len(links), 3)
+        self.do(world, self.cluster(leaver).forget())
+        self.assertEqual([link.closed for link in links], [True] * 3)
+
     def test_revoked_after_a_replaced_link(self) -> None:
         """A link that takes another's place carries news of the roster at once."""
         world = self.formed(3, 3)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.keys import PrivateKey
@@ -71,6 +74,27 @@ class PresentingTests(SynchronousTestCase):
         self.assertEqual(self.cluster.taken, [ACACIA])
         self.assertTrue(talk.over)
         self.assertEqual(talk.said, b"")
+
+    def test_revoked_here(self) -> None:
+        """A node that is no member any more shows what it knows to one that takes it for one."""
+        gone = revoke("walnut", "walnut", IRONWOOD)
+        self.cluster.roster = roster_of(FOUND, IRONWOOD, gone)
+        link = self.guest()
+        opened: list[Any] = []
+
+        def open_stream(protocols: list[str], factory: Any) -> Deferred[None]:
+            opened.append((protocols, factory.buildProtocol(SimpleNamespace(link=link))))
+            return Deferred()
+
+        link.open_stream = open_stream  # type: ignore[attr-defined]  # what a link has
+        talk = link.talk(PROTOCOL)
+        talk.hear(proof([FOUND, IRONWOOD, ACACIA]))
+        self.wait()
+        ((protocols, presenting),) = opened
+        self.assertEqual(protocols, [PROTOCOL])
+        sent = StringTransport()
+        presenting.makeConnection(sent)
+        self.assertEqual(sent.value(), proof([gone]))
 
     def test_byte_at_a_time(self) -> None:
         """However it comes."""
