@@ -18,8 +18,9 @@ __all__ = ["NoNode", "NodeClient", "NodeError", "NotAllowed"]
 # Seconds for an answer that needs no work. A node that is starved of CPU still gets to it.
 TIMEOUT = 10.0
 
-# Seconds between two tries to ask a node that is starting.
+# Seconds between two tries to ask a node that is starting, and how many tries: 10 s of them.
 AGAIN = 0.1
+TRIES = 100
 
 # Bytes of one line; the node's own limit for one of events is 64 KiB.
 MAX_LINE = 1 << 20
@@ -72,6 +73,7 @@ class NodeClient:
 
     :param start: the command that starts a node behind it.
     :param join: what beside root lets a user ask it, if anything does.
+    :param sleep: waits for so many seconds.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class NodeClient:
         path: Path,
         start: str = "twistd -n bzzz",
         join: Callable[[], str | None] = lambda: None,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.path = path
         self._start = start
         self._join = join
+        self._sleep = sleep
 
     def get(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The answer to ``GET /v1/<what>``.
@@ -167,16 +171,16 @@ class NodeClient:
         self, connection: _Connection, method: str, what: str, body: object = None
     ) -> http.client.HTTPResponse:
         """Ask; again as long as the node is starting, and so has done nothing."""
-        end = time.monotonic() + TIMEOUT
-        while True:
+        for left in reversed(range(TRIES)):
             response = self._ask_once(connection, method, what, body)
             if response.status == http.client.OK:
                 return response
             error = self._error(response)
-            if error.code != "starting" or time.monotonic() > end:
+            if error.code != "starting" or not left:
                 raise error
             connection.close()
-            time.sleep(AGAIN)
+            self._sleep(AGAIN)
+        raise self._silent()
 
     def _ask_once(
         self, connection: _Connection, method: str, what: str, body: object

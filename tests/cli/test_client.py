@@ -57,20 +57,22 @@ class ClientTests(SynchronousTestCase):
 
     def test_starting(self) -> None:
         """A node that is starting is asked again, with all that it was given."""
-        self.patch(client, "AGAIN", 0.0)
+        slept: list[float] = []
         told = b'{"error": {"code": "starting", "message": "wait"}}'
         head = (
             b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
         )
         starting = head % len(told) + told
         self.serve(starting, starting, b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}')
-        self.assertEqual(NodeClient(self.path).post("cluster", {"name": "lab"}, 5.0), {"a": 1})
+        asking = NodeClient(self.path, sleep=slept.append)
+        self.assertEqual(asking.post("cluster", {"name": "lab"}, 5.0), {"a": 1})
+        self.assertEqual(slept, [client.AGAIN] * 2)
         self.assertTrue(self.asked.startswith(b"POST /v1/cluster "))
         self.assertTrue(self.asked.endswith(b'{"name": "lab"}'))
 
     def test_starting_for_ever(self) -> None:
         """In the end it is said what the node said."""
-        self.patch(client, "TIMEOUT", -1.0)
+        self.patch(client, "TRIES", 1)
         told = b'{"error": {"code": "starting", "message": "wait"}}'
         self.serve(b"HTTP/1.1 503 No\r\nContent-Length: %d\r\n\r\n" % len(told) + told)
         error = self.assertRaises(NodeError, self.get)
