@@ -106,6 +106,7 @@ class Link(Protocol):
     :ivar guest_ok: whether it was dialled for a peer that need not be admitted.
     :ivar held: whether the peer pairs, so that a guest's link is kept for longer.
     :ivar guest_there: whether the peer said that it takes this node for a guest.
+    :ivar goodbye: the code with which the peer has ended it; None if it has said none.
     """
 
     _log = Logger()
@@ -134,6 +135,7 @@ class Link(Protocol):
         self.guest_ok = False
         self.held = False
         self.guest_there = False
+        self.goodbye: int | None = None
         self._protocols = protocols
         self._owner = owner
         self._peer: PeerID | None = None
@@ -485,6 +487,7 @@ class Link(Protocol):
             self.ready_at = self.clock.seconds()
             self._owner.link_ready(self)
         elif isinstance(event, LinkEnded):
+            self.goodbye = event.code
             words = f"the peer closed it: {event.reason}" if event.code else "the peer closed it"
             self.abort(self._reason or words)
 

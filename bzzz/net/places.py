@@ -29,8 +29,9 @@ from twisted.logger import Logger
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.interfaces import Clock
 from bzzz.net.link import Link
+from bzzz.wire.yamux_frame import GoAway
 
-__all__ = ["FULL_AGAIN", "FULL_HERE", "FULL_THERE", "Places", "rank", "say_full"]
+__all__ = ["FULL_AGAIN", "FULL_HERE", "FULL_THERE", "Places", "rank", "said_full", "say_full"]
 
 # That all links are in use is said again after so many seconds. In a mesh of more nodes than a node
 # has links that is how it is, and nothing is lost by it.
@@ -46,13 +47,6 @@ SPARE = 16
 # Peers of whom is remembered that they had no place: as many as are known of in any mesh.
 MAX_FULL = 2048
 
-# What yamux's goodbye says: RESOURCE_LIMIT_EXCEEDED of libp2p's specs (error-codes), where one may
-# try again after a while. Other implementations of yamux take any code as the end.
-FULL_CODE = 0x1001
-
-# How the peer's goodbye with that code reads in the link's reason.
-FULL_SAID = f"the peer closed it: code {FULL_CODE}"
-
 # Why a link is none any more, or did not become one, when it is the peer that has no place, and
 # when it is this node.
 FULL_THERE = "its links are all in use, with others"
@@ -64,9 +58,14 @@ def rank(one: PeerID, other: PeerID) -> bytes:
     return blake2b(b"".join(sorted((one.bytes, other.bytes))), digest_size=16).digest()
 
 
+def said_full(link: Link) -> bool:
+    """Whether the peer has told that there is no place for the link."""
+    return link.goodbye == GoAway.RESOURCE_LIMIT_EXCEEDED
+
+
 def say_full(link: Link) -> None:
     """Tell the peer that there is no place for the link; it closes it then."""
-    link.connection.go_away(FULL_CODE)  # type: ignore[arg-type]  # a code of libp2p, not yamux's
+    link.connection.go_away(GoAway.RESOURCE_LIMIT_EXCEEDED)
     link.flush()
 
 

@@ -41,7 +41,7 @@ from bzzz.net.interfaces import Clock, INetwork
 from bzzz.net.link import Link
 from bzzz.net.listeners import Listeners
 from bzzz.net.own_sockets import OwnSockets
-from bzzz.net.places import FULL_HERE, FULL_SAID, FULL_THERE, Places, say_full
+from bzzz.net.places import FULL_HERE, FULL_THERE, Places, said_full, say_full
 from bzzz.net.protocols import LinkProtocols, Protocols
 from bzzz.net.swarm_limits import SwarmLimits
 from bzzz.net.token_bucket import Rate
@@ -338,7 +338,7 @@ class Swarm:
         self._guests.leave(link)
         self._places.over(link)
         self._identify.forget(link)
-        if reason == FULL_SAID:
+        if said_full(link):
             reason = FULL_THERE
             if link.ready_at is not None:
                 self._places.full_there(link.remote_peer, True)

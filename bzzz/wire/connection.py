@@ -75,7 +75,12 @@ __all__ = [
 YAMUX = "/yamux/1.0.0"
 SECURITY = {"noise": "/noise", "plaintext": "/plaintext/2.0.0"}
 
-_GOODBYES = {0: "normal end", 1: "it saw a protocol error", 2: "it had an internal error"}
+_GOODBYES: dict[int, str] = {
+    GoAway.NORMAL: "normal end",
+    GoAway.PROTOCOL_ERROR: "it saw a protocol error",
+    GoAway.INTERNAL_ERROR: "it had an internal error",
+    GoAway.RESOURCE_LIMIT_EXCEEDED: "it has no place for it",
+}
 
 
 class State(enum.Enum):

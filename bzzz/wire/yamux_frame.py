@@ -42,11 +42,16 @@ MAX_DATA = 65535 - 16 - HEADER_SIZE
 
 
 class GoAway(enum.IntEnum):
-    """Why a session ends ("Session termination")."""
+    """Why a session ends ("Session termination").
+
+    The last one is of libp2p's own ("error-codes"): one may try again after a while. Other
+    implementations of yamux take any code as the end.
+    """
 
     NORMAL = 0
     PROTOCOL_ERROR = 1
     INTERNAL_ERROR = 2
+    RESOURCE_LIMIT_EXCEEDED = 0x1001
 
 
 class StreamRecord:
