@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bzzz.errors import BzzzError, LocalProtocolError
 from bzzz.identity.keys import PrivateKey
 from bzzz.trust import pairing, presenting
-from bzzz.trust.pairing import Joiner, Reply
+from bzzz.trust.pairing import Joiner
 from bzzz.wire import identify, ping
 from bzzz.wire.connection import (
     Connection,
@@ -304,10 +304,9 @@ class Guest(Proving):
         joiner, reader = run
         try:
             for message in reader.receive(event.data):
-                reply = joiner.receive(message)
-                if isinstance(reply, Reply):
+                if joiner.receive(message) is None:
                     self.attack.tally.stream("guesses")
-                    core.send_data(event.stream_id, frame(reply.message))
+                    core.send_data(event.stream_id, frame(joiner.confirm()))
         except BzzzError as error:
             self.attack.tally.stream(str(getattr(error, "code", "refused")))
             del self._pairings[event.stream_id]

@@ -195,7 +195,7 @@ class Run(Protocol):
     # -- inside
 
     def _received(self, message: bytes) -> None:
-        event = self._core.receive(message, at_once=False)
+        event = self._core.receive(message)
         self._cancel_timer()
         if isinstance(event, Admission):
             self._has_admission = True

@@ -54,7 +54,6 @@ from bzzz.trust.pairing_events import (
     Admission,
     Confirmed,
     Joined,
-    Reply,
     Request,
     WrongCode,
 )
@@ -97,7 +96,6 @@ __all__ = [
     "Joined",
     "Joiner",
     "PairingRefused",
-    "Reply",
     "Request",
     "State",
     "WrongCode",
@@ -384,19 +382,18 @@ class Joiner(_Run):
         self.state = after
         return self._first
 
-    def receive(self, message: bytes, *, at_once: bool = True) -> Reply | Admission | None:
+    def receive(self, message: bytes) -> Admission | None:
         """Take a message of the inviter.
 
-        :param at_once: have message 3 made with message 2, to be sent before anything else is
-            received. Else it is :meth:`confirm` that makes it, when the inviter's turn has come.
-        :return: None of message 2, if message 3 is not made at once.
+        :return: None of message 2: :meth:`confirm` makes message 3, when the inviter's turn has
+            come.
         :raises RemoteProtocolError: it breaks the rules, or the inviter does not have the code
             (``pair_wrong_confirm``); the run is over.
         :raises PairingRefused: the inviter says no; the run is over.
         """
         try:
             after, kind, said = self._read(message)
-            event: Reply | Admission | None = None
+            event: Admission | None = None
             if kind == "offer":
                 self._offered(message, said)
             elif kind == "admission":
@@ -410,7 +407,7 @@ class Joiner(_Run):
             self._confirmations = None
             raise
         self.state = after
-        return Reply(self.confirm()) if kind == "offer" and at_once else event
+        return event
 
     def confirm(self) -> bytes:
         """Message 3, to be sent at once: from here on the inviter may know if a guess was right."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bzzz.identity.peer_id import PeerID
 from bzzz.trust.pairing_messages import decode_statements
 
-__all__ = ["Admission", "Confirmed", "Joined", "Reply", "Request", "WrongCode"]
+__all__ = ["Admission", "Confirmed", "Joined", "Request", "WrongCode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,6 @@ class WrongCode:
 @dataclass(frozen=True, slots=True)
 class Joined:
     """Inviter, step 5: the joiner has the roster on its disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Joiner, step 3: to be sent.
-
-    The other side learns from it whether a guess of its own was right; see
-    :data:`bzzz.trust.pairing.MAX_CONFIRMS`.
-    """
-
-    message: bytes
 
 
 @dataclass(frozen=True, slots=True, repr=False)

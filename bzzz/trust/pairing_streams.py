@@ -490,6 +490,9 @@ class Pairing:
         """Who is no admin any more has nobody to invite."""
         try:
             self._cluster.administered()
-        except ClusterError:
+        except ClusterError as error:
+            if error.code == "rotation_begun":
+                # It is an admin until that has ended.
+                return
             for invitation in self._invitations.all:
                 self.close(invitation, "this node is no admin of a cluster any more")

@@ -39,7 +39,7 @@ def prepare() -> None:
     inviter.receive(MESSAGES[-1])
     MESSAGES.append(inviter.offer(PASSWORD))
     INVITERS.append(copy.copy(inviter))
-    joiner.receive(MESSAGES[-1], at_once=False)
+    joiner.receive(MESSAGES[-1])
     JOINERS.append(joiner_as_it_is(joiner))
     MESSAGES.append(joiner.confirm())
     JOINERS.append(joiner_as_it_is(joiner))
@@ -91,7 +91,7 @@ def pairing_joiner(data: bytes) -> None:
     for kept in JOINERS:
         joiner = joiner_as_it_is(kept)
         try:
-            event = joiner.receive(data, at_once=False)
+            event = joiner.receive(data)
         except RemoteProtocolError as error:
             told(error)
             assert joiner.state is State.FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bzzz.identity.keys import PrivateKey
-from bzzz.trust.pairing import Inviter, Joiner, Reply
+from bzzz.trust.pairing import Inviter, Joiner
 from bzzz.trust.roster import Roster
 from bzzz.trust.roster_exchange import encode_batch
 from bzzz.trust.statements import Role, SignedStatement
@@ -73,9 +73,8 @@ def pairing() -> list[bytes]:
     inviter = Inviter(OURS.peer_id, THEIRS.peer_id, b"", fixed_bytes, unbound=True)
     request = joiner.begin()
     inviter.receive(request)
-    reply = joiner.receive(inviter.offer(password))
-    assert isinstance(reply, Reply)
-    return [frame(request), frame(reply.message), frame(b'{"joined":true}')]
+    joiner.receive(inviter.offer(password))
+    return [frame(request), frame(joiner.confirm()), frame(b'{"joined":true}')]
 
 
 def member_seeds() -> list[bytes]:

@@ -33,7 +33,6 @@ from bzzz.trust.pairing import (
     Joined,
     Joiner,
     PairingRefused,
-    Reply,
     Request,
     State,
     WrongCode,
@@ -128,9 +127,8 @@ def run(
     second = deliver(sides.inviter.offer(password))
     if until == 2:
         return sides
-    reply = sides.joiner.receive(second)
-    assert isinstance(reply, Reply)
-    third = deliver(reply.message)
+    sides.joiner.receive(second)
+    third = deliver(sides.joiner.confirm())
     if until == 3:
         return sides
     event = sides.inviter.receive(third)
@@ -193,10 +191,11 @@ class WholeRunTests(Base):
         joiner, inviter = make_joiner(), make_inviter()
         request = inviter.receive(joiner.begin())
         self.assertEqual(request, Request("7", "acacia"))
-        reply = joiner.receive(inviter.offer(PASSWORD))
-        assert isinstance(reply, Reply)
+        self.assertIsNone(joiner.receive(inviter.offer(PASSWORD)))
+        self.assertFalse(joiner.guess_given)
+        confirm = joiner.confirm()
         self.assertTrue(joiner.guess_given)
-        self.assertEqual(inviter.receive(reply.message), Confirmed("acacia", ACACIA))
+        self.assertEqual(inviter.receive(confirm), Confirmed("acacia", ACACIA))
         self.assertIs(inviter.state, State.CONFIRMED)
         admission = joiner.receive(inviter.accept(ENCODED))
         assert isinstance(admission, Admission)
@@ -429,6 +428,7 @@ class OrderTests(Base):
         joiner = make_joiner()
         joiner.begin()
         joiner.receive(earlier[1])
+        joiner.confirm()
         self.assert_error("pair_wrong_confirm", joiner, earlier[3])
 
     def test_doubled(self) -> None:
@@ -463,7 +463,7 @@ class OrderTests(Base):
         """A message 4 that comes before message 3 was made is not judged, right or wrong."""
         for password in (PASSWORD, b"7-guitar-lumber"):
             sides = run(2, password=password)
-            self.assertIsNone(sides.joiner.receive(sides.sent[1], at_once=False))
+            self.assertIsNone(sides.joiner.receive(sides.sent[1]))
             self.assertIs(sides.joiner.state, State.OFFERED)
             self.assertEqual(sides.joiner.max_length, MAX_MESSAGE)
             # It can be made without message 3.
@@ -477,7 +477,7 @@ class OrderTests(Base):
     def test_confirm_later(self) -> None:
         """Message 3 is the same when it is made later, and then message 4 may come."""
         sides = run(2)
-        self.assertIsNone(sides.joiner.receive(sides.sent[1], at_once=False))
+        self.assertIsNone(sides.joiner.receive(sides.sent[1]))
         self.assertFalse(sides.joiner.guess_given)
         self.assertEqual(sides.joiner.confirm(), messages()[2])
         self.assertTrue(sides.joiner.guess_given)
@@ -488,7 +488,7 @@ class OrderTests(Base):
         """Whatever comes between message 2 and message 3 is out of turn, a refusal, too."""
         for message in (*messages(), b'{"error":"busy"}', b'{"confirm":""}'):
             sides = run(2)
-            sides.joiner.receive(sides.sent[1], at_once=False)
+            sides.joiner.receive(sides.sent[1])
             self.assert_error("pair_out_of_turn", sides.joiner, message)
 
     def test_own_messages(self) -> None:

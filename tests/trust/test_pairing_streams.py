@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred, execute, fail, maybeDeferred
 from twisted.internet.protocol import Protocol
@@ -115,7 +116,8 @@ class Guest:
         (message,) = FrameReader(1024 * MAX_MESSAGE).receive(self.stream.value())
         self.stream.clear()
         try:
-            self.reply: bytes = getattr(self.core.receive(message), "message", b"")
+            if self.core.receive(message) is None:
+                self.reply = self.core.confirm()
         except PairingRefused as error:
             return error.code
         return ""
@@ -275,6 +277,21 @@ class VoidTests(Base):
         self.assertEqual([event for event, _ in self.told], ["wrong_code"] * 3 + ["void"])
         self.assertEqual(self.voids(), ["there were too many wrong guesses"])
         self.assertFalse(self.home.cluster.admission.admits(right.link.remote_peer))
+
+    def test_rotation_that_failed(self) -> None:
+        """It voids no invitation: this node is an admin until it has succeeded."""
+        invitation = self.code()
+        other = self.home.admit("acacia", Role.ADMIN)
+        full = DatabaseError("the disk is full")
+        with mock.patch.object(self.home.disk, "add", lambda statements: fail(full)):
+            self.assertRaises(DatabaseError, done, self.home.cluster.say_rotating(key("oak")))
+        done(other.cluster.admit(key("sumac").peer_id, "sumac", Role.MEMBER))
+        other.news_to(self.home)
+        self.assertTrue(invitation.open)
+        done(self.home.cluster.say_rotating(key("oak")))
+        done(other.cluster.admit(key("elm").peer_id, "elm", Role.MEMBER))
+        other.news_to(self.home)
+        self.assertFalse(invitation.open)
 
     def test_expired(self) -> None:
         """A code that has expired meanwhile is not looked at either."""
