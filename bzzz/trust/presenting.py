@@ -96,7 +96,6 @@ class Presenting:
         self._coming: list[_Judging] = []
         self._waiting: deque[_Judging] = deque()
         self._current: _Judging | None = None
-        # Of guests' links nobody tells this object that they are gone.
         self._presented: WeakSet[Link] = WeakSet()
         swarm.handle(PROTOCOL, _Factory(lambda link: _Judging(self, link, clock)), guests=True)
 
@@ -106,8 +105,7 @@ class Presenting:
         """Identify follows, and says what this node is to the peer."""
 
     def link_down(self, link: Link, reason: str) -> None:
-        """Another link to the peer needs a proof of its own."""
-        self._presented.discard(link)
+        """Not of interest here: another link to the peer has a proof of its own."""
 
     def identified(self, link: Link, identify: Identify) -> None:
         """The peer takes this node for a guest: prove that it is a member."""
@@ -195,8 +193,10 @@ class Presenting:
 
     def _present(self, link: Link, statements: Sequence[SignedStatement]) -> None:
         """Show the peer what this node is, once on a link."""
+        if link in self._presented or len(statements) > MAX_STATEMENTS:
+            return
         message = msgspec.json.encode(_Proof(encode_batch(statements)))
-        if link in self._presented or len(message) > MAX_PROOF:
+        if len(message) > MAX_PROOF:
             return
         self._presented.add(link)
         opened: Deferred[Any] = link.open_stream(
