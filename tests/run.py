@@ -1,9 +1,11 @@
-"""Runs every check, one after the other, and ends with one line of true counts.
+"""Runs every check, and ends with one line of true counts.
 
     python -m tests.run [SECTION...]
 
-A failing section does not keep the next from running. A test counts as one; so does each tool that
-only says yes or no. The exit code is 0 if nothing failed.
+One after the other, but for the cluster tests: they wait most of the time, for machines that start
+and for cables that are out, so where there is a second core they run beside the rest. They measure
+times, so the rest stands behind them. A failing section does not keep the next from running. A test
+counts as one; so does each tool that only says yes or no. The exit code is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from tests.audit import CANNOT_TELL
 from tests.needs import STRICT, find_tool, without_tools
@@ -30,6 +33,11 @@ PYTHON = str(BIN / "python")
 
 # Each is run on its own by a section of that name.
 APART = ("interop", "cluster")
+
+# These wait most of the time, and run at the same time as the others.
+BESIDE = ("cluster",)
+# Niceness of what runs beside them. Half of what there is: it shall go on where they wait.
+BEHIND = 10
 
 # Trial's closing line, such as "FAILED (skips=1, failures=2, successes=7)".
 CLOSING = re.compile(r"^(?:PASSED|FAILED)(?: \((?P<counts>[a-zA-Z]+=\d+(?:, [a-zA-Z]+=\d+)*)\))?$")
@@ -149,49 +157,168 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
-def run(section: Section) -> tuple[int, str]:
-    """Run a command, showing its output; returns its exit code and output."""
-    process = subprocess.Popen(
-        section.command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env=environment(),
-    )
-    assert process.stdout is not None
-    late = threading.Event()
+class Shown:
+    """Lines for people, which can be held back while those of another section are shown."""
 
-    def stop() -> None:
-        late.set()
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._held: list[str] | None = None
+
+    def hold(self) -> None:
+        self._held = []
+
+    def release(self) -> None:
+        with self._lock:
+            lines, self._held = self._held or [], None
+            self._out.write("".join(lines))
+            self._out.flush()
+
+    def write(self, line: str) -> None:
+        with self._lock:
+            if self._held is not None:
+                self._held.append(line)
+                return
+            self._out.write(line)
+            self._out.flush()
+
+
+def stand_behind(pid: int) -> None:
+    """Let what does other work go first, in a session of its own too.
+
+    A kernel that groups processes by session weighs the groups, and the niceness of processes does
+    not count between them (sched(7), "The autogroup feature").
+    """
+    os.setpriority(os.PRIO_PROCESS, pid, BEHIND)
+    with contextlib.suppress(FileNotFoundError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(BEHIND))
+
+
+class Run:
+    """One section's command, showing its output.
+
+    :param behind: whether other sections run at the same time and come first.
+    """
+
+    def __init__(self, section: Section, shown: Shown, *, behind: bool = False) -> None:
+        self._section = section
+        self._shown = shown
+        self._late = threading.Event()
+        self._process = subprocess.Popen(
+            section.command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env=environment(),
+        )
+        if behind:
+            stand_behind(self._process.pid)
+
+    def wait(self) -> tuple[int, str]:
+        """Show what it prints until it ends; returns its exit code and output."""
+        process = self._process
+        assert process.stdout is not None
+        timer = threading.Timer(self._section.limit, self._stop)
+        timer.start()
+        output = []
+        try:
+            for line in process.stdout:
+                self._shown.write(line)
+                output.append(line)
+            code = process.wait()
+        finally:
+            timer.cancel()
+        if self._late.is_set():
+            self._shown.write(f"stopped after {self._section.limit:.0f} s\n")
+            code = code or 1
+        return code, "".join(output)
+
+    def interrupt(self) -> None:
+        """Tell it that the person at the terminal wants it to end, and wait for that."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGINT)
+        self._process.wait()
+
+    def _stop(self) -> None:
+        self._late.set()
         # Python then tells where it hung. What it started is in its session, and ends with it.
-        process.send_signal(signal.SIGABRT)
+        self._process.send_signal(signal.SIGABRT)
         time.sleep(2)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)
 
-    timer = threading.Timer(section.limit, stop)
-    timer.start()
-    output = []
+
+class Lane:
+    """Sections that run one after the other."""
+
+    def __init__(
+        self, known: dict[str, Section], names: list[str], out: TextIO, *, behind: bool = False
+    ) -> None:
+        self._known = known
+        self._names = names
+        self._behind = behind
+        self._running: Run | None = None
+        self._interrupted = False
+        self.shown = Shown(out)
+        # Failed, until it is known to be otherwise.
+        self.counts = {name: Counts(failed=1) for name in names}
+        self.rows: list[str] = []
+
+    def run(self) -> None:
+        """Run them all, or until :meth:`interrupt`."""
+        for name in self._names:
+            if self._interrupted:
+                return
+            self.shown.write(f"=== {name}\n")
+            start = time.monotonic()
+            counts = self._count(self._known[name])
+            self.counts[name] = counts
+            self.rows.append(f"{name:10} {time.monotonic() - start:7.1f} s   {counts}")
+            self.shown.write(f"=== {self.rows[-1]}\n\n")
+
+    def interrupt(self) -> None:
+        """End what runs, and begin nothing more."""
+        self._interrupted = True
+        if self._running is not None:
+            self._running.interrupt()
+
+    def _count(self, section: Section) -> Counts:
+        if section.missing is not None:
+            self.shown.write(f"{section.missing}\n")
+            return Counts(failed=1) if STRICT else Counts(skipped=1)
+        self._running = Run(section, self.shown, behind=self._behind)
+        return section.count(*self._running.wait())
+
+
+def lanes(known: dict[str, Section], wanted: list[str], cores: int, out: TextIO) -> list[Lane]:
+    """Who runs at the same time as whom; the first is shown as it goes."""
+    rest = [name for name in wanted if name not in BESIDE]
+    beside = [name for name in wanted if name in BESIDE]
+    if cores < 2 or not rest or not beside:
+        return [Lane(known, wanted, out)]
+    return [Lane(known, rest, out, behind=True), Lane(known, beside, out)]
+
+
+def run_all(every: list[Lane]) -> None:
+    """Run the lanes at once, and show one after the other."""
+    first, *others = every
+    threads = [threading.Thread(target=lane.run) for lane in others]
+    for lane, thread in zip(others, threads, strict=True):
+        lane.shown.hold()
+        thread.start()
     try:
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            output.append(line)
-        code = process.wait()
+        first.run()
+        for lane, thread in zip(others, threads, strict=True):
+            lane.shown.release()
+            thread.join()
     except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+        for lane in every:
+            lane.interrupt()
         raise
-    finally:
-        timer.cancel()
-    if late.is_set():
-        print(f"stopped after {section.limit:.0f} s", flush=True)
-        code = code or 1
-    return code, "".join(output)
 
 
 def main() -> int:
@@ -203,21 +330,10 @@ def main() -> int:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         parser.error(f"no section is called {unknown[0]}; there are {', '.join(known)}")
-    total = Counts()
-    rows = []
-    for name in wanted:
-        print(f"=== {name}", flush=True)
-        start = time.monotonic()
-        section = known[name]
-        if section.missing is not None:
-            print(section.missing)
-            counts = Counts(failed=1) if STRICT else Counts(skipped=1)
-        else:
-            counts = section.count(*run(section))
-        total += counts
-        rows.append(f"{name:10} {time.monotonic() - start:7.1f} s   {counts}")
-        print(f"=== {rows[-1]}\n", flush=True)
-    print("\n".join(rows))
+    every = lanes(known, wanted, os.cpu_count() or 1, sys.stdout)
+    run_all(every)
+    total = sum((counts for lane in every for counts in lane.counts.values()), Counts())
+    print("\n".join(row for lane in every for row in lane.rows))
     if total.skipped:
         print(f"{total.skipped} skipped, for the reasons above")
     # The last line has the counts alone.
