@@ -1,0 +1,4 @@
+"""Tasks: submitted anywhere, run once in the right place, never lost (docs/tasks.rst).
+
+So far the register that a task's record is kept in; nothing uses it yet.
+"""
