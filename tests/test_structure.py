@@ -45,6 +45,7 @@ PURE_MODULES = {
     "net/token_bucket.py",
     "tasks/acceptor.py",
     "tasks/ballots.py",
+    "tasks/leases.py",
     "tasks/proposer.py",
     "trust/admission.py",
     "trust/audit_chain.py",
