@@ -47,6 +47,7 @@ PURE_MODULES = {
     "tasks/ballots.py",
     "tasks/leases.py",
     "tasks/proposer.py",
+    "tasks/record.py",
     "trust/admission.py",
     "trust/audit_chain.py",
     "trust/audit_events.py",

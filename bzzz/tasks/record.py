@@ -1,0 +1,272 @@
+"""The state of a task, and the changes that a driver may make to it (``docs/tasks.rst``).
+
+Enters: a state, and what happened. Leaves: the next state, or None where the register is to be
+left as it is, because what happened is of an attempt that is not the current one, or of a task that
+has ended. Each function here is applied inside a change of the register, so it sees the last state
+there is, and is called again on a newer one when another driver was faster.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+__all__ = [
+    "ATTEMPTS_KEPT",
+    "Attempt",
+    "MAX_LOST",
+    "End",
+    "Outcome",
+    "Policy",
+    "State",
+    "TaskState",
+    "assign",
+    "begin",
+    "cancel",
+    "finish",
+    "lose",
+    "refuse",
+    "retry",
+]
+
+# Attempts whose end is kept with the task; of a task that has had more, the last.
+ATTEMPTS_KEPT: Final = 16
+
+# Lost workers after which a task is not restarted any more: it may be what they died of.
+MAX_LOST: Final = 4
+
+
+class State(Enum):
+    """Where a task is."""
+
+    WAITING = "waiting"
+    ASSIGNED = "assigned"
+    ENDED = "ended"
+
+
+class Outcome(Enum):
+    """How a task ended.
+
+    ``LOST``: its worker was lost, and it may not be run again.
+    """
+
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class End(Enum):
+    """How an attempt ended.
+
+    ``STALE``: its result came when another attempt, or none, was the current one.
+    """
+
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    REFUSED = "refused"
+    STALE = "stale"
+
+
+class Attempt(Struct, frozen=True):
+    """An attempt that is over.
+
+    :ivar worker: peer ID.
+    :ivar exit_status: of the command; None where it gave none.
+    :ivar reason: for people.
+    """
+
+    token: int
+    worker: str
+    end: End
+    exit_status: int | None = None
+    reason: str = ""
+
+
+class Policy(Struct, frozen=True):
+    """What the submission says of attempts that fail.
+
+    :ivar retries: attempts that may follow one whose command failed or ran out of time, or whose
+        worker was lost.
+    :ivar restart: whether a lost worker's attempt is followed by another one without a retry left.
+    """
+
+    retries: int = 0
+    restart: bool = True
+
+
+class TaskState(Struct, frozen=True):
+    """What changes of a task's record.
+
+    :ivar token: the greatest that was given; the current attempt's where the task is assigned.
+    :ivar worker: peer ID of whom it is assigned to, "" otherwise.
+    :ivar failed: attempts that took a retry, since the task was last begun anew.
+    :ivar lost: attempts whose worker was lost, since then.
+    :ivar cancel: whether its end is wanted.
+    :ivar why: what it waits for, or how it ended, for people.
+    """
+
+    state: State = State.WAITING
+    token: int = 0
+    worker: str = ""
+    failed: int = 0
+    lost: int = 0
+    cancel: bool = False
+    outcome: Outcome | None = None
+    exit_status: int | None = None
+    why: str = ""
+    attempts: tuple[Attempt, ...] = ()
+
+
+def begin(worker: str = "") -> TaskState:
+    """The first state, assigned to ``worker`` where one is known that fits."""
+    waiting = TaskState()
+    return _assigned(waiting, worker) if worker else waiting
+
+
+def assign(state: TaskState, worker: str) -> TaskState | None:
+    """Give a waiting task to a worker, with the next token."""
+    if state.state is not State.WAITING or state.cancel:
+        return None
+    return _assigned(state, worker)
+
+
+def refuse(state: TaskState, token: int, reason: str) -> TaskState | None:
+    """The worker did not begin: the task waits again, and nothing counts against it."""
+    if not _current(state, token):
+        return None
+    over = Attempt(token, state.worker, End.REFUSED, reason=reason)
+    if state.cancel:
+        return _ended(state, over, Outcome.CANCELLED)
+    return _waiting(state, over, failed=state.failed)
+
+
+def finish(
+    state: TaskState,
+    policy: Policy,
+    worker: str,
+    token: int,
+    end: End,
+    exit_status: int | None = None,
+    reason: str = "",
+) -> TaskState | None:
+    """A worker's word that an attempt is over.
+
+    The word of an attempt that is not the current one is kept as such, once, and changes nothing
+    else.
+
+    :param end: ``DONE``, ``FAILED``, ``TIMED_OUT`` or ``CANCELLED``.
+    :raises ValueError: for an end that is no worker's to tell.
+    """
+    if end not in _OUTCOMES:
+        raise ValueError(f"{end.value} is no end that a worker tells")
+    over = Attempt(token, worker, end, exit_status, reason)
+    if not _current(state, token) or worker != state.worker:
+        return _stale(state, over)
+    if end is End.DONE:
+        return _ended(state, over, Outcome.DONE)
+    if end is End.CANCELLED or state.cancel:
+        return _ended(state, over, Outcome.CANCELLED)
+    if state.failed < policy.retries:
+        return _waiting(state, over, failed=state.failed + 1)
+    return _ended(state, over, _OUTCOMES[end])
+
+
+def lose(state: TaskState, policy: Policy, token: int, reason: str) -> TaskState | None:
+    """The current attempt's token was closed, as its worker was not heard of.
+
+    It takes a retry. Where none is left the task is restarted all the same, if it may be, until it
+    has lost :data:`MAX_LOST` workers.
+    """
+    if not _current(state, token):
+        return None
+    over = Attempt(token, state.worker, End.LOST, reason=reason)
+    state = msgspec.structs.replace(state, lost=state.lost + 1)
+    if state.cancel:
+        return _ended(state, over, Outcome.CANCELLED)
+    if state.lost < MAX_LOST:
+        if state.failed < policy.retries:
+            return _waiting(state, over, failed=state.failed + 1)
+        if policy.restart:
+            return _waiting(state, over, failed=state.failed)
+    return _ended(state, over, Outcome.LOST)
+
+
+def cancel(state: TaskState) -> TaskState | None:
+    """End a waiting task, and want the end of one that is assigned."""
+    if state.state is State.ENDED or state.cancel:
+        return None
+    if state.state is State.ASSIGNED:
+        return msgspec.structs.replace(state, cancel=True)
+    return msgspec.structs.replace(
+        state, state=State.ENDED, cancel=True, outcome=Outcome.CANCELLED, why=""
+    )
+
+
+def retry(state: TaskState) -> TaskState | None:
+    """Begin an ended task anew; its tokens go on from where they were."""
+    if state.state is not State.ENDED:
+        return None
+    return TaskState(token=state.token, attempts=state.attempts)
+
+
+_OUTCOMES: Final = {
+    End.DONE: Outcome.DONE,
+    End.FAILED: Outcome.FAILED,
+    End.TIMED_OUT: Outcome.TIMED_OUT,
+    End.CANCELLED: Outcome.CANCELLED,
+}
+
+
+def _current(state: TaskState, token: int) -> bool:
+    return state.state is State.ASSIGNED and state.token == token
+
+
+def _kept(state: TaskState, over: Attempt) -> tuple[Attempt, ...]:
+    return (*state.attempts, over)[-ATTEMPTS_KEPT:]
+
+
+def _assigned(state: TaskState, worker: str) -> TaskState:
+    return msgspec.structs.replace(
+        state, state=State.ASSIGNED, token=state.token + 1, worker=worker, why=""
+    )
+
+
+def _waiting(state: TaskState, over: Attempt, *, failed: int) -> TaskState:
+    return msgspec.structs.replace(
+        state,
+        state=State.WAITING,
+        worker="",
+        failed=failed,
+        why=over.reason,
+        attempts=_kept(state, over),
+    )
+
+
+def _ended(state: TaskState, over: Attempt, outcome: Outcome) -> TaskState:
+    return msgspec.structs.replace(
+        state,
+        state=State.ENDED,
+        worker="",
+        outcome=outcome,
+        exit_status=over.exit_status,
+        why=over.reason,
+        attempts=_kept(state, over),
+    )
+
+
+def _stale(state: TaskState, over: Attempt) -> TaskState | None:
+    # What was told of this attempt before came twice, as it does when an answer is lost.
+    known = (over.token, over.worker)
+    ends = {one.end for one in state.attempts if (one.token, one.worker) == known}
+    if ends - {End.LOST, End.REFUSED}:
+        return None
+    stale = Attempt(over.token, over.worker, End.STALE, over.exit_status, over.reason)
+    return msgspec.structs.replace(state, attempts=_kept(state, stale))
