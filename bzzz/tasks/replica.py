@@ -1,0 +1,173 @@
+"""One replica of many registers: what it answers, and which leases it grants.
+
+Enters: requests, and workers that want their leases renewed. Leaves: answers, when they are on the
+disk. Requests that come while the disk is busy are written together. docs/tasks.rst, "The register"
+and "Leases".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError
+from bzzz.tasks.acceptor import Kept
+from bzzz.tasks.ballots import Answer, Prepare, Request
+from bzzz.tasks.leases import Grants
+from bzzz.tasks.register_store import Answered, Asked, RegisterStore
+
+__all__ = ["MAX_ASKED", "Current", "Replica", "ReplicaBusy"]
+
+# Requests that wait for the disk. A disk that syncs writes some thousands a second, so these are
+# seconds of work, after which who asks has long asked again.
+MAX_ASKED = 10_000
+
+# Requests of one write, so that those after them are not kept waiting by one long one.
+MAX_BATCH = 500
+
+
+class ReplicaBusy(BzzzError):
+    """Too many requests wait for this replica's disk."""
+
+
+class Current(NamedTuple):
+    """The attempt that a value says is current.
+
+    :ivar lease: seconds.
+    """
+
+    token: int
+    lease: float
+
+
+class _Live(NamedTuple):
+    current: Current
+    closed: int
+
+
+class Replica:
+    """The registers of one node.
+
+    :param clock: whose time goes on while the machine sleeps, or its leases would.
+    :param current: tells of a value which attempt is current; None: none is.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, store: RegisterStore, clock: IReactorTime, current: Callable[[bytes], Current | None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._current = current
+        self._grants = Grants(clock.seconds())
+        # What leases are granted by: of tasks that have a current attempt.
+        self._live: dict[str, _Live] = {}
+        # Tokens that somebody wants closed. That they are not may be known once the disk has said
+        # so; until then nobody is granted a lease that a promise on its way out denies.
+        self._closing: dict[str, int] = {}
+        self._waiting: list[tuple[Asked, Deferred[Answer]]] = []
+        self._is_writing = False
+
+    async def load(self) -> None:
+        """Read what is on the disk; to be called before anything else.
+
+        :raises DatabaseError: it cannot be read.
+        """
+        kept = await self._store.load(lambda value: self._current(value) is not None)
+        for task, each in kept.items():
+            self._learn(task, each)
+
+    def ask(self, task: str, request: Request) -> Deferred[Answer]:
+        """Answer a request. Fires when the answer may be sent.
+
+        Fails with a ReplicaBusy if too many wait, and with a DatabaseError if it is not known
+        whether it is on the disk; nothing may be answered then.
+        """
+        if len(self._waiting) >= MAX_ASKED:
+            return fail(ReplicaBusy(f"{MAX_ASKED} requests wait for the disk of this replica"))
+        answered: Deferred[Answer] = Deferred()
+        self._waiting.append((Asked(task, request), answered))
+        if not self._is_writing:
+            self._write()
+        return answered
+
+    def renew(self, task: str, token: int) -> bool:
+        """Whether a worker's lease of a token is granted."""
+        live = self._live.get(task)
+        if live is None or live.current.token != token:
+            return False
+        if token <= max(live.closed, self._closing.get(task, 0)):
+            return False
+        self._grants.grant(task, token, self._clock.seconds())
+        return True
+
+    def _write(self) -> None:
+        """Write what waits, as long as something does."""
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        self._is_writing = bool(batch)
+        if not batch:
+            return
+        asked = [self._timed(each) for each, _ in batch]
+        writing = self._store.ask(asked)
+        writing.addCallbacks(
+            self._written, self._failed, callbackArgs=(batch,), errbackArgs=(batch,)
+        )
+        writing.addErrback(self._broken)
+
+    def _timed(self, asked: Asked) -> Asked:
+        """With how long the token cannot be closed; if it can, it is granted no more."""
+        task, request, _ = asked
+        if not isinstance(request, Prepare) or not request.close:
+            return asked
+        live = self._live.get(task)
+        if live is None or live.current.token != request.close:
+            # Of a token that this replica has not heard of, or has a greater one than, it does not
+            # grant leases: it would have to hear of it first.
+            return asked
+        until = self._grants.until_closed(
+            task, request.close, live.current.lease, self._clock.seconds()
+        )
+        if until == 0.0:
+            self._closing[task] = max(request.close, self._closing.get(task, 0))
+        return Asked(task, request, until)
+
+    def _written(
+        self, answers: list[Answered], batch: list[tuple[Asked, Deferred[Answer]]]
+    ) -> None:
+        now = self._clock.seconds()
+        for (asked, _), answered in zip(batch, answers, strict=True):
+            # What was to be closed is, or is not, as it is kept.
+            self._closing.pop(asked.task, None)
+            begun = self._learn(asked.task, answered.kept)
+            if begun:
+                self._grants.grant(asked.task, begun, now)
+        self._write()
+        for (_, waiting), answered in zip(batch, answers, strict=True):
+            waiting.callback(answered.answer)
+
+    def _failed(self, failure: Failure, batch: list[tuple[Asked, Deferred[Answer]]]) -> None:
+        # What was to be closed stays so in memory: it may be on the disk.
+        self._write()
+        for _, waiting in batch:
+            waiting.errback(failure)
+
+    def _broken(self, failure: Failure) -> None:
+        self._log.failure("What a replica has written could not be told of", failure)
+
+    def _learn(self, task: str, kept: Kept) -> int:
+        """Take what is kept of a task; returns the token that is new by that, or 0."""
+        current = self._current(kept.value) if kept.accepted is not None else None
+        if current is None:
+            self._live.pop(task, None)
+            self._grants.forget(task)
+            return 0
+        before = self._live.get(task)
+        self._live[task] = _Live(current, kept.closed)
+        same = before is not None and before.current.token == current.token
+        return 0 if same else current.token

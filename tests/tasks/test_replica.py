@@ -1,0 +1,304 @@
+"""A replica: what it keeps, when it answers, and whom it grants a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.database import Database, DatabaseError
+from bzzz.tasks import replica as replica_module
+from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.ballots import (
+    RESERVED,
+    Accept,
+    Accepted,
+    Answer,
+    Ballot,
+    Conflict,
+    NotYet,
+    Prepare,
+    Promise,
+)
+from bzzz.tasks.leases import grace
+from bzzz.tasks.register_store import (
+    MIGRATIONS,
+    Answered,
+    Asked,
+    SqliteRegisterStore,
+    answer,
+)
+from bzzz.tasks.replica import Current, Replica, ReplicaBusy
+
+LEASE = 3.0
+FULL = DatabaseError("the disk is full; make room")
+
+
+def current(value: bytes) -> Current | None:
+    """Values of these tests are a token, or nothing."""
+    return Current(int(value), LEASE) if value.isdigit() else None
+
+
+def first(token: int) -> Accept:
+    """The origin's first value, with this token."""
+    return Accept(RESERVED, str(token).encode(), Ballot(1, 0))
+
+
+class Disk:
+    """Implements :class:`bzzz.tasks.register_store.RegisterStore`; it is as slow as it is told to.
+
+    :ivar writes: batches that wait for :meth:`finish`.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.slow = False
+        self.writes: list[tuple[Sequence[Asked], Deferred[list[Answered]]]] = []
+
+    def load(self, wanted: Callable[[bytes], bool]) -> Deferred[dict[str, Kept]]:
+        return succeed({task: kept for task, kept in self.kept.items() if wanted(kept.value)})
+
+    def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
+        if not self.slow:
+            return succeed(self._answer(batch))
+        written: Deferred[list[Answered]] = Deferred()
+        self.writes.append((batch, written))
+        return written
+
+    def finish(self) -> None:
+        """End the write that waits."""
+        batch, written = self.writes.pop(0)
+        written.callback(self._answer(batch))
+
+    def break_down(self) -> None:
+        """Let the write that waits fail, with nothing written."""
+        self.writes.pop(0)[1].errback(FULL)
+
+    def _answer(self, batch: Sequence[Asked]) -> list[Answered]:
+        answers = []
+        for asked in batch:
+            answered = answer(self.kept.get(asked.task, EMPTY), asked)
+            self.kept[asked.task] = answered.kept
+            answers.append(answered)
+        return answers
+
+
+class ReplicaTests(SynchronousTestCase):
+    """One node's registers, on a disk that is fast, slow or broken."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.disk = Disk()
+        self.replica = self.start()
+
+    def start(self) -> Replica:
+        """A replica on what the disk has now."""
+        replica = Replica(self.disk, self.clock, current)
+        self.successResultOf(Deferred.fromCoroutine(replica.load()))
+        return replica
+
+    def ask(self, request: Prepare | Accept, task: str = "a") -> Answer:
+        return self.successResultOf(self.replica.ask(task, request))
+
+    def test_answered_when_written(self) -> None:
+        """Nothing is answered before it is on the disk."""
+        self.disk.slow = True
+        told = self.replica.ask("a", first(1))
+        self.assertNoResult(told)
+        self.disk.finish()
+        self.assertEqual(self.successResultOf(told), Accepted(RESERVED))
+
+    def test_written_together(self) -> None:
+        """What comes while the disk is busy is written at once, and in its order."""
+        self.disk.slow = True
+        told = [self.replica.ask(task, first(1)) for task in "abca"]
+        self.assertEqual([len(batch) for batch, _ in self.disk.writes], [1])
+        self.disk.finish()
+        self.assertEqual(
+            [[each.task for each in batch] for batch, _ in self.disk.writes], [[*"bca"]]
+        )
+        self.disk.finish()
+        for each in told:
+            self.assertEqual(self.successResultOf(each), Accepted(RESERVED))
+
+    def test_parts(self) -> None:
+        """A write is no longer than a batch; the rest follows it."""
+        self.patch(replica_module, "MAX_BATCH", 2)
+        self.disk.slow = True
+        told = [self.replica.ask(str(number), first(1)) for number in range(6)]
+        sizes = []
+        while self.disk.writes:
+            sizes.append(len(self.disk.writes[0][0]))
+            self.disk.finish()
+        self.assertEqual(sizes, [1, 2, 2, 1])
+        for each in told:
+            self.successResultOf(each)
+
+    def test_too_many(self) -> None:
+        """A disk that hangs is not waited for by any number."""
+        self.patch(replica_module, "MAX_ASKED", 2)
+        self.disk.slow = True
+        waiting = [self.replica.ask("a", first(1)) for _ in range(3)]
+        self.failureResultOf(self.replica.ask("a", first(1)), ReplicaBusy)
+        while self.disk.writes:
+            self.disk.finish()
+        for each in waiting:
+            self.successResultOf(each)
+
+    def test_disk_fails(self) -> None:
+        """Of a write that failed nothing is answered, and the next is tried."""
+        self.disk.slow = True
+        before = self.replica.ask("a", first(1))
+        after = self.replica.ask("a", first(1))
+        self.disk.break_down()
+        self.failureResultOf(before, DatabaseError)
+        self.disk.finish()
+        self.assertEqual(self.successResultOf(after), Accepted(RESERVED))
+
+    def test_renew(self) -> None:
+        """The current token's lease is granted, and no other."""
+        self.assertFalse(self.replica.renew("a", 1))
+        self.ask(first(1))
+        self.assertTrue(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", 2))
+        self.ask(Accept(Ballot(1, 0), b"2", Ballot(2, 0)))
+        self.assertFalse(self.replica.renew("a", 1))
+        self.assertTrue(self.replica.renew("a", 2))
+        self.ask(Accept(Ballot(2, 0), b"ended", Ballot(3, 0)))
+        self.assertFalse(self.replica.renew("a", 2))
+
+    def test_close(self) -> None:
+        """A token is closed when its last grant is old enough, and is granted no more."""
+        self.ask(first(1))
+        self.clock.advance(2.0)
+        self.assertTrue(self.replica.renew("a", 1))
+        self.clock.advance(3.0)
+        asked = Prepare(Ballot(1, 1), close=1)
+        told = self.ask(asked)
+        assert isinstance(told, NotYet)
+        self.assertAlmostEqual(told.seconds, grace(LEASE) - 3.0)
+        self.clock.advance(told.seconds)
+        self.assertEqual(self.ask(asked), Promise(Ballot(1, 1), RESERVED, b"1", 1))
+        self.assertFalse(self.replica.renew("a", 1))
+
+    def test_close_counts_from_accepting(self) -> None:
+        """What has just been accepted is not closed at once."""
+        self.clock.advance(60.0)
+        self.ask(first(1))
+        told = self.ask(Prepare(Ballot(1, 1), close=1))
+        assert isinstance(told, NotYet)
+        self.assertAlmostEqual(told.seconds, grace(LEASE))
+
+    def test_renewed_while_closing(self) -> None:
+        """While the promise is on its way to the disk nobody is granted what it denies."""
+        self.ask(first(1))
+        self.clock.advance(60.0)
+        self.disk.slow = True
+        told = self.replica.ask("a", Prepare(Ballot(1, 1), close=1))
+        self.assertFalse(self.replica.renew("a", 1))
+        self.disk.finish()
+        self.successResultOf(told)
+        self.assertFalse(self.replica.renew("a", 1))
+
+    def test_renewed_when_not_closed(self) -> None:
+        """Who wanted it closed and was beaten has closed nothing."""
+        self.ask(first(1))
+        self.ask(Prepare(Ballot(9, 2)))
+        self.clock.advance(60.0)
+        told = self.ask(Prepare(Ballot(1, 1), close=1))
+        self.assertEqual(told, Conflict(Ballot(1, 1), Ballot(9, 2)))
+        self.assertTrue(self.replica.renew("a", 1))
+
+    def test_closed_perhaps(self) -> None:
+        """When the disk fails while a token is closed, it may be closed: none is granted until that
+        is known."""
+        self.ask(first(1))
+        self.clock.advance(60.0)
+        self.disk.slow = True
+        told = self.replica.ask("a", Prepare(Ballot(1, 1), close=1))
+        self.disk.break_down()
+        self.failureResultOf(told, DatabaseError)
+        self.assertFalse(self.replica.renew("a", 1))
+        again = self.replica.ask("a", Prepare(Ballot(2, 1)))
+        self.disk.finish()
+        self.successResultOf(again)
+        self.assertTrue(self.replica.renew("a", 1))
+
+    def test_restarted(self) -> None:
+        """After a restart it knows what is current and closed, and counts from the start."""
+        self.ask(first(1))
+        self.ask(first(1), "b")
+        self.clock.advance(60.0)
+        self.ask(Prepare(Ballot(1, 1), close=1), "b")
+        self.replica = self.start()
+        self.assertFalse(self.replica.renew("b", 1))
+        told = self.ask(Prepare(Ballot(1, 1), close=1))
+        assert isinstance(told, NotYet)
+        self.assertAlmostEqual(told.seconds, grace(LEASE))
+        self.assertTrue(self.replica.renew("a", 1))
+
+    def test_close_of_unheard(self) -> None:
+        """A token that it has not heard of is closed at once, and never granted."""
+        self.ask(Prepare(Ballot(1, 1), close=1))
+        self.ask(Accept(Ballot(1, 1), b"1", Ballot(2, 1)))
+        self.assertFalse(self.replica.renew("a", 1))
+
+
+class StoreTests(SynchronousTestCase):
+    """Registers in a database."""
+
+    def setUp(self) -> None:
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir(parents=True)
+        self.path = directory / "bzzz.db"
+
+    def open(self) -> SqliteRegisterStore:
+        database = Database(self.path, None, MIGRATIONS, in_thread=execute)
+        self.successResultOf(database.open())
+        self.addCleanup(database.close)
+        return SqliteRegisterStore(database)
+
+    def test_kept(self) -> None:
+        """What was answered is there after a restart, as it was."""
+        batch = [
+            Asked("a", first(1)),
+            Asked("b", Prepare(Ballot(4, 2), close=7)),
+            Asked("a", Accept(Ballot(1, 0), b"2", Ballot(2, 0))),
+            Asked("a", Prepare(Ballot(5, 1), close=2), 1.5),
+            Asked("c", first(3)),
+        ]
+        answers = self.successResultOf(self.open().ask(batch))
+        self.assertEqual(
+            [each.answer for each in answers],
+            [
+                Accepted(RESERVED),
+                Promise(Ballot(4, 2), None, b"", 7),
+                Accepted(Ballot(1, 0)),
+                NotYet(Ballot(5, 1), 1.5),
+                Accepted(RESERVED),
+            ],
+        )
+        kept = Kept(Ballot(2, 0), Ballot(1, 0), b"2")
+        store = self.open()
+        self.assertEqual(self.successResultOf(store.load(lambda value: value == b"2")), {"a": kept})
+        told = self.successResultOf(store.ask([Asked("b", Prepare(Ballot(4, 2)))]))
+        self.assertEqual(told[0].answer, Conflict(Ballot(4, 2), Ballot(4, 2)))
+        self.assertEqual(told[0].kept, Kept(Ballot(4, 2), None, b"", 7))
+
+    def test_all_or_none(self) -> None:
+        """Of a batch that fails nothing is kept."""
+        store = self.open()
+        wrong = Accept(RESERVED, "no bytes", Ballot(1, 0))  # type: ignore[arg-type]  # to fail
+        self.failureResultOf(store.ask([Asked("a", first(1)), Asked("b", wrong)]))
+        self.assertEqual(self.successResultOf(store.load(lambda _: True)), {})
+
+    def test_no_answer_without_disk(self) -> None:
+        """A replica on a disk that cannot be read does not start."""
+        disk = Disk()
+        self.patch(disk, "load", lambda wanted: fail(FULL))
+        replica = Replica(disk, Clock(), current)
+        self.failureResultOf(Deferred.fromCoroutine(replica.load()), DatabaseError)
