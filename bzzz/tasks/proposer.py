@@ -136,6 +136,7 @@ class Proposal:
                 self._count_refusals()
             else:
                 self._early.pop(place, None)
+                self._refused.pop(place, None)
                 self._promises[place] = answer
                 self._count_promises()
 
@@ -149,9 +150,9 @@ class Proposal:
             self.outcome = Decided(value, held, self._changed)
 
     def _take_conflict(self, place: int, answer: Conflict) -> None:
-        # Its own ballot is in its way where a request came twice.
-        if self.outcome is not None or answer.promised == self._ballot:
+        if self.outcome is not None:
             return
+        # Where a request came twice, the second one is in conflict with the first.
         if place in self._accepted or (
             place in self._promises and isinstance(self._request, Prepare)
         ):

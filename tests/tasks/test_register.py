@@ -230,17 +230,26 @@ class ProposalTests(SynchronousTestCase):
             self.assertEqual(proposal.outcome, Beaten(Ballot(5, 2)))
 
     def test_asked_twice(self) -> None:
-        """A request that came twice is no conflict with itself."""
+        """A request that came twice is no conflict with itself, whichever answer comes first."""
+        for first, second in ((0, 1), (1, 0)):
+            proposal = Proposal(3, Ballot(1, 0), to(b"v"))
+            told = []
+            kept = EMPTY
+            for _ in range(2):
+                kept, each = answer(kept, proposal.request)
+                told.append(each)
+            proposal.receive(1, told[first])
+            proposal.receive(1, told[second])
+            proposal.receive(2, Promise(Ballot(1, 0), None, b"", 0))
+            self.assertIsInstance(proposal.request, Accept)
+
+    def test_answers_lost(self) -> None:
+        """Who was promised a ballot and did not hear of it needs another one."""
         replicas = Replicas()
-        proposal = Proposal(3, Ballot(1, 0), to(b"v"))
-        request = proposal.request
         for _ in range(2):
-            for place in (0, 1, 2):
-                replicas.kept[place], told = answer(replicas.kept[place], request)
-                if not isinstance(told, Promise):
-                    proposal.receive(place, told)
-        self.assertIsNone(proposal.outcome)
-        self.assertEqual(proposal.unanswered(), [0, 1, 2])
+            proposal = Proposal(3, Ballot(1, 0), to(b"v"))
+            replicas.ask(proposal, 0, 1)
+        self.assertEqual(proposal.outcome, Beaten(Ballot(1, 0)))
 
     def test_restarted(self) -> None:
         """A proposer that forgot a ballot cannot have it again, for another value."""
@@ -250,8 +259,7 @@ class ProposalTests(SynchronousTestCase):
         replicas.ask(before, 0)
         after = Proposal(3, Ballot(1, 0), to(b"after"))
         replicas.ask(after, 1, 2, 0)
-        self.assertIsNone(after.outcome)
-        self.assertIsInstance(after.request, Prepare)
+        self.assertEqual(after.outcome, Beaten(Ballot(1, 0)))
         decided = replicas.run(Proposal(3, Ballot(2, 0), leave), 1, 2)
         self.assertIsNone(decided.value)
 

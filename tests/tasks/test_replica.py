@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.database import Database, DatabaseError
 from bzzz.tasks import replica as replica_module
-from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.ballots import (
     RESERVED,
     Accept,
@@ -24,17 +23,11 @@ from bzzz.tasks.ballots import (
     Promise,
 )
 from bzzz.tasks.leases import grace
-from bzzz.tasks.register_store import (
-    MIGRATIONS,
-    Answered,
-    Asked,
-    SqliteRegisterStore,
-    answer,
-)
+from bzzz.tasks.register_store import MIGRATIONS, Asked, SqliteRegisterStore
 from bzzz.tasks.replica import Current, Replica, ReplicaBusy
+from tests.tasks.disks import FULL, Disk
 
 LEASE = 3.0
-FULL = DatabaseError("the disk is full; make room")
 
 
 def current(value: bytes) -> Current | None:
@@ -45,45 +38,6 @@ def current(value: bytes) -> Current | None:
 def first(token: int) -> Accept:
     """The origin's first value, with this token."""
     return Accept(RESERVED, str(token).encode(), Ballot(1, 0))
-
-
-class Disk:
-    """Implements :class:`bzzz.tasks.register_store.RegisterStore`; it is as slow as it is told to.
-
-    :ivar writes: batches that wait for :meth:`finish`.
-    """
-
-    def __init__(self) -> None:
-        self.kept: dict[str, Kept] = {}
-        self.slow = False
-        self.writes: list[tuple[Sequence[Asked], Deferred[list[Answered]]]] = []
-
-    def load(self, wanted: Callable[[bytes], bool]) -> Deferred[dict[str, Kept]]:
-        return succeed({task: kept for task, kept in self.kept.items() if wanted(kept.value)})
-
-    def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
-        if not self.slow:
-            return succeed(self._answer(batch))
-        written: Deferred[list[Answered]] = Deferred()
-        self.writes.append((batch, written))
-        return written
-
-    def finish(self) -> None:
-        """End the write that waits."""
-        batch, written = self.writes.pop(0)
-        written.callback(self._answer(batch))
-
-    def break_down(self) -> None:
-        """Let the write that waits fail, with nothing written."""
-        self.writes.pop(0)[1].errback(FULL)
-
-    def _answer(self, batch: Sequence[Asked]) -> list[Answered]:
-        answers = []
-        for asked in batch:
-            answered = answer(self.kept.get(asked.task, EMPTY), asked)
-            self.kept[asked.task] = answered.kept
-            answers.append(answered)
-        return answers
 
 
 class ReplicaTests(SynchronousTestCase):

@@ -1,0 +1,289 @@
+"""Changes of registers, by one of their replicas, through a majority of them.
+
+Enters: changes. Leaves: requests to replicas, and the values that were decided. Requests are sent
+again where no answer comes, ballots raised where others are faster, and replicas that were not
+reached brought up to date for a while. docs/tasks.rst, "The register".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from random import Random
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
+from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Request
+from bzzz.tasks.proposer import Beaten, Change, Decided, Early, Held, Outcome, Proposal
+
+__all__ = ["Ask", "NoMajority", "Registers"]
+
+# Seconds without an answer after which a request is sent again: far above what a replica takes
+# whose disk is slow. Links are reliable, so it is for answers that an error kept back, and for
+# links that were made again.
+RESEND = 1.0
+
+# Times that a replica which has not answered is sent a value that is decided. Who reads it later
+# finds it behind, and sends it again.
+LAGGING = 5
+
+# Seconds, at most, that a proposer waits who was beaten, doubled each time up to so many.
+BEATEN = 0.02
+MAX_BEATEN = 1.0
+
+# Tasks whose next ballot this node has been promised. One that is dropped costs a round trip.
+MAX_HELD = 20_000
+
+Ask = Callable[[PeerID, str, Request], Deferred[Answer]]
+"""Asks a replica, this node among them; fails with a BzzzError if it cannot be reached or asked."""
+
+
+class NoMajority(BzzzError):
+    """It is not known whether a change was made: too few replicas have answered in time."""
+
+
+class Registers:
+    """The changes of one node.
+
+    :param own: this node's peer ID.
+    :param rng: for who was beaten, so that two do not beat each other again.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, rng: Random, own: PeerID, ask: Ask) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._own = own
+        self._ask = ask
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._rounds: dict[str, _Round] = {}
+
+    async def create(
+        self, task: str, replicas: Sequence[PeerID], value: bytes, within: float
+    ) -> None:
+        """Give a register its first value.
+
+        :param replicas: this node is the first of them.
+        :param within: seconds.
+        :raises NoMajority: it is not known whether it has the value.
+        """
+
+        def change(before: bytes | None) -> bytes | None:
+            return value if before is None else None
+
+        await self._change(task, replicas, change, within, ballot=RESERVED)
+
+    async def change(
+        self,
+        task: str,
+        replicas: Sequence[PeerID],
+        change: Change,
+        within: float,
+        *,
+        close: int = 0,
+    ) -> bytes | None:
+        """Change a register, or read it by a change that returns None.
+
+        ``change`` is called again where it is not known whether the value that it returned was
+        decided: it has to leave a value alone that has its effect already. One change of a register
+        at a time: a second one ends the first.
+
+        :param replicas: of which this node is one.
+        :param within: seconds.
+        :param close: the token that has to be closed first, 0 for none. It is waited for as long as
+            ``within`` allows.
+        :returns: the value that was decided; None: the register is empty.
+        :raises NoMajority: it is not known whether it was changed.
+        """
+        return await self._change(task, replicas, change, within, close=close)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        for each in list(self._rounds.values()):
+            each.stop()
+        self._rounds.clear()
+
+    async def _change(
+        self,
+        task: str,
+        replicas: Sequence[PeerID],
+        change: Change,
+        within: float,
+        *,
+        close: int = 0,
+        ballot: Ballot | None = None,
+    ) -> bytes | None:
+        place = replicas.index(self._own)
+        deadline = self._clock.seconds() + within
+        held = self._held.pop(task, None)
+        counter = 0 if held is None else held.ballot.counter
+        if held is not None and not close:
+            ballot = held.ballot
+        else:
+            held = None
+        beaten = BEATEN
+        while True:
+            if ballot is None:
+                counter += 1
+                ballot = Ballot(counter, place)
+            proposal = Proposal(len(replicas), ballot, change, close=close, held=held)
+            outcome = await self._run(task, replicas, proposal, deadline)
+            if isinstance(outcome, Decided):
+                self._hold(task, outcome.held)
+                return outcome.value
+            wait = beaten * self._rng.random()
+            if isinstance(outcome, Beaten):
+                counter = max(counter, outcome.ballot.counter)
+                beaten = min(2 * beaten, MAX_BEATEN)
+            elif isinstance(outcome, Early):
+                wait = outcome.seconds
+            if outcome is None or wait >= deadline - self._clock.seconds():
+                raise NoMajority(
+                    f"no majority of the {len(replicas)} replicas of {task} within {within:g} s"
+                )
+            await deferLater(self._clock, wait)
+            ballot = held = None
+
+    def _run(
+        self, task: str, replicas: Sequence[PeerID], proposal: Proposal, deadline: float
+    ) -> Deferred[Outcome | None]:
+        if (before := self._rounds.pop(task, None)) is not None:
+            before.stop()
+
+        def ended(which: _Round) -> None:
+            if self._rounds.get(task) is which:
+                del self._rounds[task]
+
+        def ask(place: int, request: Request) -> Deferred[Answer]:
+            return self._ask(replicas[place], task, request)
+
+        made = _Round(self._clock, proposal, ask, ended)
+        self._rounds[task] = made
+        return made.start(deadline)
+
+    def _hold(self, task: str, held: Held | None) -> None:
+        if held is None:
+            return
+        self._held[task] = held
+        if len(self._held) > MAX_HELD:
+            self._held.popitem(last=False)
+
+
+class _Round:
+    """One proposal on the wire, until it has ended and every replica has heard of it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        proposal: Proposal,
+        ask: Callable[[int, Request], Deferred[Answer]],
+        ended: Callable[[_Round], None],
+    ) -> None:
+        self._clock = clock
+        self._proposal = proposal
+        self._ask = ask
+        self._ended = ended
+        self._outcome: Deferred[Outcome | None] | None = None
+        self._asked: set[int] = set()
+        self._sent: Request | None = None
+        self._timers: list[IDelayedCall] = []
+        self._again = 0
+        self._stopped = False
+
+    def start(self, deadline: float) -> Deferred[Outcome | None]:
+        """Fires with how it ended, or None at the deadline or when another one began."""
+        waiting: Deferred[Outcome | None] = Deferred()
+        self._outcome = waiting
+        left = max(0.0, deadline - self._clock.seconds())
+        self._timers.append(self._clock.callLater(left, self._late))
+        self._resend()
+        self._look()
+        return waiting
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        self._ended(self)
+        self._tell(None)
+
+    def _late(self) -> None:
+        if self._outcome is not None:
+            self.stop()
+
+    def _resend(self) -> None:
+        """Ask those who have not answered and are not being asked."""
+        if self._stopped:
+            return
+        if self._outcome is None:
+            self._again += 1
+            if self._again > LAGGING:
+                self.stop()
+                return
+        self._timers = [timer for timer in self._timers if timer.active()]
+        self._timers.append(self._clock.callLater(RESEND * (1 + self._again), self._resend))
+        self._send()
+
+    def _send(self) -> None:
+        request = self._proposal.request
+        if request is not self._sent:
+            self._sent = request
+            self._asked.clear()
+        for place in self._proposal.unanswered():
+            if place in self._asked or self._stopped or self._proposal.request is not request:
+                continue
+            self._asked.add(place)
+            asking = self._ask(place, request)
+            asking.addCallbacks(
+                self._answered, self._lost, callbackArgs=(place,), errbackArgs=(place, request)
+            )
+            asking.addErrback(self._broken)
+
+    def _answered(self, answer: Answer, place: int) -> None:
+        if not self._stopped:
+            self._proposal.receive(place, answer)
+            self._look()
+
+    def _lost(self, failure: Failure, place: int, request: Request) -> None:
+        failure.trap(BzzzError)
+        if request is self._sent:
+            self._asked.discard(place)
+
+    def _broken(self, failure: Failure) -> None:
+        """The change itself failed, or there is a mistake here: whoever waits is to know."""
+        waiting, self._outcome = self._outcome, None
+        self.stop()
+        if waiting is not None:
+            waiting.errback(failure)
+        else:
+            self._log.failure("A replica's answer could not be taken", failure)
+
+    def _look(self) -> None:
+        outcome = self._proposal.outcome
+        if outcome is None:
+            if self._proposal.request is not self._sent:
+                self._send()
+            return
+        self._tell(outcome)
+        # Others are to have the value too. What was only read they are not sent: it is decided.
+        written = isinstance(outcome, Decided) and isinstance(self._proposal.request, Accept)
+        if not written or not self._proposal.unanswered():
+            self.stop()
+
+    def _tell(self, outcome: Outcome | None) -> None:
+        waiting, self._outcome = self._outcome, None
+        if waiting is not None:
+            waiting.callback(outcome)

@@ -1,0 +1,320 @@
+"""Changes of registers over a network that delays, loses and cuts off, on disks that fail."""
+
+from __future__ import annotations
+
+import itertools
+from random import Random
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.errors import LinkClosed
+from bzzz.identity.keys import PrivateKey
+from bzzz.identity.peer_id import PeerID
+from bzzz.tasks.ballots import Accept, Answer, Ballot, NotYet, Prepare, Request
+from bzzz.tasks.proposer import Change
+from bzzz.tasks.registers import LAGGING, RESEND, NoMajority, Registers
+from bzzz.tasks.replica import Current, Replica
+from tests.tasks.disks import Disk
+
+NODES = [PrivateKey.from_seed(bytes([number]) * 32).peer_id for number in range(3)]
+
+
+def append(mark: bytes) -> Change:
+    """A change that adds a mark, once."""
+
+    def change(value: bytes | None) -> bytes | None:
+        return None if value is not None and mark in value else (value or b"") + mark
+
+    return change
+
+
+def no_attempt(value: bytes) -> Current | None:
+    """Of values that are no records."""
+    return None
+
+
+class Network:
+    """Three nodes with a replica and a proposer each.
+
+    :ivar cut: places that cannot be reached, nor reach others.
+    :ivar silent: places whose answers are kept back.
+    :ivar sent: what was asked of whom.
+    """
+
+    def __init__(self, seed: int = 0, loss: float = 0.0) -> None:
+        self.clock = Clock()
+        self.rng = Random(seed)
+        self.loss = loss
+        self.cut: set[int] = set()
+        self.silent: set[int] = set()
+        self.sent: list[tuple[int, Request]] = []
+        self.disks = [Disk() for _ in NODES]
+        self.replicas = [Replica(disk, self.clock, no_attempt) for disk in self.disks]
+        self.registers = [self.start(place) for place in range(len(NODES))]
+
+    def start(self, place: int) -> Registers:
+        """A proposer that knows nothing."""
+
+        def ask(to: PeerID, task: str, request: Request) -> Deferred[Answer]:
+            return self._ask(place, NODES.index(to), task, request)
+
+        return Registers(self.clock, Random(self.rng.random()), NODES[place], ask)
+
+    def run(self, seconds: float, step: float = 0.01) -> None:
+        """Let time pass."""
+        for _ in range(round(seconds / step)):
+            self.clock.advance(step)
+
+    def values(self, task: str = "t") -> list[bytes]:
+        """What each disk has."""
+        return [disk.kept[task].value if task in disk.kept else b"" for disk in self.disks]
+
+    def _ask(self, place: int, to: int, task: str, request: Request) -> Deferred[Answer]:
+        self.sent.append((to, request))
+        if place != to and {place, to} & self.cut:
+            return fail(LinkClosed("no link"))
+        if place == to:
+            return self.replicas[to].ask(task, request)
+        told: Deferred[Answer] = Deferred()
+
+        def fired(result: Answer | Failure) -> None:
+            if to in self.silent or self.rng.random() < self.loss:
+                return
+            self.clock.callLater(self._delay(), told.callback, result)
+
+        def arrive() -> None:
+            if {place, to} & self.cut or self.rng.random() < self.loss:
+                return
+            self.replicas[to].ask(task, request).addBoth(fired)
+
+        self.clock.callLater(self._delay(), arrive)
+        return told
+
+    def _delay(self) -> float:
+        return 0.001 + self.rng.random() * 0.01
+
+
+class ChangeTests(SynchronousTestCase):
+    """One node at a time."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+
+    def create(self, value: bytes = b"a", place: int = 0) -> Deferred[None]:
+        nodes = [NODES[place], *(node for node in NODES if node != NODES[place])]
+        return Deferred.fromCoroutine(
+            self.network.registers[place].create("t", nodes, value, within=5.0)
+        )
+
+    def change(self, mark: bytes, place: int = 0, within: float = 5.0) -> Deferred[bytes | None]:
+        return Deferred.fromCoroutine(
+            self.network.registers[place].change("t", NODES, append(mark), within)
+        )
+
+    def read(self, place: int) -> bytes | None:
+        reading = Deferred.fromCoroutine(
+            self.network.registers[place].change("t", NODES, lambda _: None, 5.0)
+        )
+        self.network.run(1.0)
+        return self.successResultOf(reading)
+
+    def test_one_round(self) -> None:
+        """The first value and the same node's next ones take one question to each replica."""
+        made = self.create()
+        self.network.run(0.1)
+        self.successResultOf(made)
+        changed = self.change(b"b")
+        self.network.run(0.1)
+        self.assertEqual(self.successResultOf(changed), b"ab")
+        self.assertEqual([type(request) for _, request in self.network.sent], [Accept] * 6)
+        self.assertEqual(self.network.values(), [b"ab"] * 3)
+
+    def test_another_node(self) -> None:
+        """Another one asks first, and both go on from what the other has written."""
+        self.create()
+        self.network.run(0.1)
+        for place, mark in ((1, b"b"), (0, b"c"), (2, b"d"), (2, b"e")):
+            changed = self.change(mark, place)
+            self.network.run(1.0)
+            self.successResultOf(changed)
+        self.assertEqual(self.read(1), b"abcde")
+
+    def test_one_is_gone(self) -> None:
+        """Two of three are enough, and the third has the value soon after it is back."""
+        self.network.cut = {2}
+        made = self.create()
+        self.network.run(0.1)
+        self.successResultOf(made)
+        self.assertEqual(self.network.values(), [b"a", b"a", b""])
+        self.network.cut = set()
+        self.network.run(RESEND * 2)
+        self.assertEqual(self.network.values(), [b"a"] * 3)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_one_stays_away(self) -> None:
+        """Who stays away is not asked for ever."""
+        self.network.cut = {2}
+        self.create()
+        self.network.run(120.0, 0.1)
+        asked = [to for to, _ in self.network.sent if to == 2]
+        self.assertEqual(len(asked), 1 + LAGGING)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_two_are_gone(self) -> None:
+        """Without a majority nothing is told to be done, and what was asked may be done yet."""
+        self.network.cut = {1, 2}
+        made = self.create()
+        self.network.run(5.1)
+        self.failureResultOf(made, NoMajority)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.network.cut = set()
+        self.assertIn(self.read(1), (b"a", None))
+
+    def test_answers_are_lost(self) -> None:
+        """A change whose answers did not come is not made twice."""
+        self.create()
+        self.network.run(0.1)
+        self.network.silent = {1, 2}
+        changed = self.change(b"b")
+        self.network.run(0.1)
+        self.network.silent = set()
+        self.assertNoResult(changed)
+        self.network.run(5.1)
+        self.failureResultOf(changed, NoMajority)
+        self.assertEqual(self.read(0), b"ab")
+
+    def test_disk_fails(self) -> None:
+        """A replica whose disk fails is like one that is gone, until it works again."""
+        self.network.disks[1].slow = True
+        made = self.create()
+        self.network.run(0.1)
+        self.successResultOf(made)
+        self.network.disks[1].break_down()
+        self.network.disks[1].slow = False
+        self.network.run(RESEND * 3)
+        self.assertEqual(self.network.values(), [b"a"] * 3)
+
+    def test_second_ends_first(self) -> None:
+        """Two changes of one node are made one after the other; the first is told that it ended."""
+        self.create()
+        self.network.run(0.1)
+        self.network.cut = {1, 2}
+        first = self.change(b"b")
+        self.network.run(0.5)
+        self.network.cut = set()
+        second = self.change(b"c")
+        self.failureResultOf(first, NoMajority)
+        self.network.run(1.0)
+        self.assertIn(self.successResultOf(second), (b"ac", b"abc"))
+
+    def test_change_fails(self) -> None:
+        """What a change raises is told to whoever wanted it, and nothing goes on."""
+        self.create()
+        self.network.run(0.1)
+
+        def wrong(_: bytes | None) -> bytes | None:
+            raise ValueError("wrong")
+
+        for place in (0, 1):
+            changed = Deferred.fromCoroutine(
+                self.network.registers[place].change("t", NODES, wrong, 5.0)
+            )
+            self.network.run(0.5)
+            self.failureResultOf(changed, ValueError)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_stop(self) -> None:
+        """After a stop nothing is sent, and who waits is told."""
+        self.network.cut = {1, 2}
+        made = self.create()
+        self.network.registers[0].stop()
+        self.failureResultOf(made, NoMajority)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_close(self) -> None:
+        """A change that closes a token waits as long as its replicas do."""
+        asked: list[Request] = []
+        waits = [2.0, 2.0, 0.0]
+
+        def ask(to: PeerID, task: str, request: Request) -> Deferred[Answer]:
+            asked.append(request)
+            place = NODES.index(to)
+            if isinstance(request, Prepare) and clock.seconds() < waits[place]:
+                return succeed(NotYet(request.ballot, waits[place] - clock.seconds()))
+            return replicas[place].ask(task, request)
+
+        clock = self.network.clock
+        replicas = self.network.replicas
+        registers = Registers(clock, Random(0), NODES[0], ask)
+        changed = Deferred.fromCoroutine(registers.change("t", NODES, lambda _: b"v", 5.0, close=1))
+        self.network.run(1.9)
+        self.assertNoResult(changed)
+        self.network.run(0.2)
+        self.assertEqual(self.successResultOf(changed), b"v")
+        self.assertEqual({request.close for request in asked if isinstance(request, Prepare)}, {1})
+        self.assertEqual(self.network.disks[0].kept["t"].closed, 1)
+
+    def test_ballots_go_up(self) -> None:
+        """Who restarts and knows no ballot finds one."""
+        self.create()
+        self.network.run(0.1)
+        for mark in (b"b", b"c", b"d"):
+            self.network.registers[0] = self.network.start(0)
+            changed = self.change(mark)
+            self.network.run(2.0)
+            self.successResultOf(changed)
+        self.assertEqual(self.read(1), b"abcd")
+        self.assertGreater(self.network.disks[0].kept["t"].promised, Ballot(3, 0))
+
+
+class ManyTests(SynchronousTestCase):
+    """All nodes at once, while messages are lost and nodes are cut off."""
+
+    def run_seed(self, seed: int) -> int:
+        """Returns how many changes were acknowledged."""
+        network = Network(seed, loss=0.1)
+        numbers = itertools.count()
+        acknowledged: list[bytes] = []
+        waiting: dict[int, Deferred[None]] = {}
+
+        async def add(place: int, mark: bytes) -> None:
+            try:
+                value = await network.registers[place].change("t", NODES, append(mark), 3.0)
+            except NoMajority:
+                return
+            assert value is not None and mark in value
+            acknowledged.append(value)
+
+        for _ in range(60):
+            place = network.rng.randrange(3)
+            if place not in waiting or waiting[place].called:
+                mark = f"{place}.{next(numbers)};".encode()
+                waiting[place] = Deferred.fromCoroutine(add(place, mark))
+            network.cut = {network.rng.randrange(3)} if network.rng.random() < 0.3 else set()
+            network.run(0.3, 0.01)
+        network.cut = set()
+        network.loss = 0.0
+        network.run(4.0)
+        line = sorted(acknowledged, key=len)
+        for before, after in itertools.pairwise(line):
+            self.assertTrue(after.startswith(before), (seed, before, after))
+        for each in waiting.values():
+            self.successResultOf(each)
+        reading = Deferred.fromCoroutine(
+            network.registers[1].change("t", NODES, lambda _: None, 5.0)
+        )
+        network.run(3.0)
+        value = self.successResultOf(reading)
+        assert value is not None
+        if line:
+            self.assertTrue(value.startswith(line[-1]), seed)
+        marks = value.split(b";")[:-1]
+        self.assertEqual(len(set(marks)), len(marks), seed)
+        return len(line)
+
+    def test_one_line(self) -> None:
+        """What was acknowledged is there, once, in one order that all agree on."""
+        self.assertGreater(sum(self.run_seed(seed) for seed in range(20)), 200)
