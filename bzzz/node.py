@@ -395,7 +395,8 @@ class NodeService(Service):
             verdicts=self.watcher.verdicts,
             listening=self.mesh.swarm.listen_addresses,
             mdns=None if self.mdns is None else self.mdns.states(),
-            links=len(self.mesh.swarm.links),
+            links=self.mesh.member_links,
+            hosts=[member.label for member in self.mesh.hosts()],
             unreachable=self.mesh.unreachable(),
         )
         return self.doctor.examine(health).addCallback(

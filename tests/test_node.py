@@ -15,6 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz import __version__, node_trust
 from bzzz.config import OPTIONS, Config
+from bzzz.discovery.doctor import NodeHealth
+from bzzz.identity.keys import PrivateKey
+from bzzz.mesh.member import Member
+from bzzz.net.backoff import Backoff
 from bzzz.node import Launch, NodeService
 from bzzz.state import StateDirectory
 from bzzz.systemd.environment import Environment
@@ -210,6 +214,22 @@ class NodeServiceTests(SynchronousTestCase):
         self.assertEqual(view.status_line(), "walnut: 0 peers, 1 task, working")
         self.node.supervision.unit_changed(Unit(id="bzzz.service", active_state="deactivating"))
         self.assertEqual(view.status_line(), "walnut: 0 peers, 1 task, draining")
+
+    def test_doctor_of_a_guest(self) -> None:
+        """The doctor is told who takes this node for a guest, and that this is no company."""
+        node = self.node
+        peer = PrivateKey.from_seed(b"1" * 32).peer_id
+        member = Member(peer, Backoff(random=random.Random(1)), 0.0, 0.0)
+        self.patch(node.mesh, "hosts", lambda: [member])
+        examined: list[NodeHealth] = []
+
+        def look(health: NodeHealth) -> Deferred[list[Any]]:
+            examined.append(health)
+            return succeed([])
+
+        self.patch(node.doctor, "examine", look)
+        self.successResultOf(node.view.doctor())
+        self.assertEqual((examined[0].hosts, examined[0].links), ([member.label], 0))
 
 
 def _fired(result: Any) -> Deferred[Any]:

@@ -6,12 +6,12 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from bzzz.cli.session import Refusal, Session, shared
+from bzzz.cli.session import NodeRefused, Refusal, Session, shared
 
 __all__ = ["UNCLAIMED", "ask_first", "cluster", "leave", "of_members", "yes_option"]
 
@@ -225,13 +225,13 @@ def _roster_in(file: str) -> Any:
 def leave(session: Session, force: bool, yes: bool) -> None:
     """Leave the cluster: the node forgets it and tells the others.
 
-    To come back it has to be invited again.
+    To come back it has to be invited again. At a terminal it asks first; with -y, or without a
+    terminal, it does not.
     """
     known = session.ask("cluster")["cluster"]
     if known is None:
-        raise Refusal(UNCLAIMED)
-    question = f"Leave {known['name']}? To come back this node has to be invited again."
-    ask_first(question, yes)
+        raise NodeRefused(UNCLAIMED)
+    ask_first(f"Leave {known['name']}? {_price(session, known, force)}", yes)
     answer = session.post("leave", {"force": force}, LEAVE_TIMEOUT)
     if session.json:
         session.print_json(answer)
@@ -239,6 +239,24 @@ def leave(session: Session, force: bool, yes: bool) -> None:
     from bzzz.cli.text import safe
 
     click.echo(safe(f"Left {answer['cluster']}. {_told(known, answer['told'])}".rstrip()))
+
+
+def _price(session: Session, known: Mapping[str, Any], force: bool) -> str:
+    """What is lost by leaving, for who is asked."""
+    if known["members"] == 1 and not known["revoked"]:
+        return "It has no other member, so it ends, and nobody can come back to it."
+    # Without --force the node keeps its cluster's only admin.
+    if force and _is_only_admin(session.ask("members")["members"]):
+        return (
+            "This node is its only admin: nobody will be left who can let in or revoke anybody, so"
+            " this node cannot come back either."
+        )
+    return "To come back this node has to be invited again."
+
+
+def _is_only_admin(members: Sequence[Mapping[str, Any]]) -> bool:
+    admins = [member for member in members if "administer" in member["rights"]]
+    return len(admins) == 1 and bool(admins[0]["self"])
 
 
 def _told(known: Mapping[str, Any], told: int) -> str:
@@ -249,6 +267,7 @@ def _told(known: Mapping[str, Any], told: int) -> str:
     if known["members"] == 1:
         return "It has no members any more."
     return (
-        "No member was linked to hear it. To take this node off their list, on an admin's machine:"
+        "No member was linked to hear it. If it was revoked already, nothing needs to be done."
+        " Else, to take this node off their list, on an admin's machine:"
         f" bzzz revoke {known['name_here']}"
     )

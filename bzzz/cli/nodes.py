@@ -64,13 +64,12 @@ def status(session: Session, wait: float | None) -> None:
         return
     from bzzz.cli.text import duration, milliseconds, show, table
 
-    links = f"{answer['peers_connected']} connected, {answer['peers_known']} known"
     rows = [
         ("node", f"{answer['name']} ({answer['short_id']})"),
         ("peer id", answer["peer_id"]),
-        ("state", answer["state"]),
+        ("state", _state(answer)),
         ("cluster", _membership(answer)),
-        ("peers", f"{links}, at most {answer['max_links']} links"),
+        ("peers", f"{_links(answer)}, at most {answer['max_links']} links"),
         ("listening on", ", ".join(answer["listen_addresses"]) or "nothing"),
         ("mdns", answer["mdns"]),
         ("running for", f"{duration(answer['uptime_seconds'])}, pid {answer['pid']}"),
@@ -81,6 +80,25 @@ def status(session: Session, wait: float | None) -> None:
         ("state directory", answer.get("state_dir")),
     ]
     show(table(("", ""), [row for row in rows if row[1]], head=False))
+
+
+def _state(answer: Mapping[str, Any]) -> str:
+    """The state; in words where it comes from being no member to anybody."""
+    if answer["state"] != "alone" or not answer.get("guest_peers"):
+        return str(answer["state"])
+    return (
+        "alone: whoever answers takes this node for a guest. If it was revoked: bzzz leave, then"
+        " bzzz join"
+    )
+
+
+def _links(answer: Mapping[str, Any]) -> str:
+    """``2 connected, 1 takes this node for a guest, 3 known``."""
+    guest = answer.get("guest_peers", 0)
+    parts = [f"{answer['peers_connected'] - answer.get('guest_links', 0)} connected"]
+    if guest:
+        parts.append(f"{guest} take{'s' if guest == 1 else ''} this node for a guest")
+    return ", ".join([*parts, f"{answer['peers_known']} known"])
 
 
 def _membership(answer: Mapping[str, Any]) -> str:

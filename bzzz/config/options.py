@@ -124,7 +124,8 @@ class Config:
         kinds.Many("NAME|ADDRESS", kinds.interface),
         (),
         "all that are up, without container bridges and virtual machines' taps",
-        "Network interface, or one of its addresses, to listen, announce and browse on; no others.",
+        "Network interface, or one of its addresses, to listen, announce and browse on; no others."
+        " Peers are dialled wherever a route leads.",
         "zero configuration; addresses of docker0 and the like lead nowhere from other machines",
         live=True,
     )

@@ -32,6 +32,9 @@ SKEW = 5.0
 # Peers that cannot be reached, of which each is a finding.
 MAX_UNREACHABLE = 10
 
+# Peers that a finding names.
+MAX_NAMED = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeHealth:
@@ -40,7 +43,8 @@ class NodeHealth:
     :ivar listening: its listening addresses.
     :ivar mdns: how mDNS does on each interface; None when it is off.
     :ivar skews: by peer's name, how many seconds its clock is ahead of ours.
-    :ivar links: how many peers are linked.
+    :ivar links: how many peers are linked, without those to whom this node is a guest.
+    :ivar hosts: peers that take this node for a guest.
     :ivar unreachable: bootstrap addresses and peers that are not linked, each with the reason.
     """
 
@@ -49,6 +53,7 @@ class NodeHealth:
     mdns: Sequence[MdnsState] | None
     skews: Mapping[str, float] = field(default_factory=dict)
     links: int = 0
+    hosts: Sequence[str] = ()
     unreachable: Sequence[tuple[str, str]] = ()
 
     @property
@@ -157,7 +162,10 @@ class Doctor:
                 what = f"on {state.interface}: {state.problem}"
                 findings.append(Finding("mdns", "error", what, mend))
             else:
-                what = f"on {state.interface}: {state.peers} other nodes announce themselves"
+                nodes = "other node announces itself"
+                if state.peers != 1:
+                    nodes = "other nodes announce themselves"
+                what = f"on {state.interface}: {state.peers} {nodes}"
                 if ignored:
                     what += f"; passed over: {ignored}"
                 findings.append(Finding("mdns", "ok", what))
@@ -247,15 +255,16 @@ class Doctor:
         return [Finding("listening", "ok", ", ".join(str(each) for each in node.listening))]
 
     async def _peers(self, node: NodeHealth) -> list[Finding]:
-        if not node.unreachable and not node.links:
-            # Nobody is known, or no node runs: the other checks are for that.
-            return []
+        findings = _kept_out(node)
         if not node.unreachable:
-            said = "one peer is" if node.links == 1 else f"{node.links} peers are"
-            return [Finding("peers", "ok", f"{said} linked; none is out of reach")]
+            # Where nobody is known, or no node runs, the other checks are for that.
+            if node.links:
+                said = "one peer is" if node.links == 1 else f"{node.links} peers are"
+                findings.append(Finding("peers", "ok", f"{said} linked; none is out of reach"))
+            return findings
         mend = "see whether it runs, at that address, and whether a firewall lets its port through"
         shown = node.unreachable[:MAX_UNREACHABLE]
-        findings = [
+        findings += [
             Finding("peers", "warning", f"{who} is not linked: {why}", mend) for who, why in shown
         ]
         if len(node.unreachable) > len(shown):
@@ -287,3 +296,23 @@ class Doctor:
             what = f"clocks of other nodes differ from most: {each}"
             findings.append(Finding("clock", "warning", what, f"there: {mend}"))
         return findings
+
+
+def _kept_out(node: NodeHealth) -> list[Finding]:
+    """That peers take this node for a guest, which links alone do not show."""
+    count = len(node.hosts)
+    if not count:
+        return []
+    names = ", ".join(node.hosts[:MAX_NAMED])
+    more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+    who = "every peer that answers takes" if not node.links else "some peers take"
+    return [
+        Finding(
+            "peers",
+            "warning",
+            f"{who} this node for a guest, as it was revoked, or they have not heard yet that it"
+            f" is a member: {names}{more}",
+            "if it was revoked: on this machine bzzz leave, then bzzz join with a new code. If not,"
+            " they hear of it from another member",
+        )
+    ]

@@ -20,8 +20,10 @@ from bzzz.mesh.asking import Asking
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.broadcasts import Broadcasts
 from bzzz.mesh.capability import CapabilityDocument
+from bzzz.mesh.kept_out import KeptOut
 from bzzz.mesh.lag import ReactorLag
 from bzzz.mesh.liveness import Liveness
+from bzzz.mesh.member import Member
 from bzzz.mesh.membership import Book, Membership
 from bzzz.mesh.peer_exchange import KnownPeer, PeerExchange
 from bzzz.mesh.pubsub import PubSub
@@ -182,7 +184,8 @@ class MeshNode:
         self.membership.on_forgotten = self.broadcasts.forget
         self.cluster = cluster
         self.roster: RosterStreams | None = None
-        for observer in (self.membership, self.liveness, self):
+        self._kept_out = KeptOut()
+        for observer in (self.membership, self.liveness, self._kept_out, self):
             self.swarm.add_observer(observer)
         if cluster is not None:
             # First, because who is revoked may hear of it before the link is closed.
@@ -231,8 +234,20 @@ class MeshNode:
         return self.seeds.failing() + [
             (member.label, member.reason)
             for member in members
-            if member.link is None and member.reason
+            if member.link is None and member.reason and not self._only_kept_out(member)
         ]
+
+    def hosts(self) -> list[Member]:
+        """The peers that took this node for a guest when they last spoke, linked now or not.
+
+        They have not heard that it is a member, or have revoked it: this node cannot tell.
+        """
+        return [member for member in self.membership.shown() if member.peer_id in self._kept_out]
+
+    @property
+    def member_links(self) -> int:
+        """How many links there are on which the peer does not take this node for a guest."""
+        return sum(not link.guest_there for link in self.swarm.links.values())
 
     # -- swarm observer
 
@@ -252,6 +267,10 @@ class MeshNode:
 
     # -- inside
 
+    def _only_kept_out(self, member: Member) -> bool:
+        """Whether it ended its link because this node is a guest to it, and answers dials."""
+        return member.peer_id in self._kept_out and not member.attempts
+
     def _members_changed(self) -> None:
         """Somebody became a member, or is none any more, or this node did."""
         roster = None if self.cluster is None else self.cluster.roster
@@ -260,6 +279,7 @@ class MeshNode:
             # What members said is not for those with whom this node links from now on.
             self.pubsub.forget_messages()
             self.broadcasts.forget_all()
+            self._kept_out.forget_all()
             for link in list(self.swarm.links.values()):
                 # Who has not heard that this node left would go on telling it.
                 link.sever("this node has left its cluster")

@@ -74,7 +74,7 @@ class MeshView:
     def status(self) -> Status:
         """See :class:`~bzzz.web.view.NodeView`."""
         mesh = self._mesh
-        linked = len(mesh.swarm.links)
+        linked, taken = len(mesh.swarm.links), mesh.member_links
         roster = None if mesh.cluster is None else mesh.cluster.roster
         member = None if roster is None else roster.members.get(mesh.peer_id)
         return Status(
@@ -82,7 +82,7 @@ class MeshView:
             peer_id=str(mesh.peer_id),
             short_id=mesh.peer_id.short,
             version=__version__,
-            state=self.state or ("connected" if linked else "alone"),
+            state=self.state or ("connected" if taken else "alone"),
             pid=os.getpid(),
             started=rfc3339(self._started),
             uptime_seconds=self._clock.seconds() - self._started_clock,
@@ -97,12 +97,14 @@ class MeshView:
             reactor_lag_seconds=mesh.lag.worst(),
             cluster=None if roster is None else roster.cluster,
             role=None if member is None else str(member.role or "no role"),
+            guest_links=linked - taken,
+            guest_peers=len(mesh.hosts()),
             unit=_unit(self.unit()),
         )
 
     def status_line(self) -> str:
         """``walnut: 2 peers, 0 tasks, ready``, for :program:`systemctl status`."""
-        linked = len(self._mesh.swarm.links)
+        linked = self._mesh.member_links
         tasks = self._availability.current_tasks
         return (
             f"{self.config().name}: {linked} peer{'' if linked == 1 else 's'},"

@@ -67,12 +67,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar peer_id: in base58.
     :ivar short_id: the last six characters of the peer ID, as in the log.
     :ivar version: of Bzzz.
-    :ivar state: ``alone`` without a link, ``connected`` with at least one.
+    :ivar state: ``connected`` with at least one link on which the peer does not take this node for
+        a guest, ``alone`` without.
     :ivar pid: of its process.
     :ivar started: when it did.
     :ivar uptime_seconds: since then.
     :ivar listen_addresses: multiaddrs without the peer ID.
-    :ivar peers_connected: links.
+    :ivar peers_connected: links, also those of ``guest_links``.
     :ivar peers_known: nodes known of, linked or not.
     :ivar max_links: the limit configured.
     :ivar mdns: ``on``, ``off``, or ``failed:`` and why.
@@ -82,6 +83,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar reactor_lag_seconds: the longest that the node was late of late; starved, it is seconds.
     :ivar cluster: which it is a member of; null while it is unclaimed.
     :ivar role: in it; null while it is unclaimed, and once it was revoked.
+    :ivar guest_links: how many links there are on which the peer takes this node for a guest.
+    :ivar guest_peers: how many peers took this node for a guest when they last said who they are,
+        linked now or not: they have not heard that it is a member, or have revoked it.
     :ivar unit: the systemd unit that it runs in; null outside systemd, and while systemd does not
         answer.
     """
@@ -105,6 +109,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     reactor_lag_seconds: float | None = None
     cluster: str | None = None
     role: str | None = None
+    guest_links: int = 0
+    guest_peers: int = 0
     unit: UnitStatus | None = None
 
 

@@ -146,7 +146,7 @@ class ClusterCommandTests(Base):
             f"admit {ACACIA} --name acacia",
         ):
             self.assertEqual(self.refused(4, *command.split()), REFUSED)
-        self.assertEqual(self.refused(1, "leave"), UNCLAIMED + "\n")
+        self.assertEqual(self.refused(4, "leave"), UNCLAIMED + "\n")
         self.assertEqual(self.output("members"), UNCLAIMED + "\n")
 
     def test_export(self) -> None:
@@ -250,8 +250,9 @@ class ClusterCommandTests(Base):
         self.use(self.machine.admit("acacia"))
         self.assertEqual(
             self.output("leave"),
-            "Left homelab. No member was linked to hear it. To take this node off their list, on"
-            " an admin's machine: bzzz revoke acacia\n",
+            "Left homelab. No member was linked to hear it. If it was revoked already, nothing"
+            " needs to be done. Else, to take this node off their list, on an admin's machine:"
+            " bzzz revoke acacia\n",
         )
 
     def test_leave_as_the_only_admin(self) -> None:
@@ -263,10 +264,38 @@ class ClusterCommandTests(Base):
         self.assertIn("bzzz leave --force", said)
         self.assertEqual(self.json("leave", "--force"), {"cluster": "homelab", "told": 0})
 
+    def test_price_of_leaving(self) -> None:
+        """Who is asked is told what is lost: the only admin cannot be let in again."""
+        founder = self.machine
+        founder.found()
+        other = founder.admit("acacia")
+        asked = self.at_terminal(False)
+        self.refused(1, "leave", "--force")
+        self.assertEqual(
+            asked,
+            [
+                "Leave homelab? This node is its only admin: nobody will be left who can let in or"
+                " revoke anybody, so this node cannot come back either."
+            ],
+        )
+        come_back = "Leave homelab? To come back this node has to be invited again."
+        self.use(other)
+        self.refused(1, "leave", "--force")
+        self.assertEqual(asked[1], come_back)
+        founder.admit("ironwood", Role.ADMIN)
+        self.use(founder)
+        self.refused(1, "leave", "--force")
+        self.assertEqual(asked[2], come_back)
+
     def test_leave_alone(self) -> None:
-        """A cluster of one ends."""
+        """A cluster of one ends, which is said first."""
         self.machine.found()
+        asked = self.at_terminal(True)
         self.assertEqual(self.output("leave"), "Left homelab. It has no members any more.\n")
+        self.assertEqual(
+            asked,
+            ["Leave homelab? It has no other member, so it ends, and nobody can come back to it."],
+        )
 
 
 class MemberCommandTests(Base):
@@ -623,6 +652,9 @@ class InviteCommandTests(Base):
         """A token is for one machine and a day, if nothing is said."""
         answer = self.json("invite", "--token")
         self.assertEqual((answer["uses"], answer["seconds"]), (1, 86400.0))
+        said = self.run_command("invite", "--token").stderr.splitlines()
+        self.assertIn("lets one machine into homelab", said[0])
+        self.assertTrue(said[1].startswith("On that machine, put it into a file"), said[1])
 
     def test_limits(self) -> None:
         """What no token can be is a wrong command line; so are a token's options for a code."""
@@ -650,6 +682,33 @@ class InviteCommandTests(Base):
         shown = self.output("invitations", "--json")
         self.assertEqual(json.loads(shown)["invitations"][0]["uses"], 3)
         self.assertNotIn(token["token"], shown)
+
+    def test_used_up(self) -> None:
+        """What lets in nobody new is no row: it is counted, and listed for programs."""
+        first, second = (self.json("invite", "--token")["channel"] for _ in range(2))
+        for name, channel in (("acacia", first), ("ironwood", second)):
+            invitation = self.machine.pairing.find(channel)
+            assert invitation is not None
+            done(self.machine.pairing.admit(invitation, name, key(name).peer_id))
+            if channel == first:
+                _, row, used_up = self.output("invitations").splitlines()
+                self.assertTrue(row.startswith(second))
+                self.assertEqual(
+                    used_up,
+                    "1 more is used up, and kept until it expires; bzzz invitations --json lists"
+                    " it",
+                )
+        self.assertEqual(
+            self.output("invitations").splitlines(),
+            [
+                "No invitation is open. To make one: bzzz invite",
+                "2 more are used up, and kept until they expire; bzzz invitations --json lists"
+                " them",
+            ],
+        )
+        listed = self.json("invitations")["invitations"]
+        self.assertEqual({each["channel"] for each in listed}, {first, second})
+        self.output("invitations", "withdraw", first)
 
     def test_withdraw(self) -> None:
         """An invitation that is withdrawn is void; one that is not there is told."""
@@ -701,9 +760,10 @@ class JoinCommandTests(Base):
             ],
         )
         self.assertEqual(self.secret().text, "7-guitar-lunar")
-        said = self.refused(4, "join", "7-guitar-lunar").splitlines()[-1]
+        # Nobody is looked for then.
         self.assertEqual(
-            said, "The node answered: this node is a member of homelab: bzzz leave comes first"
+            self.refused(4, "join", "7-guitar-lunar"),
+            "The node answered: this node is a member of homelab: bzzz leave comes first\n",
         )
 
     def test_code_in_words(self) -> None:
@@ -794,11 +854,13 @@ class JoinCommandTests(Base):
     def test_files_without_a_token(self) -> None:
         """A file that cannot be read, or has something else, is told; what is in it is not."""
         file = Path(self.mktemp())
+        neither = f"{file} has no token, which bzzz invite --token makes, and no code: "
         for content, code, expected in (
             (None, 1, "cannot be read: No such file or directory"),
-            (b"", 2, "is missing"),
+            (b"", 2, f"{neither}the code is missing"),
+            (b"garbage\n", 2, f"{neither}a code begins with a number"),
             (b"\xff\xfe", 2, "it is not text"),
-            (self.token.text[:-4].encode(), 2, "The token is damaged, or a part is missing"),
+            (self.token.text[:-4].encode(), 2, f"{file}: the token is damaged, or a part is"),
             (b"x" * (1 << 20), 2, "too long"),
         ):
             if content is not None:
@@ -808,6 +870,14 @@ class JoinCommandTests(Base):
             self.assertNotIn(self.token.text[12:30], said)
         both = self.run_command("join", "7-guitar-lunar", "--token-file", str(file))
         self.assertEqual(both.exit_code, 2)
+
+    def test_where_no_token_is(self) -> None:
+        """What is no token is told with where it was: the variable, or standard input."""
+        said = self.refused(2, "join", BZZZ_JOIN_TOKEN="garbage")
+        self.assertTrue(said.startswith("BZZZ_JOIN_TOKEN has no token"), said)
+        self.patch(join, "_read", lambda file: self.token.text[:-4])
+        said = self.refused(2, "join", "-")
+        self.assertTrue(said.startswith("Standard input: the token is damaged"), said)
 
     def test_hidden(self) -> None:
         """A token that was typed is hidden before anything else is done, be it right or not."""

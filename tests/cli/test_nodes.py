@@ -135,6 +135,33 @@ class NodeCommandTests(CommandTests):
         self.assertIn("running for     2 min, pid 4242", lines)
         self.assertFalse([line for line in lines if line.startswith("unit")])
 
+    def test_status_of_a_guest(self) -> None:
+        """Peers to whom this node is a guest are counted apart, and are no company."""
+        node = self.node
+        assert node is not None
+        known = node.status()
+        guest = replace(known, state="alone", peers_connected=1, guest_links=1, guest_peers=2)
+        node.status = lambda: guest  # type: ignore[method-assign]  # for this test
+        lines = self.output("status").splitlines()
+        self.assertIn(
+            "peers           0 connected, 2 take this node for a guest, 2 known, at most 256 links",
+            lines,
+        )
+        self.assertIn(
+            "state           alone: whoever answers takes this node for a guest. If it was revoked:"
+            " bzzz leave, then bzzz join",
+            lines,
+        )
+        both = replace(known, peers_connected=2, guest_links=1, guest_peers=1)
+        node.status = lambda: both  # type: ignore[method-assign]  # for this test
+        lines = self.output("status").splitlines()
+        self.assertIn("state           connected", lines)
+        self.assertIn(
+            "peers           1 connected, 1 takes this node for a guest, 2 known,"
+            " at most 256 links",
+            lines,
+        )
+
     def test_unit(self) -> None:
         """Under systemd the unit has a line: its state, since when, restarts, memory."""
         node = self.node

@@ -100,6 +100,40 @@ class DoctorTests(SynchronousTestCase):
             "lo (127.0.0.1/8) is not used: loopback leads to no other machine",
         )
 
+    def test_who_announces_itself(self) -> None:
+        """So many others announce themselves on an interface, in good English."""
+        for count, words in (
+            (0, "0 other nodes announce themselves"),
+            (1, "1 other node announces itself"),
+            (2, "2 other nodes announce themselves"),
+        ):
+            state = MdnsState("eth0", "", count, ())
+            findings = self.examine(health(links=1, mdns=[state]), well())
+            (finding,) = (each for each in findings if each.check == "mdns")
+            self.assertEqual(finding.what, f"on eth0: {words}")
+
+    def test_kept_out(self) -> None:
+        """A link at which this node is a guest is not well; the mend is to leave and join again."""
+        findings = self.examine(health(links=0, hosts=["aXgZfP (acacia)"]), well())
+        (found,) = [each for each in findings if each.check == "peers"]
+        self.assertEqual(found.status, "warning")
+        self.assertIn("every peer that answers takes this node for a guest", found.what)
+        self.assertTrue(found.what.endswith(": aXgZfP (acacia)"), found.what)
+        self.assertIn(
+            "on this machine bzzz leave, then bzzz join with a new code", found.mend or ""
+        )
+
+    def test_kept_out_by_some(self) -> None:
+        """Where others take it for a member that is said, too; of many hosts some are named."""
+        hosts = [f"x{number}" for number in range(doctor.MAX_NAMED + 2)]
+        findings = self.examine(health(links=1, hosts=hosts), well())
+        first, second = [each for each in findings if each.check == "peers"]
+        self.assertIn("some peers take this node for a guest", first.what)
+        self.assertTrue(first.what.endswith(", x9 and 2 more"), first.what)
+        self.assertEqual(
+            (second.status, second.what), ("ok", "one peer is linked; none is out of reach")
+        )
+
     def test_ills(self) -> None:
         """Each ill is found by its check."""
         unplugged = NetworkInterface("eth0", 2, ETH0.addresses, running=False)
