@@ -12,6 +12,7 @@ from typing import Any
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -60,6 +61,9 @@ MAX_UNPROVED = 16384
 # What one read counts as at least, in bytes, towards that: the reactor spends more on a read than
 # on its bytes, and a peer could send single ones.
 LEAST_READ = 256
+
+# The only argument of Twisted's exception for each loss that the kernel reports.
+TWISTED_LOST = "Connection lost"
 
 # From a stream's opening to its protocol, either way, in seconds.
 NEGOTIATION_TIMEOUT = 10.0
@@ -576,5 +580,9 @@ class Link(Protocol):
 
 def _words(reason: Failure) -> str:
     """Why TCP was lost, in few words."""
-    text = reason.getErrorMessage()
-    return "connection closed" if "cleanly" in text else text.rstrip(".")
+    if reason.check(ConnectionDone):
+        return "connection closed"
+    if isinstance(reason.value, ConnectionLost):
+        said = "".join(str(each) for each in reason.value.args if each != TWISTED_LOST)
+        return f"connection lost: {said}" if said else "connection lost"
+    return reason.getErrorMessage().rstrip(".")

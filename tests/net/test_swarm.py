@@ -6,7 +6,13 @@ import errno
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+)
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -191,6 +197,20 @@ class OneLinkTests(SwarmCase):
         self.run_for(2 * LATENCY)
         self.assertEqual(a.swarm.links, {})
         self.assertEqual(a.told[-1][0], "down")
+
+    def test_words(self) -> None:
+        """Why TCP was lost is told in plain words, with what the loss says of itself."""
+        for reason, words in (
+            (ConnectionDone(), "connection closed"),
+            (ConnectionLost(), "connection lost"),
+            (CONNECTION_LOST, "connection lost"),
+            (ConnectionLost("reset by the peer"), "connection lost: reset by the peer"),
+        ):
+            a, b = Peer(self, 1), Peer(self, 2)
+            dialled = a.dial(b)
+            self.run_for(1)
+            self.successResultOf(dialled).connectionLost(Failure(reason))
+            self.assertEqual(a.told[-1], ("down", words))
 
 
 class StopTests(SwarmCase):
