@@ -85,8 +85,8 @@ def verify(
     """Tell everything in an audit log that is not as the node wrote it, each with its line.
 
     Without FILE it is the log of the node here, with all its older files; several are given oldest
-    first. A node that runs here asks the linked members for the checkpoints that they keep. What
-    nobody can know is told, too.
+    first. The verdict names the files. A node that runs here asks the linked members for the
+    checkpoints that they keep. What nobody can know is told, too.
 
     \b
     Exit codes: 0 the log is whole; 1 it is not; 2 the command line is wrong;
@@ -110,7 +110,7 @@ def verify(
     if session.json:
         session.print_json(_as_json(report))
     else:
-        _show_report(report)
+        _show_report(report, [name for name, _ in opened])
     if not report.whole:
         raise SystemExit(1)
 
@@ -138,7 +138,11 @@ def show(
     """What an audit log says, as it is: bzzz audit verify tells whether that is true.
 
     Without FILE it is the log of the node here, with all its older files. With --json it prints an
-    object for each line.
+    object for each line. A line that cannot be read is named on standard error.
+
+    \b
+    Exit codes: 0 it was shown; 2 the command line is wrong; 5 a file cannot be read, or has no line
+    that can.
     """
     from bzzz.trust.audit_chain import DamagedLine, read_line
     from bzzz.trust.audit_disk import read_lines
@@ -152,18 +156,25 @@ def show(
         else:
             directory = state_dir or state_dir_of(session, status_of_node(session)[0])
             opened = open_log(directory, stack)
+        others = []
         for name, file in opened:
+            number = readable = 0
             for number, raw in enumerate(read_lines(file), 1):
                 try:
                     line = read_line(raw.rstrip(b"\n"))
                 except DamagedLine:
                     click.echo(f"{name}:{number}: this cannot be read", err=True)
                     continue
+                readable += 1
                 if events and line.event not in events:
                     continue
                 if begin is not None and _time_of(line) < begin:
                     continue
                 _show_line(session, line)
+            if number and not readable:
+                others.append(name)
+        if others:
+            raise Unreadable(f"No line of {', '.join(others)} can be read: is it an audit log?")
 
 
 @audit.command()
@@ -274,7 +285,7 @@ def _as_json(report: Report) -> dict[str, Any]:
     return answer
 
 
-def _show_report(report: Report) -> None:
+def _show_report(report: Report, files: Sequence[str]) -> None:
     from bzzz.cli.text import safe
 
     for problem in report.problems:
@@ -285,8 +296,9 @@ def _show_report(report: Report) -> None:
         verdict = "it is whole" if report.whole else "it is NOT as the node wrote it"
         click.echo(
             safe(
-                f"{report.lines} lines, {report.first_seq} to {report.last_seq}, the last of"
-                f" {report.last_time}, signed by {', '.join(report.keys)}: {verdict}"
+                f"{', '.join(files)}: {report.lines} lines, {report.first_seq} to"
+                f" {report.last_seq}, the last of {report.last_time}, signed by"
+                f" {', '.join(report.keys)}: {verdict}"
             )
         )
     vouched = report.vouched

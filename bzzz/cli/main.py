@@ -17,8 +17,8 @@ CODES = """
 \b
 Exit codes: 0 it is so; 1 the answer is negative (a wrong configuration, an
 error found by the doctor); 2 the command line is wrong; 3 no node is running
-here, or none that answers; 4 the node answered with an error; 5 a file cannot
-be read.
+here, or none that answers; 4 the node answered with an error; 5 bzzz audit
+cannot read a file (other commands: 1).
 """
 
 

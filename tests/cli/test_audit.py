@@ -105,8 +105,8 @@ class VerifyTests(AuditCommandTests):
         lines = result.stdout.splitlines()
         self.assertEqual(
             lines[0],
-            f"5 lines, 1 to 5, the last of {rfc3339(START + 7202)}, signed by {OURS.peer_id}:"
-            " it is whole",
+            f"{self.log}: 5 lines, 1 to 5, the last of {rfc3339(START + 7202)}, signed by"
+            f" {OURS.peer_id}: it is whole",
         )
         self.assertIn(
             "Note: no other member was asked for checkpoints: No node is running", lines[1]
@@ -124,6 +124,7 @@ class VerifyTests(AuditCommandTests):
         lines = result.stdout.splitlines()
         self.assertTrue(lines[0].startswith(f"{self.log}:2: its signature does not fit"))
         self.assertTrue(lines[1].startswith(f"{self.log}:4: line 4 is missing"))
+        self.assertTrue(lines[2].startswith(f"{self.log}: 3 lines"), lines[2])
         self.assertIn("it is NOT as the node wrote it", lines[2])
 
     def test_as_json(self) -> None:
@@ -233,10 +234,10 @@ class VerifyTests(AuditCommandTests):
             self.assertEqual(result.exit_code, code)
 
     def test_older_files(self) -> None:
-        """Without files the log is read with all its older ones."""
+        """Without files the log is read with all its older ones, and the verdict names them."""
         (self.state / "audit.log.1").write_bytes(b"".join(self.lines[:2]))
         self.log.write_bytes(b"".join(self.lines[2:]))
-        self.assertIn("5 lines, 1 to 5", self.verify().stdout)
+        self.assertIn(f"{self.log}.1, {self.log}: 5 lines, 1 to 5", self.verify().stdout)
 
     def test_remembered(self) -> None:
         """What the node remembers shows that lines are gone, without any other node."""
@@ -371,6 +372,18 @@ class ShowTests(AuditCommandTests):
         self.assertEqual(result.stderr, f"{self.log}:2: this cannot be read\n")
         self.assertEqual(len(result.stdout.splitlines()), 5)
         self.assertTrue(result.stdout.splitlines()[-1].isprintable())
+
+    def test_no_log(self) -> None:
+        """A file of which no line can be read is exit code 5, and the others are shown."""
+        junk, empty = self.state / "junk.json", self.state / "empty"
+        junk.write_bytes(b"{}\n")
+        empty.touch()
+        result = self.run_command("audit", "show", str(junk), str(self.log), str(empty))
+        self.assertEqual((result.exit_code, len(result.stdout.splitlines())), (5, 5))
+        self.assertEqual(
+            result.stderr,
+            f"{junk}:1: this cannot be read\nNo line of {junk} can be read: is it an audit log?\n",
+        )
 
     def test_strange_time(self) -> None:
         """Nor does a time that is none do harm."""
