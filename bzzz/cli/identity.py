@@ -50,7 +50,8 @@ def rotate(session: Session, yes: bool) -> None:
     """Give this node another key, and so another peer ID, and destroy the old key.
 
     The node is started again. In its cluster it keeps its name and its role. The codes and tokens
-    that it has made are void, and --bootstrap addresses with the old peer ID lead to nobody.
+    that it has made are void, and --bootstrap addresses with the old peer ID lead to nobody. At a
+    terminal it asks first; with -y, or without a terminal, it does not.
 
     It does not help against somebody who has the old key: have an admin revoke this node, then
     bzzz leave, bzzz id rotate and bzzz join here.

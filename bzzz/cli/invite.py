@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -72,7 +72,8 @@ def invite(
     was used, so it may stay in the history of a shell.
 
     With --token it prints a token and ends. The token lets in whoever has it: keep it as you keep a
-    password. bzzz invitations lists what is open, and makes it void.
+    password. bzzz invitations lists what is open, and bzzz invitations withdraw CHANNEL makes it
+    void.
 
     \b
     Exit codes: 0 the machine has joined, or the token is there; 1 the code is void.
@@ -178,8 +179,9 @@ def _token(session: Session, role: str, uses: int, seconds: float) -> None:
         ),
         err=True,
     )
+    where = "On that machine" if uses == 1 else "On each machine"
     click.echo(
-        "On each machine, put it into a file of its owner alone; then: bzzz join --token-file FILE",
+        f"{where}, put it into a file of its owner alone; then: bzzz join --token-file FILE",
         err=True,
     )
     # Alone, so that it can be redirected into a file.
@@ -190,7 +192,11 @@ def _token(session: Session, role: str, uses: int, seconds: float) -> None:
 @shared
 @click.pass_context
 def invitations(ctx: click.Context) -> None:
-    """The codes and tokens of this node that are good now. None of it is secret."""
+    """The codes and tokens of this node that let in somebody now. None of it is secret.
+
+    One whose uses are used up is kept until it expires, for the machines that it has let in: these
+    are counted, and listed with --json.
+    """
     if ctx.invoked_subcommand is not None:
         return
     session = ctx.ensure_object(Session)
@@ -198,9 +204,21 @@ def invitations(ctx: click.Context) -> None:
     if session.json:
         session.print_json(answer)
         return
-    if not answer["invitations"]:
+    known = [each for each in answer["invitations"] if each["used"] < each["uses"]]
+    used_up = len(answer["invitations"]) - len(known)
+    if known:
+        _show_invitations(known)
+    else:
         click.echo("No invitation is open. To make one: bzzz invite")
-        return
+    if used_up:
+        click.echo(
+            f"{used_up} more {'is' if used_up == 1 else 'are'} used up, and kept until"
+            f" {'it expires' if used_up == 1 else 'they expire'}; bzzz invitations --json lists"
+            f" {'it' if used_up == 1 else 'them'}"
+        )
+
+
+def _show_invitations(known: Sequence[Mapping[str, Any]]) -> None:
     from bzzz.cli.text import show, table
 
     rows = [
@@ -211,7 +229,7 @@ def invitations(ctx: click.Context) -> None:
             f"{each['used']} of {each['uses']}",
             _left(each["expires"]),
         )
-        for each in answer["invitations"]
+        for each in known
     ]
     show(table(("channel", "kind", "role", "used", "good for"), rows))
 

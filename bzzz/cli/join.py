@@ -96,7 +96,7 @@ def join(
     Exit codes: 0 this node has joined; 1 interrupted; 2 there is no such code;
     3 no node is running here; 4 it has not joined.
     """
-    secret = _parsed(_given(words, token_file))
+    secret = _parsed(*_given(words, token_file))
     body: dict[str, Any] = {"code": secret, "at": list(at)}
     if name is not None:
         body["name"] = name
@@ -158,20 +158,22 @@ def _interrupted(session: Session) -> str:
 # -- the code or token
 
 
-def _given(words: Sequence[str], token_file: str | None) -> str:
-    """What somebody typed, or where it can be read."""
+def _given(words: Sequence[str], token_file: str | None) -> tuple[str, str]:
+    """What somebody typed, or put elsewhere, and where that is; nothing for the command line."""
     # Taken out: to the configuration it is an unknown variable.
     variable = os.environ.pop(VARIABLE, "")
     if words and token_file is not None:
         raise click.UsageError("Give the code or --token-file, not both.")
     if token_file is not None:
-        return _read(token_file)
+        return _read(token_file), _shown(token_file)
     if tuple(words) == STANDARD_INPUT:
         if _at_terminal():
-            return str(click.prompt("Code or token", hide_input=True, err=True))
-        return _read("-")
-    if words or variable:
-        return " ".join(words) or variable
+            return str(click.prompt("Code or token", hide_input=True, err=True)), ""
+        return _read("-"), _shown("-")
+    if words:
+        return " ".join(words), ""
+    if variable:
+        return variable, VARIABLE
     raise click.UsageError(
         "The code is missing: bzzz invite shows it, on a machine that is in the cluster."
     )
@@ -181,8 +183,12 @@ def _at_terminal() -> bool:
     return sys.stdin.isatty()
 
 
+def _shown(file: str) -> str:
+    return "Standard input" if file == "-" else file
+
+
 def _read(file: str) -> str:
-    shown = "Standard input" if file == "-" else file
+    shown = _shown(file)
     try:
         with click.open_file(file, encoding="utf-8") as stream:
             return str(stream.read(MAX_SECRET))
@@ -192,12 +198,21 @@ def _read(file: str) -> str:
         raise Refusal(f"{shown} cannot be read: {error.strerror}") from None
 
 
-def _parsed(text: str) -> str:
-    """The code or token in the one form that it has."""
+def _parsed(text: str, place: str) -> str:
+    """The code or token in the one form that it has.
+
+    :param place: where it was read; nothing for what was typed.
+    """
     from bzzz.trust.codes import InvalidCode, is_token, parse_code, parse_token
 
     try:
         return parse_token(text).text if is_token(text) else parse_code(text).text
     except InvalidCode as error:
         message = str(error)
+        if place and is_token(text):
+            raise NoCode(f"{place}: {message}") from None
+        if place:
+            raise NoCode(
+                f"{place} has no token, which bzzz invite --token makes, and no code: {message}"
+            ) from None
         raise NoCode(f"{message[:1].upper()}{message[1:]}") from None

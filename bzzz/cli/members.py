@@ -154,7 +154,7 @@ def revoke(session: Session, member: str, reason: str, yes: bool) -> None:
     """Put a member out of the cluster: it loses its links at once.
 
     MEMBER is a name, a short ID, a peer ID, or the beginning of one of them. At a terminal it asks
-    first.
+    first; with -y, or without a terminal, it does not.
     """
     # What is confirmed is what is revoked, whatever has the name a moment later.
     known = session.ask(f"members/{quote(os.fsencode(member), safe='')}")

@@ -54,7 +54,8 @@ class Joining:
         """Find the inviter and join its cluster.
 
         :param at: where the inviter is; else it is looked for among the peers that are discovered.
-        :param say: told of what happens: ``asking`` (``peer_id``), ``found`` (``peer_id``).
+        :param say: told of what happens: ``looking`` (``seconds``), ``asking`` (``peer_id``),
+            ``found`` (``peer_id``).
         :raises ClusterError: this node is a member of one already.
         :raises JoinError: it did not come to that.
         """
@@ -73,6 +74,7 @@ class Joining:
             )
         self._under_way = True
         try:
+            say("looking", seconds=SEARCH_SECONDS)
             await self.in_thread(prepare)
             attempt = Attempt(self, secret, name, at, say)
             return await attempt.run(self._candidates)

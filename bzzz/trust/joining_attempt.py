@@ -305,8 +305,9 @@ class Attempt:
             "inviter_not_found",
             f"nobody with invitation {self.secret.channel} was found on this network within"
             f" {SEARCH_SECONDS:.0f} s{f', among {asked} that were asked' if asked else ''}; is bzzz"
-            " invite still waiting there? If it is, give that machine's address with --at, as bzzz"
-            " id shows it there",
+            " invite still waiting there, or was the code used, or has it run out? If it waits,"
+            " give that machine's address with --at, as bzzz id shows it there; else make a new"
+            " code there with bzzz invite",
         )
 
     def _stop(self) -> None:

@@ -65,7 +65,8 @@ REFUSALS = {
     "no_channel": "{peer} has no open invitation {channel}: if the number is right the code was "
     'used, has expired or was guessed at too often; make a new one with "bzzz invite"',
     "wrong_code": "wrong code, or somebody in between: compare it with the one that "
-    '"bzzz invite" showed on {peer}, and if it is the same make a new one',
+    '"bzzz invite" showed on {peer}; three wrong guesses make a code void. If it is void or the '
+    "same, make a new one",
     "name_taken": "the cluster has a member that is called {name}: give another name with "
     '"bzzz join --name"',
     "busy": "{peer} is asked too often at the moment: try again in a minute",

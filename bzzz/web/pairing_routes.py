@@ -31,7 +31,8 @@ The lines of an invitation and of a join have ``event`` and further fields:
 ============== ===================================================================================
 
 ============== ===================================================================================
-``looking``    ``seconds``, for which the inviter is looked for at most
+``looking``    ``seconds``, for which the inviter is looked for at most; not where this node
+               cannot join at all
 ``asking``     ``peer_id``, ``short_id``, ``address``
 ``found``      ``peer_id``, ``short_id``: this one has such an invitation
 ``joined``     ``cluster``, ``name``, ``by``, ``by_short_id``, ``by_name``
@@ -53,7 +54,7 @@ from bzzz.events import rfc3339
 from bzzz.trust.cluster import Cluster, ClusterError
 from bzzz.trust.codes import Code, InvalidCode, Token, is_token, parse_code, parse_token
 from bzzz.trust.invitations import CODE_SECONDS, MAX_USES, Invitation, InvitationError
-from bzzz.trust.joining import SEARCH_SECONDS, JoinError, Joining
+from bzzz.trust.joining import JoinError, Joining
 from bzzz.trust.pairing_streams import Pairing
 from bzzz.trust.roster import RosterFull
 from bzzz.trust.statements import Role
@@ -185,7 +186,6 @@ class PairingRoutes:
         def say(event: str, **fields: object) -> None:
             lines.send({"event": event, **_with_short_id(fields)})
 
-        say("looking", seconds=SEARCH_SECONDS)
         with refusing():
             joined = await self._joining.join(secret, body.name or self._name(), addresses, say)
         say(

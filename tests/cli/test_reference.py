@@ -6,9 +6,12 @@ import re
 
 import docutils.core  # type: ignore[import-untyped]
 import msgspec
+from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz import config
+from bzzz.cli import cluster, identity, invite, members
+from bzzz.cli.main import bzzz
 from bzzz.cli.reference import commands, reference
 from bzzz.web import cluster_schema, schema
 
@@ -30,6 +33,31 @@ class ReferenceTests(SynchronousTestCase):
             self.assertEqual(text.count(f"``bzzz {command}``\n"), 1, command)
         # All but completion.
         self.assertEqual(text.count("``--runtime-dir DIR``"), len(list(commands())) - 1)
+
+    def test_what_asks_first(self) -> None:
+        """What changes much says when it asks, and when it does not."""
+        for command in (cluster.leave, identity.rotate, members.revoke):
+            said = " ".join((command.help or "").split())
+            self.assertIn("asks first; with -y, or without a terminal, it does not.", said)
+
+    def test_how_to_withdraw(self) -> None:
+        """The command that makes a token void is named where tokens are made."""
+        said = " ".join((invite.invite.help or "").split())
+        self.assertIn("bzzz invitations withdraw CHANNEL makes it void", said)
+
+    def test_unreadable_files(self) -> None:
+        """Of which commands an unreadable file is exit code 5, as they do it, is said."""
+        said = " ".join((bzzz.epilog or "").split())
+        self.assertIn("5 bzzz audit cannot read a file (other commands: 1).", said)
+        for code, command in (
+            (5, "audit verify"),
+            (5, "audit show"),
+            (1, "join --token-file"),
+            (1, "cluster import"),
+            (1, "config check"),
+        ):
+            result = CliRunner().invoke(bzzz, [*command.split(), "/nonexistent"])
+            self.assertEqual(result.exit_code, code, result.output)
 
     def test_json_fields(self) -> None:
         """Every field that --json promises says what it means."""

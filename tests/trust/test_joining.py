@@ -73,6 +73,7 @@ class SearchTests(JoiningCase):
         self.wait(SEARCH_SECONDS + LOOK)
         self.assertEqual(self.error().code, "inviter_not_found")
         self.assertIn("among 2 that were asked", str(self.error()))
+        self.assertIn("or was the code used, or has it run out?", str(self.error()))
         self.assert_over()
 
     def test_who_said_more(self) -> None:
@@ -249,7 +250,7 @@ class OneInviterTests(JoiningCase):
                     self.assertEqual(self.network.dials, [])
                 inviter.offer(secret.password).admit()
                 self.assertEqual(self.result().cluster, "homelab")
-                self.assertEqual(said, ["asking"] * 4 + ["found"])
+                self.assertEqual(said, ["looking", *["asking"] * 4, "found"])
                 self.assert_over()
 
     def test_always_busy(self) -> None:

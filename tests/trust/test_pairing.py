@@ -24,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
+from bzzz.trust.invitations import MAX_WRONG
 from bzzz.trust.pairing import (
     MAX_MESSAGE,
     MAX_ROSTER,
@@ -727,6 +728,12 @@ class RefusalTests(Base):
             self.assertEqual(error.code, code)
             self.assertNotIn("{", str(error))
             self.assertNotIn("ignored", str(error))
+
+    def test_wrong_code(self) -> None:
+        """Who mistyped a code is told how many guesses make it void: it may be void by now."""
+        self.assertEqual(MAX_WRONG, 3)
+        error = self.refused(b'{"error":"wrong_code"}')
+        self.assertIn("three wrong guesses make a code void", str(error))
 
     def test_unknown_code(self) -> None:
         """A code of a later version is shown with its words, escaped and cut."""

@@ -15,7 +15,7 @@ from bzzz.net.link import Link
 from bzzz.trust.cluster import Cluster
 from bzzz.trust.codes import Code, Token
 from bzzz.trust.invitations import TokenRecord
-from bzzz.trust.joining import Joined, Joining
+from bzzz.trust.joining import SEARCH_SECONDS, Joined, Joining
 from bzzz.trust.pairing_streams import Pairing
 from bzzz.trust.statements import Role, SignedStatement
 from bzzz.web.cluster_routes import ClusterRoutes
@@ -102,6 +102,7 @@ class JoiningAtOnce(Joining):
         if inviter is None or self.cluster.roster is not None:
             return await super().join(secret, name, at, say)
         by = inviter.cluster
+        say("looking", seconds=SEARCH_SECONDS)
         say("asking", peer_id=str(by.peer_id), address="/ip4/192.0.2.1/tcp/4001")
         say("found", peer_id=str(by.peer_id))
         await by.admit(self.cluster.peer_id, name, Role.MEMBER)

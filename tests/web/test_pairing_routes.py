@@ -358,16 +358,16 @@ class JoinTests(RoutesCase):
             self.assertIn(expected, error["message"])
 
     def test_bad_name(self) -> None:
-        """A name that no node can have is told as that."""
-        error = self.join(code="7-guitar-lunar", name="a b").lines()[-1]["error"]
-        self.assertEqual(error["code"], "bad_name")
+        """A name that no node can have is told as that, before anybody is looked for."""
+        (line,) = self.join(code="7-guitar-lunar", name="a b").lines()
+        self.assertEqual(line["error"]["code"], "bad_name")
 
     def test_already_a_member(self) -> None:
-        """A member joins nothing."""
+        """A member joins nothing, and looks for nobody."""
         self.joiner.found("elsewhere")
-        error = self.join(code="7-guitar-lunar").lines()[-1]["error"]
-        self.assertEqual(error["code"], "already_member")
-        self.assertIn("bzzz leave comes first", error["message"])
+        (line,) = self.join(code="7-guitar-lunar").lines()
+        self.assertEqual(line["error"]["code"], "already_member")
+        self.assertIn("bzzz leave comes first", line["error"]["message"])
 
     def test_nobody_found(self) -> None:
         """Where nobody is found, the last line says so, with what to do."""
@@ -389,8 +389,8 @@ class JoinTests(RoutesCase):
     def test_hung_up(self) -> None:
         """Who interrupts the command has ended the search, and can begin anew."""
         answer = self.join(code="7-guitar-lunar")
-        busy = self.join(code="7-guitar-lunar")
-        self.assertEqual(busy.lines()[-1]["error"]["code"], "busy")
+        (busy,) = self.join(code="7-guitar-lunar").lines()
+        self.assertEqual(busy["error"]["code"], "busy")
         answer.disconnect()
         self.assertEqual(self.joiner.clock.getDelayedCalls(), [])
         again = self.join(code="7-guitar-lunar")
