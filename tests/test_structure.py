@@ -48,6 +48,7 @@ PURE_MODULES = {
     "tasks/leases.py",
     "tasks/proposer.py",
     "tasks/record.py",
+    "tasks/register_messages.py",
     "trust/admission.py",
     "trust/audit_chain.py",
     "trust/audit_events.py",
