@@ -57,10 +57,13 @@ def prepare(kept: Kept, asked: Prepare, until_closed: float = 0.0) -> tuple[Kept
 def accept(kept: Kept, asked: Accept) -> tuple[Kept, Answer]:
     """Accept a value, and promise the ballot after it.
 
-    Asked again for what it has accepted, it says so again: a ballot has one value.
+    Asked again for what it has accepted, it says so again, and its promise stays. Another value of
+    the same ballot is from a proposer that has used it twice.
     """
-    if asked.ballot == kept.accepted:
+    if asked.ballot == kept.accepted and asked.value == kept.value:
         return kept, Accepted(asked.ballot)
+    if asked.ballot == kept.accepted:
+        return kept, Conflict(asked.ballot, kept.promised)
     if asked.ballot < kept.promised or asked.then <= asked.ballot:
         return kept, Conflict(asked.ballot, kept.promised)
     return Kept(asked.then, asked.ballot, asked.value, kept.closed), Accepted(asked.ballot)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bzzz.tasks.proposer import majority
 
-__all__ = ["DRIFT", "KILL", "Grants", "Lease", "grace"]
+__all__ = ["DRIFT", "KILL", "MAX_LEASE", "Grants", "Lease", "grace"]
 
 # A clock's rate is between 1 - DRIFT and 1 + DRIFT. Crystals are a thousand times better; virtual
 # machines that are short of time are not.
@@ -19,6 +19,9 @@ DRIFT = 0.1
 # Seconds that the keeper takes from the end of a lease until nothing of the attempt is left: it
 # asks the kernel once, which may be busy.
 KILL = 0.3
+
+# Seconds of the longest lease. A worker that is lost is replaced after that at the earliest.
+MAX_LEASE = 600.0
 
 
 def grace(lease: float) -> float:

@@ -66,7 +66,7 @@ class Beaten(Struct, frozen=True):
 
 
 class Early(Struct, frozen=True):
-    """A majority does not close the token for so many seconds."""
+    """No majority closes the token for so many seconds."""
 
     seconds: float
 
@@ -123,7 +123,12 @@ class Proposal:
         return [place for place in range(self._replicas) if place not in answered]
 
     def receive(self, place: int, answer: Answer) -> None:
-        """Take the answer of a replica; what is of another ballot or phase is ignored."""
+        """Take the answer of a replica to a request of this proposal.
+
+        What is of another ballot or phase is ignored. An answer to what another proposal asked,
+        with the same ballot before a restart, must not come here: who sends requests tells them
+        apart.
+        """
         if answer.ballot != self._ballot:
             return
         if isinstance(answer, Accepted):
@@ -134,11 +139,16 @@ class Proposal:
             if isinstance(answer, NotYet):
                 self._early[place] = answer.seconds
                 self._count_refusals()
-            else:
+            elif answer.closed >= self._request.close:
                 self._early.pop(place, None)
                 self._refused.pop(place, None)
                 self._promises[place] = answer
                 self._count_promises()
+
+    def give_up(self) -> None:
+        """End it with the refusals that there are: from others no answer is to be expected."""
+        if self.outcome is None and (self._refused or self._early):
+            self._refuse()
 
     def _take_accepted(self, place: int) -> None:
         if not isinstance(self._request, Accept):
@@ -150,23 +160,27 @@ class Proposal:
             self.outcome = Decided(value, held, self._changed)
 
     def _take_conflict(self, place: int, answer: Conflict) -> None:
-        if self.outcome is not None:
-            return
         # Where a request came twice, the second one is in conflict with the first.
         if place in self._accepted or (
             place in self._promises and isinstance(self._request, Prepare)
         ):
             return
         self._refused[place] = max(answer.promised, self._refused.get(place, RESERVED))
-        self._count_refusals()
+        if self.outcome is None:
+            self._count_refusals()
 
     def _count_refusals(self) -> None:
-        if len(self._early) + len(self._refused) <= self._replicas - majority(self._replicas):
-            return
+        if len(self._early) + len(self._refused) > self._replicas - majority(self._replicas):
+            self._refuse()
+
+    def _refuse(self) -> None:
         if self._refused:
             self.outcome = Beaten(max(self._refused.values()))
-        else:
-            self.outcome = Early(min(self._early.values()))
+            return
+        # When so many are ready that those who promised make a majority with them.
+        waits = sorted(self._early.values())
+        needed = majority(self._replicas) - len(self._promises)
+        self.outcome = Early(waits[min(needed, len(waits)) - 1])
 
     def _count_promises(self) -> None:
         if len(self._promises) < majority(self._replicas):

@@ -131,16 +131,16 @@ def begin(worker: str = "") -> TaskState:
     return _assigned(waiting, worker) if worker else waiting
 
 
-def assign(state: TaskState, worker: str) -> TaskState | None:
-    """Give a waiting task to a worker, with the next token."""
-    if state.state is not State.WAITING or state.cancel:
+def assign(state: TaskState, token: int, worker: str) -> TaskState | None:
+    """Give a waiting task to a worker, with the token after ``token``, if that is the greatest."""
+    if state.state is not State.WAITING or state.cancel or state.token != token:
         return None
     return _assigned(state, worker)
 
 
-def refuse(state: TaskState, token: int, reason: str) -> TaskState | None:
+def refuse(state: TaskState, worker: str, token: int, reason: str) -> TaskState | None:
     """The worker did not begin: the task waits again, and nothing counts against it."""
-    if not _current(state, token):
+    if not _current(state, token) or worker != state.worker:
         return None
     over = Attempt(token, state.worker, End.REFUSED, reason=reason)
     if state.cancel:
@@ -191,11 +191,10 @@ def lose(state: TaskState, policy: Policy, token: int, reason: str) -> TaskState
     state = msgspec.structs.replace(state, lost=state.lost + 1)
     if state.cancel:
         return _ended(state, over, Outcome.CANCELLED)
-    if state.lost < MAX_LOST:
-        if state.failed < policy.retries:
-            return _waiting(state, over, failed=state.failed + 1)
-        if policy.restart:
-            return _waiting(state, over, failed=state.failed)
+    if state.failed < policy.retries:
+        return _waiting(state, over, failed=state.failed + 1)
+    if policy.restart and state.lost < MAX_LOST:
+        return _waiting(state, over, failed=state.failed)
     return _ended(state, over, Outcome.LOST)
 
 
@@ -210,9 +209,12 @@ def cancel(state: TaskState) -> TaskState | None:
     )
 
 
-def retry(state: TaskState) -> TaskState | None:
-    """Begin an ended task anew; its tokens go on from where they were."""
-    if state.state is not State.ENDED:
+def retry(state: TaskState, token: int) -> TaskState | None:
+    """Begin anew a task that ended with ``token`` as its greatest; its tokens go on from there.
+
+    A task that was never assigned before it ended may be begun anew more than once by one wish.
+    """
+    if state.state is not State.ENDED or state.token != token:
         return None
     return TaskState(token=state.token, attempts=state.attempts)
 
@@ -263,10 +265,13 @@ def _ended(state: TaskState, over: Attempt, outcome: Outcome) -> TaskState:
 
 
 def _stale(state: TaskState, over: Attempt) -> TaskState | None:
-    # What was told of this attempt before came twice, as it does when an answer is lost.
-    known = (over.token, over.worker)
-    ends = {one.end for one in state.attempts if (one.token, one.worker) == known}
-    if ends - {End.LOST, End.REFUSED}:
+    # Of the attempts that are remembered, whose end was not told by the worker; once for each. A
+    # word that comes twice, as it does when an answer is lost, and one that is made up leave no
+    # trace.
+    ends = {
+        one.end for one in state.attempts if (one.token, one.worker) == (over.token, over.worker)
+    }
+    if not ends or ends - {End.LOST, End.REFUSED}:
         return None
     stale = Attempt(over.token, over.worker, End.STALE, over.exit_status, over.reason)
     return msgspec.structs.replace(state, attempts=_kept(state, stale))

@@ -97,7 +97,8 @@ def decode_requests(data: bytes) -> Sequence[tuple[int, str, Request]]:
             raise RemoteProtocolError("a request to a register has no task's ID")
         _check_ballot(request.ballot)
         if isinstance(request, Accept):
-            _check_ballot(request.then)
+            if request.then != (request.ballot.counter + 1, request.ballot.place):
+                raise RemoteProtocolError("an accept promises another ballot than the next")
             _check_value(request.value)
         elif not 0 <= request.close <= MAX_COUNTER:
             raise RemoteProtocolError("a prepare closes a token that cannot be")

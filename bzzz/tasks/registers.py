@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from random import Random
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -29,8 +29,8 @@ __all__ = ["Ask", "NoMajority", "Registers"]
 # links that were made again.
 RESEND = 1.0
 
-# Times that a replica which has not answered is sent a value that is decided. Who reads it later
-# finds it behind, and sends it again.
+# Times that a replica which has not answered is sent a value that is decided, in 20 s. One that is
+# away for longer gets it with the next change.
 LAGGING = 5
 
 # Seconds, at most, that a proposer waits who was beaten, doubled each time up to so many.
@@ -63,22 +63,27 @@ class Registers:
         self._own = own
         self._ask = ask
         self._held: OrderedDict[str, Held] = OrderedDict()
-        self._rounds: dict[str, _Round] = {}
+        self._turns: dict[str, _Turn] = {}
 
     async def create(
         self, task: str, replicas: Sequence[PeerID], value: bytes, within: float
-    ) -> None:
+    ) -> bytes | None:
         """Give a register its first value.
 
+        :param task: an ID that this node has made for this call: with one that may have been used,
+            even before a restart, the value may be lost after it was decided.
         :param replicas: this node is the first of them.
         :param within: seconds.
+        :returns: the value that was decided.
         :raises NoMajority: it is not known whether it has the value.
         """
+        if replicas[0] != self._own:
+            raise ValueError("a register is created by the first of its replicas")
 
         def change(before: bytes | None) -> bytes | None:
             return value if before is None else None
 
-        await self._change(task, replicas, change, within, ballot=RESERVED)
+        return await self._change(task, replicas, change, within, first=RESERVED)
 
     async def change(
         self,
@@ -105,10 +110,9 @@ class Registers:
         return await self._change(task, replicas, change, within, close=close)
 
     def stop(self) -> None:
-        """Send nothing more."""
-        for each in list(self._rounds.values()):
-            each.stop()
-        self._rounds.clear()
+        """Send nothing more; who waits for a change is told that nothing is known of it."""
+        for turn in list(self._turns.values()):
+            turn.end()
 
     async def _change(
         self,
@@ -118,7 +122,27 @@ class Registers:
         within: float,
         *,
         close: int = 0,
-        ballot: Ballot | None = None,
+        first: Ballot | None = None,
+    ) -> bytes | None:
+        if (before := self._turns.get(task)) is not None:
+            before.end()
+        turn = self._turns[task] = _Turn(self._clock, lambda: self._turns.pop(task, None))
+        try:
+            return await self._tries(turn, task, replicas, change, within, close, first)
+        except BaseException:
+            # Whoever waited does so no more, or the change cannot be made.
+            turn.end()
+            raise
+
+    async def _tries(
+        self,
+        turn: _Turn,
+        task: str,
+        replicas: Sequence[PeerID],
+        change: Change,
+        within: float,
+        close: int,
+        ballot: Ballot | None,
     ) -> bytes | None:
         place = replicas.index(self._own)
         deadline = self._clock.seconds() + within
@@ -129,12 +153,16 @@ class Registers:
         else:
             held = None
         beaten = BEATEN
+
+        def ask(place: int, request: Request) -> Deferred[Answer]:
+            return self._ask(replicas[place], task, request)
+
         while True:
             if ballot is None:
                 counter += 1
                 ballot = Ballot(counter, place)
             proposal = Proposal(len(replicas), ballot, change, close=close, held=held)
-            outcome = await self._run(task, replicas, proposal, deadline)
+            outcome = await turn.run(proposal, ask, deadline)
             if isinstance(outcome, Decided):
                 self._hold(task, outcome.held)
                 return outcome.value
@@ -148,25 +176,8 @@ class Registers:
                 raise NoMajority(
                     f"no majority of the {len(replicas)} replicas of {task} within {within:g} s"
                 )
-            await deferLater(self._clock, wait)
+            await turn.sleep(wait)
             ballot = held = None
-
-    def _run(
-        self, task: str, replicas: Sequence[PeerID], proposal: Proposal, deadline: float
-    ) -> Deferred[Outcome | None]:
-        if (before := self._rounds.pop(task, None)) is not None:
-            before.stop()
-
-        def ended(which: _Round) -> None:
-            if self._rounds.get(task) is which:
-                del self._rounds[task]
-
-        def ask(place: int, request: Request) -> Deferred[Answer]:
-            return self._ask(replicas[place], task, request)
-
-        made = _Round(self._clock, proposal, ask, ended)
-        self._rounds[task] = made
-        return made.start(deadline)
 
     def _hold(self, task: str, held: Held | None) -> None:
         if held is None:
@@ -174,6 +185,57 @@ class Registers:
         self._held[task] = held
         if len(self._held) > MAX_HELD:
             self._held.popitem(last=False)
+
+
+class _Turn:
+    """One change of a register: its rounds, and what it waits for between them.
+
+    :param ended: called once, when nothing of it is left.
+    """
+
+    def __init__(self, clock: IReactorTime, ended: Callable[[], object]) -> None:
+        self._clock = clock
+        self._ended = ended
+        self._round: _Round | None = None
+        self._sleep: Deferred[None] | None = None
+        self._over = False
+
+    def run(
+        self, proposal: Proposal, ask: Callable[[int, Request], Deferred[Answer]], deadline: float
+    ) -> Deferred[Outcome | None]:
+        """Propose, and go on after that until each replica has heard of what was decided."""
+        made = self._round = _Round(self._clock, proposal, ask, self._round_ended)
+        return made.start(deadline)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait between two rounds.
+
+        :raises NoMajority: the change is not wanted any more.
+        """
+        self._sleep = deferLater(self._clock, seconds)
+        try:
+            await self._sleep
+        except CancelledError:
+            if self._over:
+                raise NoMajority("another change of the register began, or none is to be") from None
+            raise
+        finally:
+            self._sleep = None
+
+    def end(self) -> None:
+        """Send nothing more, and tell who waits."""
+        if self._over:
+            return
+        self._over = True
+        self._ended()
+        if self._round is not None:
+            self._round.stop()
+        if self._sleep is not None:
+            self._sleep.cancel()
+
+    def _round_ended(self) -> None:
+        if self._round is not None and self._round.decided:
+            self.end()
 
 
 class _Round:
@@ -186,7 +248,7 @@ class _Round:
         clock: IReactorTime,
         proposal: Proposal,
         ask: Callable[[int, Request], Deferred[Answer]],
-        ended: Callable[[_Round], None],
+        ended: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._proposal = proposal
@@ -198,6 +260,11 @@ class _Round:
         self._timers: list[IDelayedCall] = []
         self._again = 0
         self._stopped = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether what it proposed, or read, is decided."""
+        return isinstance(self._proposal.outcome, Decided)
 
     def start(self, deadline: float) -> Deferred[Outcome | None]:
         """Fires with how it ended, or None at the deadline or when another one began."""
@@ -217,7 +284,7 @@ class _Round:
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
-        self._ended(self)
+        self._ended()
         self._tell(None)
 
     def _late(self) -> None:
@@ -228,6 +295,12 @@ class _Round:
         """Ask those who have not answered and are not being asked."""
         if self._stopped:
             return
+        if self._outcome is not None and self._sent is not None:
+            # Those who have not answered by now may be gone, and the others are not enough.
+            self._proposal.give_up()
+            if self._proposal.outcome is not None:
+                self._look()
+                return
         if self._outcome is None:
             self._again += 1
             if self._again > LAGGING:
@@ -258,7 +331,8 @@ class _Round:
             self._look()
 
     def _lost(self, failure: Failure, place: int, request: Request) -> None:
-        failure.trap(BzzzError)
+        if failure.check(BzzzError) is None:
+            self._log.failure("A replica could not be asked", failure)
         if request is self._sent:
             self._asked.discard(place)
 
@@ -279,7 +353,7 @@ class _Round:
             return
         self._tell(outcome)
         # Others are to have the value too. What was only read they are not sent: it is decided.
-        written = isinstance(outcome, Decided) and isinstance(self._proposal.request, Accept)
+        written = self.decided and isinstance(self._proposal.request, Accept)
         if not written or not self._proposal.unanswered():
             self.stop()
 

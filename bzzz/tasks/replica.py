@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from bzzz.errors import BzzzError
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.ballots import Answer, Prepare, Request
-from bzzz.tasks.leases import Grants
+from bzzz.tasks.leases import MAX_LEASE, Grants
 from bzzz.tasks.register_store import Answered, Asked, RegisterStore
 
 __all__ = ["MAX_ASKED", "Current", "Replica", "ReplicaBusy"]
@@ -38,10 +38,13 @@ class ReplicaBusy(BzzzError):
 class Current(NamedTuple):
     """The attempt that a value says is current.
 
+    :ivar worker: peer ID of whom it was given to. Until it is decided, two workers may have been
+        given one token.
     :ivar lease: seconds.
     """
 
     token: int
+    worker: str
     lease: float
 
 
@@ -54,7 +57,8 @@ class Replica:
     """The registers of one node.
 
     :param clock: whose time goes on while the machine sleeps, or its leases would.
-    :param current: tells of a value which attempt is current; None: none is.
+    :param current: tells of a value which attempt is current; None: none is. It may raise a
+        BzzzError for what it cannot read. It is called in another thread, too.
     """
 
     _log = Logger()
@@ -79,7 +83,7 @@ class Replica:
 
         :raises DatabaseError: it cannot be read.
         """
-        kept = await self._store.load(lambda value: self._current(value) is not None)
+        kept = await self._store.load(lambda value: self._current_of(value) is not None)
         for task, each in kept.items():
             self._learn(task, each)
 
@@ -97,10 +101,13 @@ class Replica:
             self._write()
         return answered
 
-    def renew(self, task: str, token: int) -> bool:
-        """Whether a worker's lease of a token is granted."""
+    def renew(self, task: str, worker: str, token: int) -> bool:
+        """Whether a worker's lease of a token is granted.
+
+        :param worker: its peer ID, which its link has proved.
+        """
         live = self._live.get(task)
-        if live is None or live.current.token != token:
+        if live is None or live.current[:2] != (token, worker):
             return False
         if token <= max(live.closed, self._closing.get(task, 0)):
             return False
@@ -118,7 +125,7 @@ class Replica:
         writing.addCallbacks(
             self._written, self._failed, callbackArgs=(batch,), errbackArgs=(batch,)
         )
-        writing.addErrback(self._broken)
+        writing.addErrback(self._broken, batch)
 
     def _timed(self, asked: Asked) -> Asked:
         """With how long the token cannot be closed; if it can, it is granted no more."""
@@ -126,13 +133,13 @@ class Replica:
         if not isinstance(request, Prepare) or not request.close:
             return asked
         live = self._live.get(task)
-        if live is None or live.current.token != request.close:
-            # Of a token that this replica has not heard of, or has a greater one than, it does not
-            # grant leases: it would have to hear of it first.
+        if live is None or live.current.token > request.close:
+            # It grants no lease of a token that it has not heard of, or that has a successor here.
             return asked
-        until = self._grants.until_closed(
-            task, request.close, live.current.lease, self._clock.seconds()
-        )
+        # A greater token is closed with all before it, of which one may be in use.
+        token, _, lease = live.current
+        now = self._clock.seconds()
+        until = self._grants.until_closed(task, token, min(lease, MAX_LEASE), now)
         if until == 0.0:
             self._closing[task] = max(request.close, self._closing.get(task, 0))
         return Asked(task, request, until)
@@ -157,17 +164,29 @@ class Replica:
         for _, waiting in batch:
             waiting.errback(failure)
 
-    def _broken(self, failure: Failure) -> None:
+    def _broken(self, failure: Failure, batch: list[tuple[Asked, Deferred[Answer]]]) -> None:
+        """A mistake of ours, which is not to keep all other tasks waiting."""
         self._log.failure("What a replica has written could not be told of", failure)
+        for _, waiting in batch:
+            if not waiting.called:
+                waiting.errback(failure)
+        self._write()
+
+    def _current_of(self, value: bytes) -> Current | None:
+        """What is current by a value; nothing by one that cannot be read, as of a newer version."""
+        try:
+            return self._current(value)
+        except BzzzError:
+            return None
 
     def _learn(self, task: str, kept: Kept) -> int:
         """Take what is kept of a task; returns the token that is new by that, or 0."""
-        current = self._current(kept.value) if kept.accepted is not None else None
+        current = self._current_of(kept.value) if kept.accepted is not None else None
         if current is None:
             self._live.pop(task, None)
             self._grants.forget(task)
             return 0
         before = self._live.get(task)
         self._live[task] = _Live(current, kept.closed)
-        same = before is not None and before.current.token == current.token
+        same = before is not None and before.current == current
         return 0 if same else current.token

@@ -29,7 +29,7 @@ TWICE = Policy(retries=1)
 
 
 def assigned(worker: str = "walnut", after: TaskState | None = None) -> TaskState:
-    state = assign(after or begin(), worker)
+    state = assign(after or begin(), (after or begin()).token, worker)
     assert state is not None
     return state
 
@@ -84,18 +84,28 @@ class StateTests(SynchronousTestCase):
 
     def test_another_worker(self) -> None:
         """The current token in another worker's mouth is not its word."""
-        state = finish(assigned(), TWICE, "acacia", 1, End.DONE, 0)
-        assert state is not None
-        self.assertEqual((state.state, state.worker), (State.ASSIGNED, "walnut"))
+        self.assertIsNone(finish(assigned(), TWICE, "acacia", 1, End.DONE, 0))
+        self.assertIsNone(refuse(assigned(), "acacia", 1, "draining"))
+
+    def test_made_up(self) -> None:
+        """The end of an attempt that never was leaves no trace, nor does one that is forgotten."""
+        state = assigned()
+        for token in (0, 2, 500):
+            self.assertIsNone(finish(state, TWICE, "walnut", token, End.DONE, 0))
+        for _ in range(ATTEMPTS_KEPT + 1):
+            refused = refuse(state, "walnut", state.token, "busy")
+            assert refused is not None
+            state = assigned("walnut", refused)
+        self.assertIsNone(finish(state, TWICE, "walnut", 1, End.DONE, 0))
 
     def test_refused(self) -> None:
         """A refusal costs nothing but the token."""
-        state = refuse(assigned(), 1, "draining")
+        state = refuse(assigned(), "walnut", 1, "draining")
         assert state is not None
         self.assertEqual(
             (state.state, state.failed, state.token, state.why), (State.WAITING, 0, 1, "draining")
         )
-        self.assertIsNone(refuse(state, 1, "draining"))
+        self.assertIsNone(refuse(state, "walnut", 1, "draining"))
         self.assertEqual(assigned("acacia", state).token, 2)
 
     def test_lost(self) -> None:
@@ -108,15 +118,28 @@ class StateTests(SynchronousTestCase):
         self.assertIsNone(lose(again, Policy(), 1, "not heard of"))
 
     def test_lost_again_and_again(self) -> None:
-        """What its workers may die of is not restarted for ever, and has its retries first."""
-        state = begin()
-        counted = []
-        for turn in range(MAX_LOST):
-            lost = lose(assigned("walnut", state), TWICE, turn + 1, "")
-            assert lost is not None
-            state = lost
-            counted.append(state.failed)
-        self.assertEqual((state.outcome, counted), (Outcome.LOST, [1, 1, 1, 1]))
+        """What its workers may die of is not restarted for ever; its retries it has in any case."""
+        for policy, lost in ((Policy(), MAX_LOST), (Policy(MAX_LOST + 3), MAX_LOST + 4)):
+            state = begin()
+            while state.state is State.WAITING:
+                after = lose(assigned("walnut", state), policy, state.token + 1, "")
+                assert after is not None
+                state = after
+            self.assertEqual((state.outcome, state.lost), (Outcome.LOST, lost))
+            self.assertEqual(state.failed, policy.retries)
+
+    def test_twice(self) -> None:
+        """A wish that has had its effect has no second one, whatever happened since."""
+        failed = finish(assigned(), ONCE, "walnut", 1, End.FAILED, 3)
+        assert failed is not None
+        again = retry(failed, 1)
+        assert again is not None
+        ended = finish(assigned("walnut", again), ONCE, "walnut", 2, End.FAILED, 3)
+        assert ended is not None
+        self.assertIsNone(retry(ended, 1))
+        refused = refuse(assigned(), "walnut", 1, "busy")
+        assert refused is not None
+        self.assertIsNone(assign(refused, 0, "acacia"))
 
     def test_cancel(self) -> None:
         """A waiting task ends at once, an assigned one when its attempt has."""
@@ -130,7 +153,7 @@ class StateTests(SynchronousTestCase):
         for over in (
             finish(wanted, TWICE, "walnut", 1, End.FAILED, 143),
             finish(wanted, TWICE, "walnut", 1, End.CANCELLED),
-            refuse(wanted, 1, ""),
+            refuse(wanted, "walnut", 1, ""),
             lose(wanted, TWICE, 1, ""),
         ):
             assert over is not None
@@ -148,8 +171,8 @@ class StateTests(SynchronousTestCase):
         """Begun anew, it has its retries again, and greater tokens."""
         failed = finish(assigned(), ONCE, "walnut", 1, End.FAILED, 3)
         assert failed is not None
-        self.assertIsNone(retry(assigned()))
-        state = retry(failed)
+        self.assertIsNone(retry(assigned(), 1))
+        state = retry(failed, 1)
         assert state is not None
         self.assertEqual((state.state, state.failed, state.outcome), (State.WAITING, 0, None))
         self.assertEqual(assigned("walnut", state).token, 2)
@@ -164,12 +187,12 @@ WORKERS = st.sampled_from(["walnut", "ironwood", "acacia"])
 TOKENS = st.integers(0, 8)
 TOLD = st.sampled_from([End.DONE, End.FAILED, End.TIMED_OUT, End.CANCELLED])
 EVENTS = st.one_of(
-    st.tuples(st.just("assign"), WORKERS),
-    st.tuples(st.just("refuse"), TOKENS),
+    st.tuples(st.just("assign"), TOKENS, WORKERS),
+    st.tuples(st.just("refuse"), WORKERS, TOKENS),
     st.tuples(st.just("finish"), WORKERS, TOKENS, TOLD),
     st.tuples(st.just("lose"), TOKENS),
     st.tuples(st.just("cancel")),
-    st.tuples(st.just("retry")),
+    st.tuples(st.just("retry"), TOKENS),
 )
 POLICIES = st.builds(Policy, retries=st.integers(0, 3), restart=st.booleans())
 
@@ -177,18 +200,18 @@ POLICIES = st.builds(Policy, retries=st.integers(0, 3), restart=st.booleans())
 def happens(state: TaskState, policy: Policy, event: tuple[object, ...]) -> TaskState | None:
     """Apply an event, whether it makes sense or not."""
     match event:
-        case ("assign", str(worker)):
-            return assign(state, worker)
-        case ("refuse", int(token)):
-            return refuse(state, token, "no")
+        case ("assign", int(token), str(worker)):
+            return assign(state, token, worker)
+        case ("refuse", str(worker), int(token)):
+            return refuse(state, worker, token, "no")
         case ("finish", str(worker), int(token), End() as end):
             return finish(state, policy, worker, token, end, 1)
         case ("lose", int(token)):
             return lose(state, policy, token, "gone")
-        case ("cancel",):
-            return cancel(state)
+        case ("retry", int(token)):
+            return retry(state, token)
         case _:
-            return retry(state)
+            return cancel(state)
 
 
 class HistoryTests(SynchronousTestCase):
@@ -208,7 +231,7 @@ class HistoryTests(SynchronousTestCase):
             self.assertEqual(after.state is State.ASSIGNED, bool(after.worker))
             self.assertEqual(after.state is State.ENDED, after.outcome is not None)
             self.assertLessEqual(after.failed, policy.retries)
-            self.assertLessEqual(after.lost, MAX_LOST)
+            self.assertLessEqual(after.lost, MAX_LOST + policy.retries)
             self.assertLessEqual(len(after.attempts), ATTEMPTS_KEPT)
             if state.state is State.ENDED and event[0] != "retry":
                 self.assertEqual(after.outcome, state.outcome)

@@ -78,6 +78,19 @@ class AcceptorTests(SynchronousTestCase):
         self.assertEqual(kept, Kept(Ballot(1, 0), RESERVED, b"first"))
         self.assertEqual(acceptor.accept(kept, first), (kept, told))
 
+    def test_another_value(self) -> None:
+        """A ballot has one value: who comes with another one is told no."""
+        kept, _ = acceptor.accept(EMPTY, Accept(RESERVED, b"first", Ballot(1, 0)))
+        after, told = acceptor.accept(kept, Accept(RESERVED, b"other", Ballot(1, 0)))
+        self.assertEqual((after, told), (kept, Conflict(RESERVED, Ballot(1, 0))))
+
+    def test_accepted_again(self) -> None:
+        """Asked again for what it has accepted, it does not go back behind a later promise."""
+        first = Accept(RESERVED, b"first", Ballot(1, 0))
+        kept, _ = acceptor.accept(EMPTY, first)
+        kept, _ = acceptor.prepare(kept, Prepare(Ballot(5, 1)))
+        self.assertEqual(acceptor.accept(kept, first), (kept, Accepted(RESERVED)))
+
     def test_reserved_too_late(self) -> None:
         """Who has promised another ballot refuses the reserved one."""
         kept, _ = acceptor.prepare(EMPTY, Prepare(Ballot(1, 2)))
@@ -212,12 +225,34 @@ class ProposalTests(SynchronousTestCase):
         self.assertEqual(late.outcome, Beaten(Ballot(1, 1)))
 
     def test_early(self) -> None:
-        """A token that a majority may not close yet is asked for again after the least of waits."""
-        replicas = Replicas()
-        replicas.waits = [3.0, 2.0, 0.0]
-        proposal = Proposal(3, Ballot(1, 0), to(b"v"), close=1)
-        replicas.ask(proposal, 0, 1, 2)
-        self.assertEqual(proposal.outcome, Early(2.0))
+        """A token that no majority closes yet is asked for again when one will."""
+        for waits, wait in (([3.0, 2.0, 0.0], 2.0), ([3.0, 2.0, 4.0], 4.0)):
+            replicas = Replicas()
+            replicas.waits = waits
+            proposal = Proposal(3, Ballot(1, 0), to(b"v"), close=1)
+            replicas.ask(proposal, 2, 0, 1)
+            self.assertEqual(proposal.outcome, Early(wait))
+
+    def test_given_up(self) -> None:
+        """Where the rest is gone, the refusals of a minority end it."""
+        for waits, told in (([0.0, 2.0, 0.0], Early(2.0)), ([0.0, 0.0, 0.0], Beaten(Ballot(5, 2)))):
+            replicas = Replicas()
+            replicas.waits = waits
+            if isinstance(told, Beaten):
+                replicas.ask(Proposal(3, Ballot(5, 2), leave), 1)
+            proposal = Proposal(3, Ballot(1, 0), to(b"v"), close=1)
+            proposal.give_up()
+            replicas.ask(proposal, 0, 1)
+            self.assertIsNone(proposal.outcome)
+            proposal.give_up()
+            self.assertEqual(proposal.outcome, told)
+
+    def test_not_closed(self) -> None:
+        """A promise that does not close what was asked is none."""
+        proposal = Proposal(3, Ballot(1, 0), to(b"v"), close=2)
+        for place in (0, 1):
+            proposal.receive(place, Promise(Ballot(1, 0), None, b"", 1))
+        self.assertIsInstance(proposal.request, Prepare)
 
     def test_early_and_beaten(self) -> None:
         """Where both are in the way the ballot is, as it needs no waiting."""
@@ -240,7 +275,9 @@ class ProposalTests(SynchronousTestCase):
                 told.append(each)
             proposal.receive(1, told[first])
             proposal.receive(1, told[second])
-            proposal.receive(2, Promise(Ballot(1, 0), None, b"", 0))
+            proposal.receive(2, Conflict(Ballot(1, 0), Ballot(3, 2)))
+            self.assertIsNone(proposal.outcome)
+            proposal.receive(0, Promise(Ballot(1, 0), None, b"", 0))
             self.assertIsInstance(proposal.request, Accept)
 
     def test_answers_lost(self) -> None:

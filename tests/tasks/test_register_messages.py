@@ -36,7 +36,11 @@ ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 BALLOTS = st.builds(Ballot, st.integers(0, MAX_COUNTER), st.integers(0, 63))
 REQUESTS = st.one_of(
     st.builds(Prepare, BALLOTS, st.integers(0, MAX_COUNTER)),
-    st.builds(Accept, BALLOTS, st.binary(max_size=100), BALLOTS),
+    st.builds(
+        lambda ballot, value: Accept(ballot, value, Ballot(ballot.counter + 1, ballot.place)),
+        BALLOTS,
+        st.binary(max_size=100),
+    ),
 )
 PROMISES = st.builds(
     Promise,
@@ -89,7 +93,9 @@ class MessageTests(SynchronousTestCase):
             (ID, Prepare(Ballot(0, 64))),
             (ID, Prepare(RESERVED, -1)),
             (ID, Prepare(RESERVED, MAX_COUNTER + 1)),
-            (ID, Accept(RESERVED, b"", high)),
+            (ID, Accept(high, b"", Ballot(MAX_COUNTER + 2, 0))),
+            (ID, Accept(RESERVED, b"", Ballot(2, 0))),
+            (ID, Accept(RESERVED, b"", Ballot(1, 1))),
             (ID, Accept(RESERVED, b"x" * (MAX_VALUE + 1), Ballot(1, 0))),
         ):
             wrong = encode(Requests(((1, task, request),)))

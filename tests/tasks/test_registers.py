@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from random import Random
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -103,7 +103,7 @@ class ChangeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.network = Network()
 
-    def create(self, value: bytes = b"a", place: int = 0) -> Deferred[None]:
+    def create(self, value: bytes = b"a", place: int = 0) -> Deferred[bytes | None]:
         nodes = [NODES[place], *(node for node in NODES if node != NODES[place])]
         return Deferred.fromCoroutine(
             self.network.registers[place].create("t", nodes, value, within=5.0)
@@ -234,27 +234,96 @@ class ChangeTests(SynchronousTestCase):
         self.failureResultOf(made, NoMajority)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
-    def test_close(self) -> None:
-        """A change that closes a token waits as long as its replicas do."""
-        asked: list[Request] = []
-        waits = [2.0, 2.0, 0.0]
+    def waits(self, *waits: float | None) -> Registers:
+        """A proposer whose replicas close no token before so many seconds; None: is gone."""
 
         def ask(to: PeerID, task: str, request: Request) -> Deferred[Answer]:
-            asked.append(request)
             place = NODES.index(to)
-            if isinstance(request, Prepare) and clock.seconds() < waits[place]:
-                return succeed(NotYet(request.ballot, waits[place] - clock.seconds()))
-            return replicas[place].ask(task, request)
+            wait, now = waits[place], self.network.clock.seconds()
+            if wait is None:
+                return fail(LinkClosed("no link"))
+            if isinstance(request, Prepare) and now < wait:
+                return succeed(NotYet(request.ballot, wait - now))
+            return self.network.replicas[place].ask(task, request)
 
-        clock = self.network.clock
-        replicas = self.network.replicas
-        registers = Registers(clock, Random(0), NODES[0], ask)
+        return Registers(self.network.clock, Random(0), NODES[0], ask)
+
+    def test_close_by_two(self) -> None:
+        """With one replica gone, the other two close a token when both may."""
+        for waits in ((1.0, 2.0, None), (0.0, 2.0, None), (None, 2.0, 1.9)):
+            self.network = Network()
+            registers = self.waits(*waits)
+            changed = Deferred.fromCoroutine(
+                registers.change("t", NODES, lambda _: b"v", 20.0, close=1)
+            )
+            self.network.run(4.0)
+            self.assertEqual(self.successResultOf(changed), b"v")
+
+    def test_stop_while_waiting(self) -> None:
+        """A stop ends a change that waits for its next try."""
+        registers = self.waits(2.0, 2.0, 2.0)
+        changed = Deferred.fromCoroutine(
+            registers.change("t", NODES, lambda _: b"v", 20.0, close=1)
+        )
+        self.network.run(0.5)
+        registers.stop()
+        self.failureResultOf(changed, NoMajority)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.network.run(5.0)
+        self.assertNotIn("t", self.network.disks[0].kept)
+
+    def test_second_while_waiting(self) -> None:
+        """A second change ends one that waits for its next try, and is not ended by it."""
+        registers = self.waits(2.0, 2.0, 2.0)
+        first = Deferred.fromCoroutine(registers.change("t", NODES, lambda _: b"v", 20.0, close=1))
+        self.network.run(0.5)
+        second = Deferred.fromCoroutine(registers.change("t", NODES, append(b"w"), 20.0, close=1))
+        self.failureResultOf(first, NoMajority)
+        self.network.run(4.0)
+        self.assertEqual(self.successResultOf(second), b"w")
+
+    def test_cancelled(self) -> None:
+        """Who waits no more is asked for no more."""
+        registers = self.waits(2.0, 2.0, 2.0)
+        for seconds in (0.0, 0.5):
+            changed = Deferred.fromCoroutine(
+                registers.change("t", NODES, lambda _: b"v", 20.0, close=1)
+            )
+            self.network.run(seconds)
+            changed.cancel()
+            self.failureResultOf(changed, CancelledError)
+            self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.network.cut = {1, 2}
+        changed = self.change(b"b")
+        changed.cancel()
+        self.failureResultOf(changed, CancelledError)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_created_by_the_first(self) -> None:
+        """The reserved ballot is the first replica's alone."""
+        created = Deferred.fromCoroutine(
+            self.network.registers[1].create("t", NODES, b"a", within=5.0)
+        )
+        self.failureResultOf(created, ValueError)
+
+    def test_refused_after_decided(self) -> None:
+        """A replica that has promised another a greater ballot is not waited for."""
+        self.create()
+        self.network.run(0.1)
+        self.network.replicas[2].ask("t", Prepare(Ballot(9, 1)))
+        changed = self.change(b"b")
+        self.network.run(0.1)
+        self.assertEqual(self.successResultOf(changed), b"ab")
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_close(self) -> None:
+        """A change that closes a token waits as long as its replicas do."""
+        registers = self.waits(2.0, 2.0, 0.0)
         changed = Deferred.fromCoroutine(registers.change("t", NODES, lambda _: b"v", 5.0, close=1))
         self.network.run(1.9)
         self.assertNoResult(changed)
         self.network.run(0.2)
         self.assertEqual(self.successResultOf(changed), b"v")
-        self.assertEqual({request.close for request in asked if isinstance(request, Prepare)}, {1})
         self.assertEqual(self.network.disks[0].kept["t"].closed, 1)
 
     def test_ballots_go_up(self) -> None:
@@ -314,6 +383,21 @@ class ManyTests(SynchronousTestCase):
         marks = value.split(b";")[:-1]
         self.assertEqual(len(set(marks)), len(marks), seed)
         return len(line)
+
+    def test_two_and_one_gone(self) -> None:
+        """Two nodes that change a register at once, with the third gone, both come to their end."""
+        for seed in range(50):
+            network = Network(seed)
+            network.cut = {2}
+            both = [
+                Deferred.fromCoroutine(
+                    network.registers[place].change("t", NODES, append(mark), 10.0)
+                )
+                for place, mark in ((0, b"a;"), (1, b"b;"))
+            ]
+            network.run(9.0, 0.02)
+            values = {self.successResultOf(each) for each in both}
+            self.assertTrue({b"a;b;", b"b;a;"} & values, (seed, values))
 
     def test_one_line(self) -> None:
         """What was acknowledged is there, once, in one order that all agree on."""

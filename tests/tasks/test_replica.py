@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.database import Database, DatabaseError
+from bzzz.errors import BzzzError
 from bzzz.tasks import replica as replica_module
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.ballots import (
@@ -32,7 +33,9 @@ LEASE = 3.0
 
 def current(value: bytes) -> Current | None:
     """Values of these tests are a token, or nothing."""
-    return Current(int(value), LEASE) if value.isdigit() else None
+    if value == b"unreadable":
+        raise BzzzError("of a newer version")
+    return Current(int(value), "walnut", LEASE) if value.isdigit() else None
 
 
 def first(token: int) -> Accept:
@@ -115,21 +118,21 @@ class ReplicaTests(SynchronousTestCase):
 
     def test_renew(self) -> None:
         """The current token's lease is granted, and no other."""
-        self.assertFalse(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
         self.ask(first(1))
-        self.assertTrue(self.replica.renew("a", 1))
-        self.assertFalse(self.replica.renew("a", 2))
+        self.assertTrue(self.replica.renew("a", "walnut", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 2))
         self.ask(Accept(Ballot(1, 0), b"2", Ballot(2, 0)))
-        self.assertFalse(self.replica.renew("a", 1))
-        self.assertTrue(self.replica.renew("a", 2))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
+        self.assertTrue(self.replica.renew("a", "walnut", 2))
         self.ask(Accept(Ballot(2, 0), b"ended", Ballot(3, 0)))
-        self.assertFalse(self.replica.renew("a", 2))
+        self.assertFalse(self.replica.renew("a", "walnut", 2))
 
     def test_close(self) -> None:
         """A token is closed when its last grant is old enough, and is granted no more."""
         self.ask(first(1))
         self.clock.advance(2.0)
-        self.assertTrue(self.replica.renew("a", 1))
+        self.assertTrue(self.replica.renew("a", "walnut", 1))
         self.clock.advance(3.0)
         asked = Prepare(Ballot(1, 1), close=1)
         told = self.ask(asked)
@@ -137,7 +140,7 @@ class ReplicaTests(SynchronousTestCase):
         self.assertAlmostEqual(told.seconds, grace(LEASE) - 3.0)
         self.clock.advance(told.seconds)
         self.assertEqual(self.ask(asked), Promise(Ballot(1, 1), RESERVED, b"1", 1))
-        self.assertFalse(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
 
     def test_close_counts_from_accepting(self) -> None:
         """What has just been accepted is not closed at once."""
@@ -153,10 +156,10 @@ class ReplicaTests(SynchronousTestCase):
         self.clock.advance(60.0)
         self.disk.slow = True
         told = self.replica.ask("a", Prepare(Ballot(1, 1), close=1))
-        self.assertFalse(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
         self.disk.finish()
         self.successResultOf(told)
-        self.assertFalse(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
 
     def test_renewed_when_not_closed(self) -> None:
         """Who wanted it closed and was beaten has closed nothing."""
@@ -165,7 +168,7 @@ class ReplicaTests(SynchronousTestCase):
         self.clock.advance(60.0)
         told = self.ask(Prepare(Ballot(1, 1), close=1))
         self.assertEqual(told, Conflict(Ballot(1, 1), Ballot(9, 2)))
-        self.assertTrue(self.replica.renew("a", 1))
+        self.assertTrue(self.replica.renew("a", "walnut", 1))
 
     def test_closed_perhaps(self) -> None:
         """When the disk fails while a token is closed, it may be closed: none is granted until that
@@ -176,11 +179,11 @@ class ReplicaTests(SynchronousTestCase):
         told = self.replica.ask("a", Prepare(Ballot(1, 1), close=1))
         self.disk.break_down()
         self.failureResultOf(told, DatabaseError)
-        self.assertFalse(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
         again = self.replica.ask("a", Prepare(Ballot(2, 1)))
         self.disk.finish()
         self.successResultOf(again)
-        self.assertTrue(self.replica.renew("a", 1))
+        self.assertTrue(self.replica.renew("a", "walnut", 1))
 
     def test_restarted(self) -> None:
         """After a restart it knows what is current and closed, and counts from the start."""
@@ -189,17 +192,39 @@ class ReplicaTests(SynchronousTestCase):
         self.clock.advance(60.0)
         self.ask(Prepare(Ballot(1, 1), close=1), "b")
         self.replica = self.start()
-        self.assertFalse(self.replica.renew("b", 1))
+        self.assertFalse(self.replica.renew("b", "walnut", 1))
         told = self.ask(Prepare(Ballot(1, 1), close=1))
         assert isinstance(told, NotYet)
         self.assertAlmostEqual(told.seconds, grace(LEASE))
-        self.assertTrue(self.replica.renew("a", 1))
+        self.assertTrue(self.replica.renew("a", "walnut", 1))
+
+    def test_renewed_by_another(self) -> None:
+        """A token is its worker's, as long as it is not known who has it."""
+        self.ask(first(1))
+        self.assertFalse(self.replica.renew("a", "acacia", 1))
+
+    def test_unreadable(self) -> None:
+        """A value that this version cannot read is kept, answered for, and grants nothing."""
+        wrong = Accept(RESERVED, b"unreadable", Ballot(1, 0))
+        self.assertEqual(self.ask(wrong), Accepted(RESERVED))
+        self.assertEqual(self.ask(first(1), "b"), Accepted(RESERVED))
+        self.replica = self.start()
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
+        self.assertTrue(self.replica.renew("b", "walnut", 1))
+
+    def test_close_of_next(self) -> None:
+        """A greater token is not closed before the one that may be in use."""
+        self.clock.advance(60.0)
+        self.ask(first(1))
+        told = self.ask(Prepare(Ballot(1, 1), close=2))
+        assert isinstance(told, NotYet)
+        self.assertAlmostEqual(told.seconds, grace(LEASE))
 
     def test_close_of_unheard(self) -> None:
         """A token that it has not heard of is closed at once, and never granted."""
         self.ask(Prepare(Ballot(1, 1), close=1))
         self.ask(Accept(Ballot(1, 1), b"1", Ballot(2, 1)))
-        self.assertFalse(self.replica.renew("a", 1))
+        self.assertFalse(self.replica.renew("a", "walnut", 1))
 
 
 class StoreTests(SynchronousTestCase):
