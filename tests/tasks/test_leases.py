@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.tasks import leases
+from bzzz.tasks.ballots import RESERVED, Accept, Ballot, Prepare
 from bzzz.tasks.leases import DRIFT, KILL, Grants, Lease, grace
 from bzzz.tasks.proposer import majority
+from bzzz.tasks.replica import Current, Replica
+from tests.tasks.disks import Disk
 
 SECONDS = 3.0
 
@@ -82,41 +86,57 @@ class GrantsTests(SynchronousTestCase):
         self.assertEqual(len(grants), 0)
 
 
-@dataclass
-class Replica:
-    """One of three: its clock's rate, its memory, and what is on its disk."""
+class RateClock:
+    """A clock that is wrong by a rate."""
 
-    rate: float
-    grants: Grants = field(default_factory=lambda: Grants(0.0))
-    closed: bool = False
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.now = 0.0
 
-    def restart(self, now: float) -> None:
-        self.grants = Grants(now * self.rate)
-
-    def renew(self, now: float) -> bool:
-        if not self.closed:
-            self.grants.grant("task", 1, now * self.rate)
-        return not self.closed
-
-    def close(self, now: float) -> bool:
-        if self.grants.until_closed("task", 1, SECONDS, now * self.rate) == 0.0:
-            self.closed = True
-        return self.closed
+    def seconds(self) -> float:
+        return self.now * self.rate
 
 
-def overlap(rng: random.Random, replicas: list[Replica], worker: float) -> float:
+class Host:
+    """A replica with a disk and a clock, whose process may be started again."""
+
+    def __init__(self, rate: float) -> None:
+        self.clock = RateClock(rate)
+        self.disk = Disk()
+        self.counter = 1
+        self.start()
+        self.replica.ask("task", Accept(RESERVED, b"1", Ballot(1, 0)))
+
+    def start(self) -> None:
+        clock: Any = self.clock
+        self.replica = Replica(self.disk, clock, lambda _: Current(1, "worker", SECONDS))
+        Deferred.fromCoroutine(self.replica.load())
+
+    def renew(self) -> bool:
+        return self.replica.renew("task", "worker", 1)
+
+    def close(self) -> bool:
+        """Whether it has closed the token."""
+        self.counter += 1
+        self.replica.ask("task", Prepare(Ballot(self.counter, 1), close=1))
+        return self.disk.kept["task"].closed == 1
+
+
+def overlap(rng: random.Random, hosts: list[Host], worker: float) -> float:
     """One worker that asks on and on, over wires that delay and lose, and somebody who wants its
     token closed, in steps of 50 ms of true time.
 
     Returns for how many seconds the attempt still ran when a majority had closed its token.
     """
-    lease = Lease(len(replicas), SECONDS)
+    lease = Lease(len(hosts), SECONDS)
     wire: list[tuple[float, int, float, bool]] = []
     closed: set[int] = set()
     for step in range(600):
         now = step * 0.05
+        for host in hosts:
+            host.clock.now = now
         if step % 20 == 0:
-            for place in range(len(replicas)):
+            for place in range(len(hosts)):
                 if rng.random() < 0.6:
                     wire.append((now + rng.random() ** 3 * 3, place, now * worker, False))
         for item in [item for item in wire if item[0] <= now]:
@@ -124,14 +144,14 @@ def overlap(rng: random.Random, replicas: list[Replica], worker: float) -> float
             _, place, asked, answered = item
             if answered:
                 lease.granted(place, asked)
-            elif replicas[place].renew(now):
+            elif hosts[place].renew():
                 wire.append((now + rng.random() ** 3, place, asked, True))
-        for place, replica in enumerate(replicas):
+        for place, host in enumerate(hosts):
             if rng.random() < 0.005:
-                replica.restart(now)
-            if rng.random() < 0.2 and replica.close(now):
+                host.start()
+            if rng.random() < 0.2 and host.close():
                 closed.add(place)
-        if len(closed) >= majority(len(replicas)):
+        if len(closed) >= majority(len(hosts)):
             # Answers to grants of before may come yet.
             for _, place, asked, answered in wire:
                 if answered:
@@ -143,7 +163,7 @@ def overlap(rng: random.Random, replicas: list[Replica], worker: float) -> float
 def run(seed: int) -> float:
     rng = random.Random(seed)
     rates = [1 + rng.choice((-DRIFT, 0.0, DRIFT)) for _ in range(4)]
-    return overlap(rng, [Replica(rate) for rate in rates[:3]], rates[3])
+    return overlap(rng, [Host(rate) for rate in rates[:3]], rates[3])
 
 
 class OverlapTests(SynchronousTestCase):
@@ -178,14 +198,15 @@ class OverlapTests(SynchronousTestCase):
 
     def test_start_forgotten(self) -> None:
         """Found: a replica that does not count from its start."""
-        self.patch(Replica, "restart", lambda self, now: setattr(self, "grants", Grants(-1000.0)))
+        made = Grants.__init__
+        self.patch(Grants, "__init__", lambda self, started: made(self, -1000.0))
         self.assertTrue(self.found())
 
     def test_granted_when_closed(self) -> None:
         """Found: a replica that grants what it has closed."""
 
-        def renew(self: Replica, now: float) -> bool:
-            self.grants.grant("task", 1, now * self.rate)
+        def renew(self: Replica, task: str, worker: str, token: int) -> bool:
+            self._grants.grant(task, token, self._clock.seconds())
             return True
 
         self.patch(Replica, "renew", renew)
