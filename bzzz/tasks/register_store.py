@@ -123,5 +123,5 @@ def _kept(row: Sequence[object]) -> Kept:
     counter, place, accepted_counter, accepted_place, value, closed = row
     accepted = None
     if accepted_counter is not None:
-        accepted = Ballot(accepted_counter, accepted_place)  # type: ignore[arg-type]  # by the table
-    return Kept(Ballot(counter, place), accepted, value, closed)  # type: ignore[arg-type]  # by the table
+        accepted = Ballot(accepted_counter, accepted_place)  # type: ignore[arg-type]  # the table has integers
+    return Kept(Ballot(counter, place), accepted, value, closed)  # type: ignore[arg-type]  # the table has integers
