@@ -13,6 +13,7 @@ discovery   who might be out there: mDNS, bootstrap addresses, the address book
 trust       who may be here: the roster, pairing, guests' proofs, the audit log
 events      what happened, for people and programs that watch
 mesh        who is here and what they can do: pubsub, membership, liveness, capabilities
+tasks       the register of a task's record, its states, leases; no node uses them yet
 config      one frozen, validated configuration
 reload      the configuration, read again while the node runs
 state       the state directory: lock, identity key, remembered port

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
@@ -119,9 +119,7 @@ def _ask(connection: sqlite3.Connection, asked: Asked) -> Answered:
     return answered
 
 
-def _kept(row: Sequence[object]) -> Kept:
+def _kept(row: Sequence[Any]) -> Kept:
     counter, place, accepted_counter, accepted_place, value, closed = row
-    accepted = None
-    if accepted_counter is not None:
-        accepted = Ballot(accepted_counter, accepted_place)  # type: ignore[arg-type]  # the table has integers
-    return Kept(Ballot(counter, place), accepted, value, closed)  # type: ignore[arg-type]  # the table has integers
+    accepted = None if accepted_counter is None else Ballot(accepted_counter, accepted_place)
+    return Kept(Ballot(counter, place), accepted, value, closed)

@@ -141,7 +141,7 @@ class NodeCommandTests(CommandTests):
         assert node is not None
         known = node.status()
         guest = replace(known, state="alone", peers_connected=1, guest_links=1, guest_peers=2)
-        node.status = lambda: guest  # type: ignore[method-assign]  # for this test
+        self.patch(node, "status", lambda: guest)
         lines = self.output("status").splitlines()
         self.assertIn(
             "peers           0 connected, 2 take this node for a guest, 2 known, at most 256 links",
@@ -153,7 +153,7 @@ class NodeCommandTests(CommandTests):
             lines,
         )
         both = replace(known, peers_connected=2, guest_links=1, guest_peers=1)
-        node.status = lambda: both  # type: ignore[method-assign]  # for this test
+        self.patch(node, "status", lambda: both)
         lines = self.output("status").splitlines()
         self.assertIn("state           connected", lines)
         self.assertIn(

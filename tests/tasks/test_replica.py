@@ -35,6 +35,8 @@ def current(value: bytes) -> Current | None:
     """Values of these tests are a token, or nothing."""
     if value == b"unreadable":
         raise BzzzError("of a newer version")
+    if value == b"mistake":
+        raise ValueError("a mistake of ours")
     return Current(int(value), "walnut", LEASE) if value.isdigit() else None
 
 
@@ -210,6 +212,18 @@ class ReplicaTests(SynchronousTestCase):
         self.assertEqual(self.ask(first(1), "b"), Accepted(RESERVED))
         self.replica = self.start()
         self.assertFalse(self.replica.renew("a", "walnut", 1))
+        self.assertTrue(self.replica.renew("b", "walnut", 1))
+
+    def test_mistake(self) -> None:
+        """What goes wrong with one value is logged, told to who asked, and stops nobody else."""
+        self.disk.slow = True
+        wrong = self.replica.ask("a", Accept(RESERVED, b"mistake", Ballot(1, 0)))
+        other = self.replica.ask("b", first(1))
+        self.disk.finish()
+        self.failureResultOf(wrong, ValueError)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.disk.finish()
+        self.assertEqual(self.successResultOf(other), Accepted(RESERVED))
         self.assertTrue(self.replica.renew("b", "walnut", 1))
 
     def test_close_of_next(self) -> None:
