@@ -49,11 +49,13 @@ class Decided(Struct, frozen=True):
     :ivar value: None where the register is empty and was left so.
     :ivar held: what the next change by this proposer may begin with; None: with a prepare.
     :ivar changed: whether the value is of this proposal's change.
+    :ivar ballot: that it was decided with, or that a majority has it of already.
     """
 
     value: bytes | None
     held: Held | None
     changed: bool
+    ballot: Ballot | None
 
 
 class Beaten(Struct, frozen=True):
@@ -157,7 +159,7 @@ class Proposal:
         if self.outcome is None and len(self._accepted) >= majority(self._replicas):
             value = self._request.value
             held = Held(self._request.then, value)
-            self.outcome = Decided(value, held, self._changed)
+            self.outcome = Decided(value, held, self._changed, self._ballot)
 
     def _take_conflict(self, place: int, answer: Conflict) -> None:
         # Where a request came twice, the second one is in conflict with the first.
@@ -195,10 +197,11 @@ class Proposal:
         new = self._change(value)
         chosen = value if new is None else new
         if chosen is None:
-            self.outcome = Decided(None, None, changed=False)
+            self.outcome = Decided(None, None, changed=False, ballot=None)
             return
         if new is None and decided:
-            self.outcome = Decided(chosen, Held(self._ballot, chosen), changed=False)
+            held = Held(self._ballot, chosen)
+            self.outcome = Decided(chosen, held, changed=False, ballot=last)
             return
         self._changed = new is not None
         self._refused.clear()

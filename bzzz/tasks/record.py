@@ -9,10 +9,10 @@ there is, and is called again on a newer one when another driver was faster.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 __all__ = [
     "ATTEMPTS_KEPT",
@@ -21,6 +21,7 @@ __all__ = [
     "End",
     "Outcome",
     "Policy",
+    "Produced",
     "State",
     "TaskState",
     "assign",
@@ -34,6 +35,10 @@ __all__ = [
 
 # Attempts whose end is kept with the task; of a task that has had more, the last.
 ATTEMPTS_KEPT: Final = 16
+
+# Bytes of the end of each output that are kept with the task: what a person looks at first when it
+# failed, and all there is once its worker is gone.
+TAIL: Final = 2048
 
 # Lost workers after which a task is not restarted any more: it may be what they died of.
 MAX_LOST: Final = 4
@@ -75,7 +80,7 @@ class End(Enum):
     STALE = "stale"
 
 
-class Attempt(Struct, frozen=True):
+class Attempt(Struct, frozen=True, omit_defaults=True):
     """An attempt that is over.
 
     :ivar worker: peer ID.
@@ -90,6 +95,24 @@ class Attempt(Struct, frozen=True):
     reason: str = ""
 
 
+class Produced(Struct, frozen=True, omit_defaults=True):
+    """What an attempt has left.
+
+    :ivar stdout: the last :data:`TAIL` bytes of its standard output.
+    :ivar stderr: likewise of standard error.
+    :ivar stdout_size: bytes of all of it.
+    :ivar outputs: digest of the manifest of the files that it put out, in hex; "" for none.
+    :ivar outputs_size: bytes of these files.
+    """
+
+    stdout: Annotated[bytes, Meta(max_length=TAIL)] = b""
+    stderr: Annotated[bytes, Meta(max_length=TAIL)] = b""
+    stdout_size: Annotated[int, Meta(ge=0)] = 0
+    stderr_size: Annotated[int, Meta(ge=0)] = 0
+    outputs: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    outputs_size: Annotated[int, Meta(ge=0)] = 0
+
+
 class Policy(Struct, frozen=True):
     """What the submission says of attempts that fail.
 
@@ -102,40 +125,54 @@ class Policy(Struct, frozen=True):
     restart: bool = True
 
 
-class TaskState(Struct, frozen=True):
+class TaskState(Struct, frozen=True, omit_defaults=True):
     """What changes of a task's record.
 
     :ivar token: the greatest that was given; the current attempt's where the task is assigned.
+    :ivar version: counts the changes.
     :ivar worker: peer ID of whom it is assigned to, "" otherwise.
+    :ivar driver: peer ID of who has assigned it, and offers it to the worker, once.
     :ivar failed: attempts that took a retry, since the task was last begun anew.
     :ivar lost: attempts whose worker was lost, since then.
     :ivar cancel: whether its end is wanted.
     :ivar why: what it waits for, or how it ended, for people.
+    :ivar by: peer ID of whose result it is, once it has ended with one.
+    :ivar produced: what that result's attempt has left.
+    :ivar changed: when, in seconds since the epoch, by the clock of who changed it.
     """
 
     state: State = State.WAITING
     token: int = 0
+    version: int = 0
     worker: str = ""
+    driver: str = ""
     failed: int = 0
     lost: int = 0
     cancel: bool = False
     outcome: Outcome | None = None
     exit_status: int | None = None
     why: str = ""
+    by: str = ""
+    produced: Produced | None = None
+    changed: float = 0.0
     attempts: tuple[Attempt, ...] = ()
 
 
-def begin(worker: str = "") -> TaskState:
+def begin(worker: str = "", driver: str = "") -> TaskState:
     """The first state, assigned to ``worker`` where one is known that fits."""
     waiting = TaskState()
-    return _assigned(waiting, worker) if worker else waiting
+    return _assigned(waiting, worker, driver) if worker else waiting
 
 
-def assign(state: TaskState, token: int, worker: str) -> TaskState | None:
-    """Give a waiting task to a worker, with the token after ``token``, if that is the greatest."""
+def assign(state: TaskState, token: int, worker: str, driver: str = "") -> TaskState | None:
+    """Give a waiting task to a worker, with the token after ``token``, if that is the greatest.
+
+    :param driver: who offers it to the worker. Nobody else may: an offer that is made twice could
+        begin one attempt twice, where the worker was restarted between them.
+    """
     if state.state is not State.WAITING or state.cancel or state.token != token:
         return None
-    return _assigned(state, worker)
+    return _assigned(state, worker, driver)
 
 
 def refuse(state: TaskState, worker: str, token: int, reason: str) -> TaskState | None:
@@ -156,6 +193,7 @@ def finish(
     end: End,
     exit_status: int | None = None,
     reason: str = "",
+    produced: Produced | None = None,
 ) -> TaskState | None:
     """A worker's word that an attempt is over.
 
@@ -171,12 +209,12 @@ def finish(
     if not _current(state, token) or worker != state.worker:
         return _stale(state, over)
     if end is End.DONE:
-        return _ended(state, over, Outcome.DONE)
+        return _ended(state, over, Outcome.DONE, produced)
     if end is End.CANCELLED or state.cancel:
-        return _ended(state, over, Outcome.CANCELLED)
+        return _ended(state, over, Outcome.CANCELLED, produced)
     if state.failed < policy.retries:
         return _waiting(state, over, failed=state.failed + 1)
-    return _ended(state, over, _OUTCOMES[end])
+    return _ended(state, over, _OUTCOMES[end], produced)
 
 
 def lose(state: TaskState, policy: Policy, token: int, reason: str) -> TaskState | None:
@@ -216,7 +254,7 @@ def retry(state: TaskState, token: int) -> TaskState | None:
     """
     if state.state is not State.ENDED or state.token != token:
         return None
-    return TaskState(token=state.token, attempts=state.attempts)
+    return TaskState(token=state.token, version=state.version, attempts=state.attempts)
 
 
 _OUTCOMES: Final = {
@@ -235,9 +273,9 @@ def _kept(state: TaskState, over: Attempt) -> tuple[Attempt, ...]:
     return (*state.attempts, over)[-ATTEMPTS_KEPT:]
 
 
-def _assigned(state: TaskState, worker: str) -> TaskState:
+def _assigned(state: TaskState, worker: str, driver: str) -> TaskState:
     return msgspec.structs.replace(
-        state, state=State.ASSIGNED, token=state.token + 1, worker=worker, why=""
+        state, state=State.ASSIGNED, token=state.token + 1, worker=worker, driver=driver, why=""
     )
 
 
@@ -246,17 +284,23 @@ def _waiting(state: TaskState, over: Attempt, *, failed: int) -> TaskState:
         state,
         state=State.WAITING,
         worker="",
+        driver="",
         failed=failed,
         why=over.reason,
         attempts=_kept(state, over),
     )
 
 
-def _ended(state: TaskState, over: Attempt, outcome: Outcome) -> TaskState:
+def _ended(
+    state: TaskState, over: Attempt, outcome: Outcome, produced: Produced | None = None
+) -> TaskState:
     return msgspec.structs.replace(
         state,
         state=State.ENDED,
         worker="",
+        driver="",
+        by=over.worker,
+        produced=produced,
         outcome=outcome,
         exit_status=over.exit_status,
         why=over.reason,

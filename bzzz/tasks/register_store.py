@@ -30,8 +30,10 @@ MIGRATIONS = (
         accepted_counter INTEGER,
         accepted_place INTEGER,
         value BLOB NOT NULL,
-        closed INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID
+        closed INTEGER NOT NULL,
+        open INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX open_registers ON registers (task) WHERE open = 1;
     """,
 )
 
@@ -40,7 +42,17 @@ SELECT = """
     FROM registers
 """
 SELECT_ONE = SELECT + "WHERE task = ?"
-REPLACE = "INSERT OR REPLACE INTO registers VALUES (?, ?, ?, ?, ?, ?, ?)"
+SELECT_OPEN = SELECT + "WHERE open = 1"
+SELECT_PAGE = """
+    SELECT value FROM registers
+    WHERE task < ? AND task >= ? AND accepted_counter IS NOT NULL
+    ORDER BY task DESC LIMIT ?
+"""
+SELECT_OPEN_PAGE = SELECT_PAGE.replace("WHERE", "WHERE open = 1 AND")
+REPLACE = "INSERT OR REPLACE INTO registers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+# Greater than every task's ID.
+LAST = "~"
 
 
 class Asked(NamedTuple):
@@ -64,8 +76,19 @@ class Answered(NamedTuple):
 class RegisterStore(Shape):
     """Where registers are kept. What a Deferred has told of is not lost."""
 
-    def load(self, wanted: Callable[[bytes], bool]) -> Deferred[dict[str, Kept]]:
-        """Those whose value is wanted, which is asked in another thread."""
+    def load(self) -> Deferred[dict[str, Kept]]:
+        """Those that are open, see ``is_open``."""
+
+    def read(self, task: str) -> Deferred[Kept | None]:
+        """One of them; None where it has no value."""
+
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+        """The values of the last tasks before one, the last first.
+
+        :param before: "" for the last of all.
+        :param since: none below it.
+        :param every: whether those that are not open are wanted, too.
+        """
 
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
         """Answer one after the other, and keep what comes of it: of all, or where that fails of
@@ -73,18 +96,40 @@ class RegisterStore(Shape):
 
 
 class SqliteRegisterStore:
-    """Implements :class:`RegisterStore` with a table of the node's database."""
+    """Implements :class:`RegisterStore` with a table of the node's database.
 
-    def __init__(self, database: Database) -> None:
+    :param is_open: whether something is still to be done for what a value is about. It is called
+        in the database's thread.
+    """
+
+    def __init__(self, database: Database, is_open: Callable[[bytes], bool]) -> None:
         self._database = database
+        self._is_open = is_open
 
-    def load(self, wanted: Callable[[bytes], bool]) -> Deferred[dict[str, Kept]]:
+    def load(self) -> Deferred[dict[str, Kept]]:
         """See :class:`RegisterStore`."""
 
         def work(connection: sqlite3.Connection) -> dict[str, Kept]:
-            rows = connection.execute(SELECT)
-            every = ((task, _kept(row)) for task, *row in rows)
-            return {task: kept for task, kept in every if kept.accepted and wanted(kept.value)}
+            return {task: _kept(row) for task, *row in connection.execute(SELECT_OPEN)}
+
+        return self._database.run(work)
+
+    def read(self, task: str) -> Deferred[Kept | None]:
+        """See :class:`RegisterStore`."""
+
+        def work(connection: sqlite3.Connection) -> Kept | None:
+            row = connection.execute(SELECT_ONE, (task,)).fetchone()
+            kept = None if row is None else _kept(row[1:])
+            return kept if kept is not None and kept.accepted is not None else None
+
+        return self._database.run(work)
+
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+        """See :class:`RegisterStore`."""
+
+        def work(connection: sqlite3.Connection) -> list[bytes]:
+            select = SELECT_PAGE if every else SELECT_OPEN_PAGE
+            return [row[0] for row in connection.execute(select, (before or LAST, since, most))]
 
         return self._database.run(work)
 
@@ -92,9 +137,23 @@ class SqliteRegisterStore:
         """See :class:`RegisterStore`."""
 
         def work(connection: sqlite3.Connection) -> list[Answered]:
-            return [_ask(connection, asked) for asked in batch]
+            return [self._ask(connection, asked) for asked in batch]
 
         return self._database.run(work)
+
+    def _ask(self, connection: sqlite3.Connection, asked: Asked) -> Answered:
+        row = connection.execute(SELECT_ONE, (asked.task,)).fetchone()
+        before = EMPTY if row is None else _kept(row[1:])
+        answered = answer(before, asked)
+        kept = answered.kept
+        if kept is not before:
+            accepted = kept.accepted or (None, None)
+            is_open = kept.accepted is not None and self._is_open(kept.value)
+            connection.execute(
+                REPLACE,
+                (asked.task, *kept.promised, *accepted, kept.value, kept.closed, is_open),
+            )
+        return answered
 
 
 def answer(kept: Kept, asked: Asked) -> Answered:
@@ -104,19 +163,6 @@ def answer(kept: Kept, asked: Asked) -> Answered:
     else:
         kept, told = acceptor.accept(kept, asked.request)
     return Answered(told, kept)
-
-
-def _ask(connection: sqlite3.Connection, asked: Asked) -> Answered:
-    row = connection.execute(SELECT_ONE, (asked.task,)).fetchone()
-    before = EMPTY if row is None else _kept(row[1:])
-    answered = answer(before, asked)
-    kept = answered.kept
-    if kept is not before:
-        connection.execute(
-            REPLACE,
-            (asked.task, *kept.promised, *(kept.accepted or (None, None)), kept.value, kept.closed),
-        )
-    return answered
 
 
 def _kept(row: Sequence[Any]) -> Kept:

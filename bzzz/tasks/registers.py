@@ -83,7 +83,8 @@ class Registers:
         def change(before: bytes | None) -> bytes | None:
             return value if before is None else None
 
-        return await self._change(task, replicas, change, within, first=RESERVED)
+        decided = await self.propose(task, replicas, change, within, first=RESERVED)
+        return decided.value
 
     async def change(
         self,
@@ -107,14 +108,10 @@ class Registers:
         :returns: the value that was decided; None: the register is empty.
         :raises NoMajority: it is not known whether it was changed.
         """
-        return await self._change(task, replicas, change, within, close=close)
+        decided = await self.propose(task, replicas, change, within, close=close)
+        return decided.value
 
-    def stop(self) -> None:
-        """Send nothing more; who waits for a change is told that nothing is known of it."""
-        for turn in list(self._turns.values()):
-            turn.end()
-
-    async def _change(
+    async def propose(
         self,
         task: str,
         replicas: Sequence[PeerID],
@@ -123,16 +120,25 @@ class Registers:
         *,
         close: int = 0,
         first: Ballot | None = None,
-    ) -> bytes | None:
+    ) -> Decided:
+        """Like :meth:`change`, and tell also with which ballot the value was decided.
+
+        :param first: the ballot to begin with: the reserved one, see :meth:`create`.
+        """
         if (before := self._turns.get(task)) is not None:
             before.end()
         turn = self._turns[task] = _Turn(self._clock, lambda: self._turns.pop(task, None))
         try:
             return await self._tries(turn, task, replicas, change, within, close, first)
-        except BaseException:
+        except Exception:
             # Whoever waited does so no more, or the change cannot be made.
             turn.end()
             raise
+
+    def stop(self) -> None:
+        """Send nothing more; who waits for a change is told that nothing is known of it."""
+        for turn in list(self._turns.values()):
+            turn.end()
 
     async def _tries(
         self,
@@ -143,7 +149,7 @@ class Registers:
         within: float,
         close: int,
         ballot: Ballot | None,
-    ) -> bytes | None:
+    ) -> Decided:
         place = replicas.index(self._own)
         deadline = self._clock.seconds() + within
         held = self._held.pop(task, None)
@@ -165,7 +171,7 @@ class Registers:
             outcome = await turn.run(proposal, ask, deadline)
             if isinstance(outcome, Decided):
                 self._hold(task, outcome.held)
-                return outcome.value
+                return outcome
             wait = beaten * self._rng.random()
             if isinstance(outcome, Beaten):
                 counter = max(counter, outcome.ballot.counter)

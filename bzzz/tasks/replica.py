@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.tasks.acceptor import Kept
-from bzzz.tasks.ballots import Answer, Prepare, Request
+from bzzz.tasks.ballots import Accepted, Answer, Prepare, Request
 from bzzz.tasks.leases import MAX_LEASE, Grants
 from bzzz.tasks.register_store import Answered, Asked, RegisterStore
 
@@ -58,17 +58,23 @@ class Replica:
 
     :param clock: whose time goes on while the machine sleeps, or its leases would.
     :param current: tells of a value which attempt is current; None: none is. It may raise a
-        BzzzError for what it cannot read. It is called in another thread, too.
+        BzzzError for what it cannot read.
+    :param learnt: is told what this replica has accepted, and at its start what it had.
     """
 
     _log = Logger()
 
     def __init__(
-        self, store: RegisterStore, clock: IReactorTime, current: Callable[[bytes], Current | None]
+        self,
+        store: RegisterStore,
+        clock: IReactorTime,
+        current: Callable[[bytes], Current | None],
+        learnt: Callable[[str, Kept], object] = lambda task, kept: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._current = current
+        self._told = learnt
         self._grants = Grants(clock.seconds())
         # What leases are granted by: of tasks that have a current attempt.
         self._live: dict[str, _Live] = {}
@@ -83,9 +89,9 @@ class Replica:
 
         :raises DatabaseError: it cannot be read.
         """
-        kept = await self._store.load(lambda value: self._current_of(value) is not None)
-        for task, each in kept.items():
-            self._learn(task, each)
+        for task, kept in (await self._store.load()).items():
+            self._learn(task, kept)
+            self._tell(task, kept)
 
     def ask(self, task: str, request: Request) -> Deferred[Answer]:
         """Answer a request. Fires when the answer may be sent.
@@ -113,6 +119,10 @@ class Replica:
             return False
         self._grants.grant(task, token, self._clock.seconds())
         return True
+
+    def until_closed(self, task: str, token: int, lease: float) -> float:
+        """Seconds for which this replica may not close a token, 0 if it may."""
+        return self._grants.until_closed(task, token, lease, self._clock.seconds())
 
     def _write(self) -> None:
         """Write what waits, as long as something does."""
@@ -155,8 +165,10 @@ class Replica:
             if begun:
                 self._grants.grant(asked.task, begun, now)
         self._write()
-        for (_, waiting), answered in zip(batch, answers, strict=True):
+        for (asked, waiting), answered in zip(batch, answers, strict=True):
             waiting.callback(answered.answer)
+            if isinstance(answered.answer, Accepted):
+                self._tell(asked.task, answered.kept)
 
     def _failed(self, failure: Failure, batch: list[tuple[Asked, Deferred[Answer]]]) -> None:
         # What was to be closed stays so in memory: it may be on the disk.
@@ -171,6 +183,12 @@ class Replica:
             if not waiting.called:
                 waiting.errback(failure)
         self._write()
+
+    def _tell(self, task: str, kept: Kept) -> None:
+        try:
+            self._told(task, kept)
+        except BzzzError as error:
+            self._log.warn("The record of {task} cannot be read: {error}", task=task, error=error)
 
     def _current_of(self, value: bytes) -> Current | None:
         """What is current by a value; nothing by one that cannot be read, as of a newer version."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -26,8 +26,17 @@ class Disk:
         self.slow = False
         self.writes: list[tuple[Sequence[Asked], Deferred[list[Answered]]]] = []
 
-    def load(self, wanted: Callable[[bytes], bool]) -> Deferred[dict[str, Kept]]:
-        return succeed({task: kept for task, kept in self.kept.items() if wanted(kept.value)})
+    def load(self) -> Deferred[dict[str, Kept]]:
+        return succeed(
+            {task: kept for task, kept in self.kept.items() if kept.accepted is not None}
+        )
+
+    def read(self, task: str) -> Deferred[Kept | None]:
+        return succeed(self.kept.get(task))
+
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+        tasks = sorted((task for task in self.kept if since <= task < (before or "~")), reverse=True)
+        return succeed([self.kept[task].value for task in tasks[:most]])
 
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
         if not self.slow:

@@ -148,7 +148,7 @@ class ProposalTests(SynchronousTestCase):
         self.assertEqual(proposal.unanswered(), [1, 2])
         replicas.ask(proposal, 2)
         held = Held(Ballot(1, 0), b"first")
-        self.assertEqual(proposal.outcome, Decided(b"first", held, changed=True))
+        self.assertEqual(proposal.outcome, Decided(b"first", held, True, RESERVED))
         self.assertEqual(proposal.unanswered(), [1])
 
     def test_next_in_one_round(self) -> None:
@@ -164,7 +164,9 @@ class ProposalTests(SynchronousTestCase):
 
         proposal = Proposal(3, decided.held.ballot, change, held=decided.held)
         replicas.ask(proposal, 0, 1)
-        self.assertEqual(proposal.outcome, Decided(b"2", Held(Ballot(2, 0), b"2"), changed=True))
+        self.assertEqual(
+            proposal.outcome, Decided(b"2", Held(Ballot(2, 0), b"2"), True, Ballot(1, 0))
+        )
         self.assertEqual(seen, [b"1"])
 
     def test_held_is_lost(self) -> None:
@@ -197,7 +199,7 @@ class ProposalTests(SynchronousTestCase):
         proposal = Proposal(3, Ballot(2, 1), leave)
         replicas.ask(proposal, 1, 2)
         held = Held(Ballot(2, 1), b"v")
-        self.assertEqual(proposal.outcome, Decided(b"v", held, changed=False))
+        self.assertEqual(proposal.outcome, Decided(b"v", held, False, RESERVED))
         after = replicas.run(Proposal(3, held.ballot, to(b"w"), held=held), 0, 2)
         self.assertEqual(after.value, b"w")
 
@@ -211,7 +213,7 @@ class ProposalTests(SynchronousTestCase):
         self.assertIsInstance(proposal.request, Accept)
         replicas.ask(proposal, 1, 2)
         self.assertEqual(
-            proposal.outcome, Decided(b"maybe", Held(Ballot(2, 1), b"maybe"), changed=False)
+            proposal.outcome, Decided(b"maybe", Held(Ballot(2, 1), b"maybe"), False, Ballot(1, 1))
         )
 
     def test_read_of_empty(self) -> None:
@@ -219,7 +221,7 @@ class ProposalTests(SynchronousTestCase):
         replicas = Replicas()
         proposal = Proposal(3, Ballot(1, 1), leave)
         replicas.ask(proposal, 1, 2)
-        self.assertEqual(proposal.outcome, Decided(None, None, changed=False))
+        self.assertEqual(proposal.outcome, Decided(None, None, False, None))
         late = Proposal(3, RESERVED, to(b"late"))
         replicas.ask(late, 0, 1, 2)
         self.assertEqual(late.outcome, Beaten(Ballot(1, 1)))

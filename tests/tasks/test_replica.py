@@ -253,7 +253,7 @@ class StoreTests(SynchronousTestCase):
         database = Database(self.path, None, MIGRATIONS, in_thread=execute)
         self.successResultOf(database.open())
         self.addCleanup(database.close)
-        return SqliteRegisterStore(database)
+        return SqliteRegisterStore(database, lambda value: value != b"3")
 
     def test_kept(self) -> None:
         """What was answered is there after a restart, as it was."""
@@ -277,7 +277,17 @@ class StoreTests(SynchronousTestCase):
         )
         kept = Kept(Ballot(2, 0), Ballot(1, 0), b"2")
         store = self.open()
-        self.assertEqual(self.successResultOf(store.load(lambda value: value == b"2")), {"a": kept})
+        self.assertEqual(self.successResultOf(store.load()), {"a": kept})
+        self.assertEqual(self.successResultOf(store.read("a")), kept)
+        self.assertIsNone(self.successResultOf(store.read("b")))
+        for every, since, before, found in (
+            (True, "", "", [b"3", b"2"]),
+            (False, "", "", [b"2"]),
+            (True, "b", "", [b"3"]),
+            (True, "", "c", [b"2"]),
+        ):
+            self.assertEqual(self.successResultOf(store.page(before, since, every, 9)), found)
+        self.assertEqual(self.successResultOf(store.page("", "", True, 1)), [b"3"])
         told = self.successResultOf(store.ask([Asked("b", Prepare(Ballot(4, 2)))]))
         self.assertEqual(told[0].answer, Conflict(Ballot(4, 2), Ballot(4, 2)))
         self.assertEqual(told[0].kept, Kept(Ballot(4, 2), None, b"", 7))
@@ -287,11 +297,11 @@ class StoreTests(SynchronousTestCase):
         store = self.open()
         wrong = Accept(RESERVED, "no bytes", Ballot(1, 0))  # type: ignore[arg-type]  # to fail
         self.failureResultOf(store.ask([Asked("a", first(1)), Asked("b", wrong)]))
-        self.assertEqual(self.successResultOf(store.load(lambda _: True)), {})
+        self.assertEqual(self.successResultOf(store.load()), {})
 
     def test_no_answer_without_disk(self) -> None:
         """A replica on a disk that cannot be read does not start."""
         disk = Disk()
-        self.patch(disk, "load", lambda wanted: fail(FULL))
+        self.patch(disk, "load", lambda: fail(FULL))
         replica = Replica(disk, Clock(), current)
         self.failureResultOf(Deferred.fromCoroutine(replica.load()), DatabaseError)

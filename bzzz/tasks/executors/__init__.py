@@ -1,0 +1,1 @@
+"""What runs a task's command on this machine: :mod:`bzzz.tasks.executors.interfaces`."""

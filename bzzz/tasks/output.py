@@ -1,0 +1,108 @@
+"""What an attempt has printed, read from where it runs (``docs/tasks.rst``, "Output").
+
+Enters: files that grow. Leaves: their bytes from a place on, in parts, until the attempt is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from bzzz.errors import BzzzError
+
+__all__ = ["PART", "NoOutput", "OutputFiles", "Sink"]
+
+# Bytes of one part: a few of them fill a link's buffers.
+PART: Final = 32 << 10
+
+# Seconds between two looks at a file that did not grow; a person sees no difference.
+LOOK: Final = 0.05
+
+Sink = Callable[[int, bytes], Deferred[None] | None]
+"""Is given 1 or 2, as standard output or standard error, and bytes; what it returns is waited for
+before there is more."""
+
+
+class NoOutput(BzzzError):
+    """There is no output of an attempt here, or not any more."""
+
+
+class OutputFiles:
+    """The output of this node's attempts.
+
+    :param directory_of: where an attempt's output is.
+    :param is_running: whether an attempt of a task is running here, or about to.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        directory_of: Callable[[str, int], Path],
+        is_running: Callable[[str, int], bool],
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+    ) -> None:
+        self._clock = clock
+        self._directory_of = directory_of
+        self._is_running = is_running
+        self._in_thread = in_thread
+
+    def has(self, task: str, token: int) -> bool:
+        """Whether the attempt runs here."""
+        return self._is_running(task, token)
+
+    async def send(
+        self, task: str, token: int, offsets: tuple[int, int], follow: bool, sink: Sink
+    ) -> None:
+        """Hand over what there is, and with ``follow`` what comes until the attempt is over.
+
+        :param offsets: bytes of both outputs that are known already.
+        :raises NoOutput: there is none.
+        """
+        directory = self._directory_of(task, token)
+        paths = (directory / "stdout", directory / "stderr")
+        at = list(offsets)
+        found = False
+        while True:
+            # Asked before the files are read: what was written until then is in them.
+            running = self._is_running(task, token)
+            grew = False
+            for which, path in enumerate(paths):
+                data: bytes | None = await self._in_thread(partial(_read, path, at[which]))
+                if data is None:
+                    continue
+                found = True
+                if data:
+                    grew = True
+                    at[which] += len(data)
+                    waiting = sink(which + 1, data)
+                    if waiting is not None:
+                        await waiting
+            if grew:
+                continue
+            if not running or not follow:
+                if not found and not running:
+                    raise NoOutput(f"the output of attempt {token} of task {task} is not here")
+                return
+            await self._pause()
+
+    def _pause(self) -> Deferred[None]:
+        paused: Deferred[None] = Deferred()
+        self._clock.callLater(LOOK, paused.callback, None)
+        return paused
+
+
+def _read(path: Path, offset: int) -> bytes | None:
+    """A part of a file; None if it is not there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(PART)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NoOutput(f"{path} cannot be read: {error.strerror}") from None

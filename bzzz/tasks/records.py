@@ -1,0 +1,124 @@
+"""Records of tasks in their registers: one change of a task at a time.
+
+Enters: edits of a task's state. Leaves: the record that was decided. docs/tasks.rst, "The
+register".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+from twisted.internet.defer import DeferredLock
+
+from bzzz.errors import BzzzError
+from bzzz.tasks.ballots import RESERVED
+from bzzz.tasks.proposer import Decided
+from bzzz.tasks.record import TaskState
+from bzzz.tasks.registers import Registers
+from bzzz.tasks.value import TaskRecord, decode_record, encode_record, peer_id
+
+__all__ = ["Edit", "NoRecord", "Records"]
+
+Edit = Callable[[TaskState], TaskState | None]
+"""Is given the last state, and returns the next; None leaves it. May be called again on a newer
+one, and leaves alone what has its effect already."""
+
+
+class NoRecord(BzzzError):
+    """A majority of the replicas has never heard of the task."""
+
+
+class Records:
+    """The changes of tasks by one node.
+
+    :param wall_time: seconds since the epoch.
+    """
+
+    def __init__(self, registers: Registers, wall_time: Callable[[], float]) -> None:
+        self._registers = registers
+        self._wall_time = wall_time
+        self._locks: dict[str, DeferredLock] = {}
+
+    async def create(self, record: TaskRecord, within: float) -> TaskRecord:
+        """Give a task its first record.
+
+        :param within: seconds.
+        :raises NoMajority: it is not known whether it has it.
+        """
+        if record.submission.replicas[0] != record.submission.origin:
+            raise ValueError("a record is created by the first of its replicas")
+        state = msgspec.structs.replace(record.state, changed=self._wall_time())
+        value = encode_record(record.signed, state)
+        replicas = [peer_id(each) for each in record.submission.replicas]
+        async with self._one_at_a_time(record.task):
+            decided = await self._registers.propose(
+                record.task,
+                replicas,
+                lambda before: value if before is None else None,
+                within,
+                first=RESERVED,
+            )
+        return _read(decided, record)
+
+    async def change(
+        self, record: TaskRecord, edit: Edit, within: float, *, close: int = 0
+    ) -> TaskRecord:
+        """Change a task's state by the last that was decided.
+
+        :param record: any that was decided for the task; this node is one of its replicas.
+        :param close: the token that has to be closed first, 0 for none.
+        :param within: seconds, from when it is this change's turn.
+        :raises NoMajority: it is not known whether it was changed.
+        :raises NoRecord: a majority has none.
+        """
+        async with self._one_at_a_time(record.task):
+            decided = await self._registers.propose(
+                record.task,
+                [peer_id(each) for each in record.submission.replicas],
+                lambda value: self._edited(value, record, edit),
+                within,
+                close=close,
+            )
+        return _read(decided, record)
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, task: str) -> AsyncIterator[None]:
+        """A second change of one node would end the first."""
+        lock = self._locks.get(task)
+        if lock is None:
+            lock = self._locks[task] = DeferredLock()
+        await lock.acquire()
+        try:
+            yield
+        except GeneratorExit:
+            # It is thrown away, with all that waits for it: nothing is to go on from here.
+            raise
+        except BaseException:
+            self._release(task, lock)
+            raise
+        self._release(task, lock)
+
+    def _release(self, task: str, lock: DeferredLock) -> None:
+        lock.release()
+        if not lock.locked:
+            self._locks.pop(task, None)
+
+    def _edited(self, value: bytes | None, known: TaskRecord, edit: Edit) -> bytes | None:
+        if value is None:
+            return None
+        last = decode_record(value, known=known)
+        state = edit(last.state)
+        if state is None:
+            return None
+        state = msgspec.structs.replace(
+            state, version=last.state.version + 1, changed=self._wall_time()
+        )
+        return encode_record(last.signed, state)
+
+
+def _read(decided: Decided, known: TaskRecord) -> TaskRecord:
+    if decided.value is None or decided.ballot is None:
+        raise NoRecord(f"there is no record of {known.task}")
+    return decode_record(decided.value, decided.ballot, known)

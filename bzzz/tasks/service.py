@@ -1,0 +1,525 @@
+"""Tasks on one node: its registers, its replica, its driver and its worker, composed.
+
+Enters: what its owner wants, what other members ask, what there is to ask them and to run commands
+with. Leaves: answers, and what became of tasks. docs/tasks.rst. The simulator runs this very code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Final, NoReturn
+from typing import Protocol as Shape
+
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bzzz.errors import BzzzError, RemoteProtocolError
+from bzzz.identity.keys import PrivateKey
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.calls import AnswerLost
+from bzzz.tasks import submission as submissions
+from bzzz.tasks.acceptor import Kept
+from bzzz.tasks.ballots import Accept
+from bzzz.tasks.ballots import Answer as RegisterAnswer
+from bzzz.tasks.ballots import Request as RegisterRequest
+from bzzz.tasks.driver import Driver
+from bzzz.tasks.executors.interfaces import IExecutor
+from bzzz.tasks.interfaces import Peers, Placer, Workspace
+from bzzz.tasks.messages import (
+    MAX_MESSAGE,
+    Answer,
+    Cancel,
+    Done,
+    Failed,
+    Find,
+    Found,
+    Granted,
+    Listed,
+    Listing,
+    Offer,
+    Refused,
+    Register,
+    Renew,
+    Report,
+    Request,
+    Retry,
+    Settled,
+    Stop,
+    Told,
+)
+from bzzz.tasks.record import State, begin
+from bzzz.tasks.records import Records
+from bzzz.tasks.register_store import RegisterStore
+from bzzz.tasks.registers import Registers
+from bzzz.tasks.replica import Current, Replica
+from bzzz.tasks.submission import SignedSubmission, Submission, SubmissionError
+from bzzz.tasks.value import TaskRecord, decode_record, encode_record, peer_id
+from bzzz.tasks.worker import Admit, Worker
+
+__all__ = ["NoSuchTask", "TaskService", "TaskWorld", "Trusted"]
+
+# Replicas of a task in a cluster that has so many members.
+REPLICAS: Final = 3
+
+# Submissions whose signature is remembered as good: those of tasks that change often.
+MAX_VERIFIED: Final = 10_000
+
+# Seconds for an answer. A change of a record that a peer makes for it takes ten at most.
+ANSWER_SECONDS: Final = 30.0
+
+# Seconds for the first record of a task.
+CREATE_SECONDS: Final = 10.0
+
+
+class NoSuchTask(BzzzError):
+    """No member that could be asked has the task."""
+
+
+class Trusted(Shape):
+    """Who may do what with tasks."""
+
+    def members(self) -> Collection[PeerID]:
+        """All members of the cluster with this node; this node alone where it is in none."""
+
+    def may_submit(self, peer: PeerID) -> bool:
+        """Whether tasks that this member has signed are run, and what it wants done with any."""
+
+    def may_run(self, peer: PeerID) -> bool:
+        """Whether this member runs tasks."""
+
+
+@dataclass(frozen=True)
+class TaskWorld:
+    """What tasks need of a node.
+
+    :ivar clock: whose time goes on while the machine sleeps.
+    :ivar wall_time: seconds since the epoch.
+    :ivar rng: for what need not be secret.
+    :ivar random_bytes: fit for IDs that nobody else has.
+    :ivar peers: the other members; this node itself need not be among them.
+    :ivar admit: see :data:`bzzz.tasks.worker.Admit`.
+    :ivar give_back: see :class:`bzzz.tasks.worker.Worker`.
+    """
+
+    clock: IReactorTime
+    wall_time: Callable[[], float]
+    rng: Random
+    random_bytes: Callable[[int], bytes]
+    key: PrivateKey
+    store: RegisterStore
+    peers: Peers
+    trusted: Trusted
+    executor: IExecutor
+    workspace: Workspace
+    admit: Admit
+    give_back: Callable[[str], object]
+
+
+class _Everyone:
+    """Implements :class:`~bzzz.tasks.interfaces.Peers` with this node, which asks itself."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        own: PeerID,
+        others: Peers,
+        answer: Callable[[PeerID, Request], Deferred[Answer]],
+    ) -> None:
+        self._clock = clock
+        self._own = own
+        self._others = others
+        self._answer = answer
+
+    def linked(self) -> Collection[PeerID]:
+        return self._others.linked()
+
+    def ask(self, peer: PeerID, request: Request) -> Deferred[Answer]:
+        if peer == self._own:
+            asking = self._answer(peer, request)
+        else:
+            asking = self._others.ask(peer, request)
+        if not isinstance(request, Register | Renew):
+            # These are sent again without an answer anyway.
+            asking.addTimeout(ANSWER_SECONDS, self._clock, partial(_late, peer))
+        return asking
+
+
+class TaskService:
+    """The tasks of one node.
+
+    :param placer: made with :meth:`place`, which it calls.
+    :ivar peers: all members, this node with them.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, world: TaskWorld, placer: Callable[[Callable[[str, str], bool]], Placer]
+    ) -> None:
+        self._world = world
+        self._key = world.key
+        self.own = world.key.peer_id
+        self._own_text = str(self.own)
+        self._trusted = world.trusted
+        self._store = world.store
+        self.peers = _Everyone(world.clock, self.own, world.peers, self.answer)
+        self.placer = placer(self.place)
+        self._registers = Registers(world.clock, world.rng, self.own, self._ask_register)
+        self.replica = Replica(world.store, world.clock, self._current, self._learnt)
+        self.driver = Driver(
+            world.clock,
+            world.rng,
+            self.own,
+            Records(self._registers, world.wall_time),
+            self.peers,
+            self.placer,
+            self.replica.until_closed,
+            self._told,
+        )
+        self.worker = Worker(
+            world.clock,
+            self.own,
+            self.peers,
+            world.executor,
+            world.workspace,
+            world.admit,
+            world.give_back,
+        )
+        self._last: TaskRecord | None = None
+        self._last_value = b""
+        self._verified: OrderedDict[bytes, None] = OrderedDict()
+        self._waiting: dict[str, list[Deferred[TaskRecord]]] = {}
+        self._observers: list[Callable[[TaskRecord, bool], object]] = []
+
+    async def start(self) -> None:
+        """Go on with what is on the disk.
+
+        :raises DatabaseError: it cannot be read.
+        """
+        await self.replica.load()
+        self.driver.start()
+
+    def stop(self) -> None:
+        """Do nothing more. Attempts end with the executor."""
+        self.driver.stop()
+        self._registers.stop()
+        self.worker.stop()
+
+    def on_change(self, observer: Callable[[TaskRecord, bool], object]) -> None:
+        """Tell ``observer`` of each newer record of tasks that this node keeps, and whether it is
+        known to be decided."""
+        self._observers.append(observer)
+
+    def place(self, task: str, worker: str) -> bool:
+        """See :meth:`bzzz.tasks.driver.Driver.place`."""
+        return self.driver.place(task, worker)
+
+    # -- what its owner wants
+
+    def new_id(self) -> str:
+        """An ID for a task that is to be submitted."""
+        milliseconds = int(self._world.wall_time() * 1000)
+        return submissions.new_task_id(milliseconds, self._world.random_bytes(10))
+
+    async def submit(self, wanted: Submission, worker: str = "") -> TaskRecord:
+        """Submit a task; it is durable when this returns.
+
+        :param wanted: its ID is of :meth:`new_id`, and is used for this call alone; its origin and
+            replicas are filled in here.
+        :param worker: who is to run it, where somebody is known that fits.
+        :raises SubmissionError: it cannot be submitted.
+        :raises NoMajority: it is not known whether it was submitted: ask for its ID.
+        """
+        if not self._trusted.may_submit(self.own):
+            raise SubmissionError("this node may not submit tasks: its role does not allow it")
+        submission = msgspec.structs.replace(
+            wanted, origin=self._own_text, replicas=self._choose_replicas()
+        )
+        signed = submissions.sign(submission, self._key)
+        self._remember(signed)
+        state = begin(worker, self._own_text)
+        return await self.driver.create(TaskRecord(signed, submission, state), CREATE_SECONDS)
+
+    def when_ended(self, task: str) -> Deferred[TaskRecord]:
+        """Fires with the record of a task that this node keeps when it was decided that it has
+        ended. Whoever does not wait any more cancels it."""
+
+        def forget(waiting: Deferred[TaskRecord]) -> None:
+            self._waiting[task].remove(waiting)
+            if not self._waiting[task]:
+                del self._waiting[task]
+
+        waiting: Deferred[TaskRecord] = Deferred(forget)
+        self._waiting.setdefault(task, []).append(waiting)
+        return waiting
+
+    async def find(self, task: str) -> TaskRecord:
+        """The newest record of a task that can be found: here, or at any member.
+
+        :raises NoSuchTask: nobody has it.
+        """
+        found = await self._here(task)
+        if found is None:
+            asking = [self.peers.ask(peer, Find(task)) for peer in sorted(self.peers.linked())]
+            for each in asking:
+                try:
+                    answer = await each
+                except BzzzError:
+                    continue
+                record = _found(answer)
+                if record is not None and (
+                    found is None or record.state.version > found.state.version
+                ):
+                    found = record
+        if found is None:
+            raise NoSuchTask(f"there is no task {task}, or those who keep it cannot be reached")
+        return found
+
+    async def cancel(self, record: TaskRecord) -> TaskRecord:
+        """Have a task end. The record that is returned may have to wait for its worker.
+
+        :raises BzzzError: it is not known whether it was recorded.
+        """
+        return await self._at_replica(record, Cancel(record.task), self.driver.cancel)
+
+    async def retry(self, record: TaskRecord) -> TaskRecord:
+        """Begin anew a task that has ended.
+
+        :raises BzzzError: it is not known whether it was recorded.
+        """
+        token = record.state.token
+        return await self._at_replica(
+            record, Retry(record.task, token), lambda known: self.driver.retry(known, token)
+        )
+
+    async def _at_replica(
+        self,
+        record: TaskRecord,
+        request: Request,
+        here: Callable[[TaskRecord], object],
+    ) -> TaskRecord:
+        if self._own_text in record.submission.replicas:
+            result = here(record)
+            return await result  # type: ignore[misc, no-any-return]  # a coroutine of the driver
+        reasons = []
+        for each in record.submission.replicas:
+            try:
+                answer = await self.peers.ask(peer_id(each), request)
+            except BzzzError as error:
+                reasons.append(str(error))
+                continue
+            found = _found(answer)
+            if found is not None:
+                return found
+            reasons.append(answer.reason if isinstance(answer, Failed) else "has no record of it")
+        raise NoSuchTask(f"task {record.task} could not be changed: {'; '.join(reasons)}")
+
+    # -- what is asked of it
+
+    def answer(self, peer: PeerID, request: Request) -> Deferred[Answer]:
+        """Answer a member. It does not fail."""
+        if isinstance(request, Renew):
+            name = str(peer)
+            return succeed(
+                Granted(
+                    tuple(self.replica.renew(task, name, token) for task, token in request.attempts)
+                )
+            )
+        return Deferred.fromCoroutine(self._answer(peer, request)).addErrback(_failed)
+
+    async def _answer(self, peer: PeerID, request: Request) -> Answer:
+        match request:
+            case Register(task, what):
+                if isinstance(what, Accept):
+                    self._check_accept(peer, task, what)
+                return Told(await self.replica.ask(task, what))
+            case Offer():
+                return self._offered(peer, request)
+            case Stop(task, token):
+                self.worker.stop_attempt(task, token)
+                return Done()
+            case Report(task):
+                await self.driver.report(peer, request, await self._required(task))
+                return Done()
+            case Find(task):
+                return _answer_found(await self._here(task))
+            case Cancel(task):
+                self._require_right(peer)
+                return _answer_found(await self.driver.cancel(await self._required(task)))
+            case Retry(task, token):
+                self._require_right(peer)
+                return _answer_found(await self.driver.retry(await self._required(task), token))
+            case Listing():
+                return await self.list_here(request)
+            case Settled(tasks):
+                self.driver.settled(tasks)
+                return Done()
+        raise RemoteProtocolError(f"{type(request).__name__} is not answered", "not_answered")
+
+    async def list_here(self, listing: Listing) -> Listed:
+        """The records that this node keeps.
+
+        :raises DatabaseError: they cannot be read.
+        """
+        values = await self._store.page(
+            listing.before, listing.since, listing.ended, listing.most + 1
+        )
+        size, kept = 0, 0
+        for value in values[: listing.most]:
+            size += len(value) + 10
+            if size > MAX_MESSAGE - 1000:
+                break
+            kept += 1
+        return Listed(tuple(values[:kept]), more=len(values) > kept)
+
+    # -- inside
+
+    def _ask_register(
+        self, peer: PeerID, task: str, request: RegisterRequest
+    ) -> Deferred[RegisterAnswer]:
+        def told(answer: Answer) -> RegisterAnswer:
+            if isinstance(answer, Told):
+                return answer.answer
+            reason = answer.reason if isinstance(answer, Failed) else "an answer of another kind"
+            raise RemoteProtocolError(f"{peer} did not keep a record: {reason}")
+
+        return self.peers.ask(peer, Register(task, request)).addCallback(told)
+
+    def _decode(self, value: bytes, kept: Kept | None = None) -> TaskRecord:
+        """Read a value; several ask for the same one after the other."""
+        last = self._last
+        if last is None or self._last_value is not value:
+            last = self._last = decode_record(value)
+            self._last_value = value
+        if kept is not None and kept.accepted is not None and last.ballot != kept.accepted:
+            last = TaskRecord(last.signed, last.submission, last.state, kept.accepted)
+        return last
+
+    def _current(self, value: bytes) -> Current | None:
+        record = self._decode(value)
+        if record.state.state is not State.ASSIGNED:
+            return None
+        return Current(record.state.token, record.state.worker, record.submission.lease)
+
+    def _learnt(self, task: str, kept: Kept) -> None:
+        if kept.accepted is not None:
+            self.driver.learnt(self._decode(kept.value, kept))
+
+    def _told(self, record: TaskRecord, settled: bool) -> None:
+        if settled and record.has_ended:
+            for waiting in self._waiting.pop(record.task, ()):
+                waiting.callback(record)
+        for observer in self._observers:
+            observer(record, settled)
+
+    def _check_accept(self, peer: PeerID, task: str, request: Accept) -> None:
+        """See that a value is one that this replica may be asked to keep.
+
+        :raises RemoteProtocolError: it is not.
+        """
+        record = self._decode(request.value)
+        submission = record.submission
+        if submission.task != task:
+            raise RemoteProtocolError("a record is of another task", "record_task")
+        replicas = submission.replicas
+        if self._own_text not in replicas:
+            raise RemoteProtocolError("a record is not this node's to keep", "record_replica")
+        if request.ballot.place >= len(replicas) or replicas[request.ballot.place] != str(peer):
+            raise RemoteProtocolError("a ballot is another replica's", "record_proposer")
+        self._check_signed(record.signed, submission)
+
+    def _check_signed(self, signed: SignedSubmission, submission: Submission) -> None:
+        known = self.driver.known(submission.task)
+        if (known is not None and known.signed == signed) or _digest(signed) in self._verified:
+            return
+        submissions.verify(signed)
+        if not self._trusted.may_submit(peer_id(submission.origin)):
+            raise RemoteProtocolError(
+                f"{submission.origin} may not submit tasks", "submission_right"
+            )
+        self._remember(signed)
+
+    def _remember(self, signed: SignedSubmission) -> None:
+        self._verified[_digest(signed)] = None
+        if len(self._verified) > MAX_VERIFIED:
+            self._verified.popitem(last=False)
+
+    def _offered(self, peer: PeerID, offer: Offer) -> Answer:
+        submission = submissions.verify(offer.signed)
+        if str(peer) not in submission.replicas:
+            raise RemoteProtocolError(f"{peer} does not keep the task that it offers", "offer")
+        if not self._trusted.may_submit(peer_id(submission.origin)):
+            return Refused(f"{submission.origin} may not submit tasks", for_good=True)
+        if not self._trusted.may_run(self.own):
+            return Refused("its role does not let it run tasks", for_good=True)
+        return self.worker.offer(peer, offer.signed, submission, offer.token)
+
+    def _require_right(self, peer: PeerID) -> None:
+        if not self._trusted.may_submit(peer):
+            raise RemoteProtocolError(f"{peer} may not change tasks: its role does not allow it")
+
+    async def _here(self, task: str) -> TaskRecord | None:
+        known = self.driver.known(task)
+        if known is not None:
+            return known
+        kept = await self._store.read(task)
+        if kept is None or kept.accepted is None:
+            return None
+        return decode_record(kept.value, kept.accepted)
+
+    async def _required(self, task: str) -> TaskRecord:
+        record = await self._here(task)
+        if record is None:
+            raise NoSuchTask(f"task {task} is not kept here")
+        return record
+
+    def _choose_replicas(self) -> tuple[str, ...]:
+        """This node and two others, linked ones if there are."""
+        others = [peer for peer in self._trusted.members() if peer != self.own]
+        if len(others) + 1 < REPLICAS:
+            return (self._own_text,)
+        linked = self.peers.linked()
+        reached = [peer for peer in others if peer in linked]
+        if not reached:
+            raise SubmissionError(
+                f"none of the {len(others)} other members can be reached, and two of three have to"
+                " keep a task: see bzzz peers, and try again"
+            )
+        chosen = self._sample(reached)
+        if len(chosen) < REPLICAS - 1:
+            chosen += self._sample([peer for peer in others if peer not in linked])
+        return (self._own_text, *(str(peer) for peer in chosen[: REPLICAS - 1]))
+
+    def _sample(self, peers: Sequence[PeerID]) -> list[PeerID]:
+        return self._world.rng.sample(sorted(peers), min(len(peers), REPLICAS - 1))
+
+
+def _digest(signed: SignedSubmission) -> bytes:
+    return hashlib.blake2b(signed.data, key=signed.signature, digest_size=16).digest()
+
+
+def _late(peer: PeerID, result: object, seconds: float) -> NoReturn:
+    raise AnswerLost(f"{peer} did not answer within {seconds:g} s")
+
+
+def _found(answer: Answer) -> TaskRecord | None:
+    if not isinstance(answer, Found) or answer.record is None:
+        return None
+    return decode_record(answer.record)
+
+
+def _answer_found(record: TaskRecord | None) -> Found:
+    return Found(None if record is None else encode_record(record.signed, record.state))
+
+
+def _failed(failure: Failure) -> Answer:
+    failure.trap(BzzzError)
+    return Failed(failure.getErrorMessage()[:2000])

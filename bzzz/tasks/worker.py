@@ -1,0 +1,416 @@
+"""Running attempts on this machine, as long as their leases last (``docs/tasks.rst``, "Leases").
+
+Enters: offers, grants of replicas, how runs ended. Leaves: renewals and reports to replicas, runs
+to the executor. An attempt holds its lease from before its command begins until its result is
+recorded, so that nobody begins the next one in between.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.background import in_background
+from bzzz.tasks.executors.interfaces import Ending, IExecutor, Over, Run
+from bzzz.tasks.interfaces import Peers, Workspace
+from bzzz.tasks.leases import Lease
+from bzzz.tasks.messages import (
+    MAX_RENEWED,
+    Answer,
+    Done,
+    Granted,
+    Refused,
+    Renew,
+    Report,
+    Request,
+    Taken,
+)
+from bzzz.tasks.proposer import majority
+from bzzz.tasks.record import End, Produced
+from bzzz.tasks.submission import SignedSubmission, Submission
+from bzzz.tasks.value import peer_id
+
+__all__ = ["Admit", "Worker"]
+
+# Renewals in the time of one lease: two may be lost.
+RENEWALS: Final = 3
+
+# Seconds after which a lease that has not begun is asked for again: a replica may hear of the
+# record a moment later than the worker.
+ASK_AGAIN: Final = 0.1
+
+# Seconds from SIGTERM to SIGKILL of an attempt that is cancelled.
+STOP_GRACE: Final = 10.0
+
+# Seconds between two tries to report, doubled each time up to so many.
+REPORT_AGAIN: Final = 0.2
+MAX_REPORT_AGAIN: Final = 15.0
+
+# Tasks of which the last token offered is remembered; an offer is sent once, so a second one that
+# comes later than this many others would be very late.
+MAX_SEEN: Final = 100_000
+
+Admit = Callable[[PeerID, Submission], Refused | dict[str, str]]
+"""Counts an attempt in: what is missing, or the variables that say what was taken for it."""
+
+
+class _Phase(Enum):
+    PREPARING = 1
+    RUNNING = 2
+    COLLECTING = 3
+    REPORTING = 4
+
+
+class _Attempt:
+    """One attempt of a task on this machine.
+
+    :ivar asked_for: when its lease is to be asked for again.
+    :ivar denied: places of the replicas whose last word was no.
+    :ivar run: what is to be run, once that is prepared.
+    :ivar stopping: whether a cancel was told.
+    :ivar lost: whether others may have it: its lease is not wanted any more.
+    :ivar counted: whether it takes of the machine what it needs.
+    """
+
+    def __init__(self, signed: SignedSubmission, submission: Submission, token: int) -> None:
+        self.signed = signed
+        self.submission = submission
+        self.task = submission.task
+        self.token = token
+        self.key = f"{submission.task}.{token}"
+        self.replicas = [peer_id(each) for each in submission.replicas]
+        self.lease = Lease(len(self.replicas), submission.lease)
+        self.phase = _Phase.PREPARING
+        self.asked_for = float("-inf")
+        self.denied: set[int] = set()
+        self.run: Run | None = None
+        self.stopping = False
+        self.lost = False
+        self.counted = True
+        self.expiry: IDelayedCall | None = None
+
+
+class Worker:
+    """The attempts of one node.
+
+    :param clock: whose time goes on while the machine sleeps.
+    :param admit: see :data:`Admit`; asked once per attempt.
+    :param give_back: what was taken for an attempt, by its task, is free again.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        own: PeerID,
+        peers: Peers,
+        executor: IExecutor,
+        workspace: Workspace,
+        admit: Admit,
+        give_back: Callable[[str], object],
+    ) -> None:
+        self._clock = clock
+        self._own = own
+        self._peers = peers
+        self._executor = executor
+        self._workspace = workspace
+        self._admit = admit
+        self._give_back = give_back
+        self._attempts: dict[str, _Attempt] = {}
+        # The greatest token that was offered of each task.
+        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._timer: IDelayedCall | None = None
+        self._renew_at = 0.0
+        self._calls: set[IDelayedCall] = set()
+        self._idle: list[Deferred[None]] = []
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def runs(self, task: str) -> int:
+        """The token of the task's attempt here, 0 for none."""
+        attempt = self._attempts.get(task)
+        return 0 if attempt is None else attempt.token
+
+    def offer(
+        self, peer: PeerID, signed: SignedSubmission, submission: Submission, token: int
+    ) -> Taken | Refused:
+        """Begin an attempt, or say why not.
+
+        :param peer: who offers it.
+        :param submission: of ``signed``, whose signature and origin were looked at.
+        """
+        task = submission.task
+        if token <= self._seen.get(task, 0):
+            # What was offered before was taken or refused then. To refuse it now could end an
+            # attempt that runs.
+            return Taken()
+        if self._stopped:
+            return Refused("the node stops")
+        if task in self._attempts:
+            return Refused("an older attempt of the task has not ended here yet")
+        admitted = self._admit(peer, submission)
+        if isinstance(admitted, Refused):
+            return admitted
+        self._seen[task] = token
+        self._seen.move_to_end(task)
+        if len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
+        attempt = self._attempts[task] = _Attempt(signed, submission, token)
+        env = {**admitted, "BZZZ_TASK": task, "BZZZ_FENCING_TOKEN": str(token)}
+        # What does not begin within the time of its lease will have been given to others.
+        self._expire_at(attempt, self._clock.seconds() + submission.lease)
+        self._renew_soon(0.0)
+        self._background(self._prepare(attempt, env), "preparing an attempt")
+        return Taken()
+
+    def stop_attempt(self, task: str, token: int) -> None:
+        """A cancel is recorded: end the attempt, if it is here."""
+        attempt = self._attempts.get(task)
+        if attempt is None or attempt.token != token or attempt.stopping:
+            return
+        attempt.stopping = True
+        if attempt.phase is _Phase.RUNNING:
+            self._executor.stop(attempt.key, STOP_GRACE)
+        elif attempt.phase is _Phase.PREPARING:
+            self._end(attempt, End.CANCELLED, reason="it was cancelled before it began")
+
+    def drain(self) -> Deferred[None]:
+        """Fires when no attempt is left."""
+        idle: Deferred[None] = Deferred()
+        self._idle.append(idle)
+        self._look_idle()
+        return idle
+
+    def stop(self) -> None:
+        """Take nothing more, and renew no lease: what runs is killed by the executor."""
+        self._stopped = True
+        for call in [self._timer, *self._calls, *(each.expiry for each in self._attempts.values())]:
+            if call is not None and call.active():
+                call.cancel()
+        self._timer = None
+        self._calls.clear()
+
+    # -- beginning
+
+    async def _prepare(self, attempt: _Attempt, env: dict[str, str]) -> None:
+        try:
+            attempt.run = await self._workspace.prepare(attempt.submission, attempt.token, env)
+        except BzzzError as error:
+            if self._is_here(attempt, _Phase.PREPARING):
+                self._end(attempt, End.FAILED, reason=str(error))
+            return
+        self._begin(attempt)
+
+    def _begin(self, attempt: _Attempt) -> None:
+        """Run the command, when there is all that it needs."""
+        if not self._is_here(attempt, _Phase.PREPARING) or attempt.run is None or self._stopped:
+            return
+        until = attempt.lease.until
+        if until <= self._clock.seconds():
+            return
+        attempt.phase = _Phase.RUNNING
+        self._executor.start(attempt.run, until, lambda over: self._over(attempt, over))
+
+    def _is_here(self, attempt: _Attempt, phase: _Phase) -> bool:
+        return self._attempts.get(attempt.task) is attempt and attempt.phase is phase
+
+    # -- leases
+
+    def _renew_soon(self, seconds: float) -> None:
+        at = self._clock.seconds() + seconds
+        if self._timer is not None:
+            if self._renew_at <= at:
+                return
+            self._timer.cancel()
+        self._renew_at = at
+        self._timer = self._clock.callLater(seconds, self._renew)
+
+    def _renew(self) -> None:
+        """Ask the replicas for what is due, all of one replica in one message."""
+        self._timer = None
+        now = self._clock.seconds()
+        asked: dict[PeerID, list[tuple[_Attempt, int]]] = {}
+        soonest = float("inf")
+        for attempt in self._attempts.values():
+            if attempt.lost:
+                continue
+            every = attempt.submission.lease / RENEWALS
+            if attempt.lease.until <= now:
+                every = min(every, ASK_AGAIN)
+            # What is due soon is asked for with the others.
+            if now >= attempt.asked_for + every * 0.75:
+                attempt.asked_for = now
+                for place, replica in enumerate(attempt.replicas):
+                    asked.setdefault(replica, []).append((attempt, place))
+            soonest = min(soonest, attempt.asked_for + every)
+        for replica, attempts in asked.items():
+            for start in range(0, len(attempts), MAX_RENEWED):
+                self._ask_for(replica, attempts[start : start + MAX_RENEWED], now)
+        if soonest < float("inf") and not self._stopped:
+            self._renew_soon(max(0.0, soonest - now))
+
+    def _ask_for(self, replica: PeerID, attempts: list[tuple[_Attempt, int]], now: float) -> None:
+        renew = Renew(tuple((attempt.task, attempt.token) for attempt, _ in attempts))
+        asking = self._peers.ask(replica, renew)
+        asking.addCallback(self._granted, attempts, now)
+        # Who cannot be asked grants nothing.
+        asking.addErrback(lambda failure: failure.trap(BzzzError))
+
+    def _granted(self, answer: Answer, attempts: list[tuple[_Attempt, int]], asked: float) -> None:
+        if not isinstance(answer, Granted) or len(answer.granted) != len(attempts):
+            return
+        for (attempt, place), granted in zip(attempts, answer.granted, strict=True):
+            if self._attempts.get(attempt.task) is not attempt:
+                continue
+            if not granted:
+                attempt.denied.add(place)
+                self._denied(attempt)
+                continue
+            attempt.denied.discard(place)
+            before = attempt.lease.until
+            attempt.lease.granted(place, asked)
+            if attempt.lease.until > before:
+                self._extended(attempt)
+
+    def _extended(self, attempt: _Attempt) -> None:
+        until = attempt.lease.until
+        if until <= self._clock.seconds():
+            return
+        if attempt.phase is _Phase.PREPARING:
+            self._expire_at(attempt, until)
+            self._begin(attempt)
+        else:
+            self._expire_at(attempt, until)
+            if attempt.phase is _Phase.RUNNING:
+                self._executor.extend(attempt.key, until)
+
+    def _denied(self, attempt: _Attempt) -> None:
+        """A majority says that the token is not current: nobody will take its result."""
+        if len(attempt.denied) < majority(len(attempt.replicas)):
+            return
+        if attempt.phase is _Phase.RUNNING:
+            self._executor.stop(attempt.key, 0.0)
+
+    def _expire_at(self, attempt: _Attempt, when: float) -> None:
+        if attempt.expiry is not None and attempt.expiry.active():
+            attempt.expiry.cancel()
+        left = max(0.0, when - self._clock.seconds())
+        attempt.expiry = self._clock.callLater(left, self._expired, attempt)
+
+    def _expired(self, attempt: _Attempt) -> None:
+        """The lease has ended. What runs is killed by the executor, which says so."""
+        if self._is_here(attempt, _Phase.PREPARING):
+            self._end(attempt, End.LOST, reason="its lease ended before it could begin")
+
+    # -- ending
+
+    def _over(self, attempt: _Attempt, over: Over) -> None:
+        """The run has ended, and nothing of it is left."""
+        if not self._is_here(attempt, _Phase.RUNNING):
+            return
+        end = _ends(over, attempt.stopping)
+        if end is End.LOST:
+            self._end(attempt, end, reason=over.reason)
+            return
+        attempt.phase = _Phase.COLLECTING
+        self._free(attempt)
+        self._background(self._collect(attempt, over, end), "collecting what an attempt has left")
+
+    async def _collect(self, attempt: _Attempt, over: Over, end: End) -> None:
+        produced: Produced | None = None
+        reason = over.reason
+        try:
+            produced = await self._workspace.collect(attempt.submission, attempt.token)
+        except BzzzError as error:
+            if end is End.DONE:
+                end, reason = End.FAILED, str(error)
+        if self._is_here(attempt, _Phase.COLLECTING):
+            self._end(attempt, end, over.exit_status, reason, produced)
+
+    def _end(
+        self,
+        attempt: _Attempt,
+        end: End,
+        exit_status: int | None = None,
+        reason: str = "",
+        produced: Produced | None = None,
+    ) -> None:
+        attempt.phase = _Phase.REPORTING
+        attempt.lost = end is End.LOST
+        self._free(attempt)
+        report = Report(attempt.task, attempt.token, end, exit_status, reason[:2000], produced)
+        self._background(self._report(attempt, report), "reporting the end of an attempt")
+
+    def _free(self, attempt: _Attempt) -> None:
+        if attempt.counted:
+            attempt.counted = False
+            self._give_back(attempt.task)
+
+    async def _report(self, attempt: _Attempt, report: Report) -> None:
+        """Tell the replicas, one after the other, until one has it in the record."""
+        wait = REPORT_AGAIN
+        while not self._stopped:
+            for replica in attempt.replicas:
+                if await self._told(replica, report):
+                    self._forget(attempt)
+                    return
+            await self._sleep(wait)
+            wait = min(2 * wait, MAX_REPORT_AGAIN)
+
+    async def _told(self, replica: PeerID, report: Request) -> bool:
+        try:
+            answer = await self._peers.ask(replica, report)
+        except BzzzError as error:
+            self._log.debug("{peer} could not be told: {error}", peer=replica, error=error)
+            return False
+        return isinstance(answer, Done)
+
+    def _forget(self, attempt: _Attempt) -> None:
+        if attempt.expiry is not None and attempt.expiry.active():
+            attempt.expiry.cancel()
+        if self._attempts.get(attempt.task) is attempt:
+            del self._attempts[attempt.task]
+        self._workspace.clean(attempt.task, attempt.token)
+        self._look_idle()
+
+    def _look_idle(self) -> None:
+        if not self._attempts:
+            waiting, self._idle = self._idle, []
+            for idle in waiting:
+                idle.callback(None)
+
+    async def _sleep(self, seconds: float) -> None:
+        slept: Deferred[None] = Deferred()
+        call = self._clock.callLater(seconds, slept.callback, None)
+        self._calls.add(call)
+        await slept
+        self._calls.discard(call)
+
+    def _background(self, doing: Coroutine[Any, Any, None], what: str) -> None:
+        in_background(doing, what, self._log)
+
+
+def _ends(over: Over, stopping: bool) -> End:
+    """What an attempt's end is to its task."""
+    match over.ending:
+        case Ending.EXITED:
+            return End.DONE if over.exit_status == 0 else End.FAILED
+        case Ending.TIMED_OUT:
+            return End.TIMED_OUT
+        case Ending.NOT_STARTED | Ending.OVER_LIMIT:
+            return End.FAILED
+        case Ending.STOPPED if stopping:
+            return End.CANCELLED
+        case _:
+            return End.LOST

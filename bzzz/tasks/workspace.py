@@ -1,0 +1,214 @@
+"""Where attempts have their files on this machine.
+
+Enters: submissions of attempts that are to begin, and that have ended. Leaves: directories, and
+what was left in them. Below the directory of all of them::
+
+    <task>.<token>/work      the working directory; gone when the attempt's end is recorded
+    <task>.<token>/stdout    its output, kept within the quota, the oldest go first
+    <task>.<token>/stderr
+
+docs/tasks.rst, "Execution".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+from typing import Protocol as Shape
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
+from bzzz.net.background import in_background
+from bzzz.tasks.executors.interfaces import Run
+from bzzz.tasks.record import TAIL, Produced
+from bzzz.tasks.submission import Submission
+from bzzz.tasks.value import peer_id
+
+__all__ = ["AttemptFiles", "Stored", "TaskFiles", "WorkspaceError"]
+
+# Bytes of each of an attempt's outputs that are kept.
+MAX_OUTPUT: Final = 64 << 20
+
+# Where commands are looked for that are given without a path.
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class WorkspaceError(BzzzError):
+    """The files of an attempt cannot be made, read or removed; names them."""
+
+
+class Stored(Shape):
+    """Files that were put into the cache."""
+
+    digest: str
+    size: int
+
+
+class TaskFiles(Shape):
+    """Files that travel; :class:`bzzz.tasks.files.files.Files` is one."""
+
+    def fetch(self, digest: str, peers: Sequence[PeerID]) -> Deferred[None]:
+        """Have them in the cache."""
+
+    def unpack(self, digest: str, into: Path, name: str) -> Deferred[None]:
+        """Write them below a directory."""
+
+    def collect(self, directory: Path, globs: Sequence[str]) -> Deferred[Any]:
+        """Put what matches into the cache; fires with a :class:`Stored`."""
+
+
+class AttemptFiles:
+    """Implements :class:`bzzz.tasks.interfaces.Workspace`.
+
+    :param directory: of all attempts of this node.
+    :param quota: bytes of the output of ended attempts.
+    :param in_thread: calls a function in a thread.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        directory: Path,
+        quota: int,
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+        files: TaskFiles,
+    ) -> None:
+        self._directory = directory
+        self._quota = quota
+        self._in_thread = in_thread
+        self._files = files
+
+    def start(self) -> Deferred[None]:
+        """Remove what attempts have left that a killed daemon has not cleaned up.
+
+        Fails with a WorkspaceError.
+        """
+        return self._in_thread(self._open)
+
+    def directory_of(self, task: str, token: int) -> Path:
+        """Where an attempt's output is, if it is still there."""
+        return self._directory / f"{task}.{token}"
+
+    def prepare(self, submission: Submission, token: int, env: dict[str, str]) -> Deferred[Run]:
+        """See :class:`~bzzz.tasks.interfaces.Workspace`."""
+        return Deferred.fromCoroutine(self._prepare(submission, token, env))
+
+    def collect(self, submission: Submission, token: int) -> Deferred[Produced]:
+        """See :class:`~bzzz.tasks.interfaces.Workspace`."""
+        return Deferred.fromCoroutine(self._collect(submission, token))
+
+    def clean(self, task: str, token: int) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Workspace`."""
+        directory = self.directory_of(task, token)
+        in_background(
+            self._in_thread(lambda: self._clean(directory)), "removing an attempt", self._log
+        )
+
+    # -- inside
+
+    async def _prepare(self, submission: Submission, token: int, env: dict[str, str]) -> Run:
+        directory = self.directory_of(submission.task, token)
+        work = directory / "work"
+        await self._in_thread(lambda: _make(directory, work))
+        sources = [peer_id(each) for each in submission.replicas]
+        for each in submission.inputs:
+            await self._files.fetch(each.digest, sources)
+            await self._files.unpack(each.digest, work, each.path)
+        return Run(
+            key=f"{submission.task}.{token}",
+            argv=submission.command,
+            env={
+                "PATH": PATH,
+                "HOME": str(work),
+                "TMPDIR": "/tmp",  # nosec B108  # noqa: S108 - its own in the sandboxes
+                "LANG": "C.UTF-8",
+                **submission.env,
+                **env,
+            },
+            directory=str(work),
+            stdout=str(directory / "stdout"),
+            stderr=str(directory / "stderr"),
+            max_output=MAX_OUTPUT,
+            timeout=submission.timeout,
+            memory=submission.memory,
+            cpus=submission.cpus,
+            profile=submission.profile,
+        )
+
+    async def _collect(self, submission: Submission, token: int) -> Produced:
+        directory = self.directory_of(submission.task, token)
+        tails: Sequence[tuple[bytes, int]] = await self._in_thread(
+            lambda: [_tail(directory / name) for name in ("stdout", "stderr")]
+        )
+        (stdout, stdout_size), (stderr, stderr_size) = tails
+        outputs, outputs_size = "", 0
+        if submission.outputs:
+            stored: Stored = await self._files.collect(directory / "work", submission.outputs)
+            outputs, outputs_size = stored.digest, stored.size
+        return Produced(stdout, stderr, stdout_size, stderr_size, outputs, outputs_size)
+
+    def _open(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            for each in self._directory.iterdir():
+                shutil.rmtree(each / "work", ignore_errors=True)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self._directory} cannot be used: {error.strerror}; mend that"
+            ) from None
+        self._keep_quota()
+
+    def _clean(self, directory: Path) -> None:
+        shutil.rmtree(directory / "work", ignore_errors=True)
+        self._keep_quota()
+
+    def _keep_quota(self) -> None:
+        """Remove the oldest output of ended attempts until the rest is within the quota."""
+        ended = []
+        for each in self._directory.iterdir():
+            if not (each / "work").exists():
+                sizes = [_size(each / name) for name in ("stdout", "stderr")]
+                # A directory takes a block, also with no output in it.
+                ended.append((each.name, sum(sizes) + 4096, each))
+        total = sum(size for _, size, _ in ended)
+        # Their names begin with the tasks' IDs, which sort by age.
+        for _, size, each in sorted(ended):
+            if total <= self._quota:
+                break
+            shutil.rmtree(each, ignore_errors=True)
+            total -= size
+
+
+def _make(directory: Path, work: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700)
+        work.mkdir(mode=0o700)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{error.filename or directory} cannot be made: {error.strerror}"
+        ) from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _tail(path: Path) -> tuple[bytes, int]:
+    """The end of a file, and its size; nothing of one that is not there."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            return file.read(TAIL), size
+    except OSError:
+        return b"", 0

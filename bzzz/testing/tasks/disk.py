@@ -1,0 +1,115 @@
+"""Registers on the disk of a simulated machine: slow, full at times, and failing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred, succeed
+
+from bzzz.database import DatabaseError
+from bzzz.net.interfaces import Clock, Randomness
+from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.register_store import Answered, Asked, answer
+
+__all__ = ["SimDisk"]
+
+# Seconds that a write with its fsync takes, and now and then.
+FSYNC = 0.002
+SLOW_FSYNC = 0.5
+
+
+class Platter:
+    """What is kept; it outlives the process.
+
+    :ivar full: whether nothing more can be written.
+    :ivar failing: whether the next fsync fails.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Kept] = {}
+        self.full = False
+        self.failing = False
+
+
+class SimDisk:
+    """Implements :class:`bzzz.tasks.register_store.RegisterStore` for one process.
+
+    :param clock: of the process; none of its calls is made once it is gone.
+    :param is_open: whether something is still to be done for what a value is about.
+    :param broken: called after an fsync failed: the process does not trust its disk any more.
+    """
+
+    def __init__(
+        self,
+        platter: Platter,
+        clock: Clock,
+        rng: Randomness,
+        is_open: Callable[[bytes], bool],
+        broken: Callable[[], object],
+    ) -> None:
+        self._platter = platter
+        self._clock = clock
+        self._rng = rng
+        self._is_open = is_open
+        self._broken = broken
+        self._before: Deferred[None] | None = None
+        self._free_at = 0.0
+
+    def load(self) -> Deferred[dict[str, Kept]]:
+        """See :class:`RegisterStore`."""
+        kept = self._platter.kept
+        return succeed(
+            {
+                task: each
+                for task, each in kept.items()
+                if each.accepted is not None and self._is_open(each.value)
+            }
+        )
+
+    def read(self, task: str) -> Deferred[Kept | None]:
+        """See :class:`RegisterStore`."""
+        kept = self._platter.kept.get(task)
+        return succeed(kept if kept is not None and kept.accepted is not None else None)
+
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+        """See :class:`RegisterStore`."""
+        kept = self._platter.kept
+        tasks = sorted((task for task in kept if since <= task < (before or "~")), reverse=True)
+        values = [kept[task].value for task in tasks if kept[task].accepted is not None]
+        return succeed([value for value in values if every or self._is_open(value)][:most])
+
+    def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
+        """See :class:`RegisterStore`."""
+        written: Deferred[list[Answered]] = Deferred()
+        draw = self._rng.random
+        slow = draw() < 0.005
+        took = SLOW_FSYNC * draw() if slow else FSYNC * (0.5 + draw())
+        # A process that ends after this moment and before the answer may have kept it, or not.
+        reached = took * draw()
+        changed: dict[str, Kept] = {}
+        answers: list[Answered] = []
+
+        def write() -> None:
+            platter = self._platter
+            if platter.full or platter.failing:
+                return
+            for asked in batch:
+                before = changed.get(asked.task) or platter.kept.get(asked.task, EMPTY)
+                answered = answer(before, asked)
+                changed[asked.task] = answered.kept
+                answers.append(answered)
+            platter.kept.update(changed)
+
+        def end() -> None:
+            if answers or not batch:
+                written.callback(answers)
+            elif self._platter.failing:
+                self._platter.failing = False
+                written.errback(DatabaseError("the disk fails"))
+                self._broken()
+            else:
+                written.errback(DatabaseError("the disk is full"))
+
+        self._clock.callLater(reached, write)
+        self._clock.callLater(took, end)
+        return written
