@@ -35,6 +35,7 @@ setup(
         "setproctitle>=1.3",
         "spake2>=0.9",
         "mnemonic>=0.21",
+        "common-expression-language>=0.10",
     ],
     entry_points={"console_scripts": ["bzzz = bzzz.cli.main:main"]},
     classifiers=[

@@ -1,0 +1,309 @@
+"""Finding workers for this node's tasks, as members and what is free on them change.
+
+Enters: tasks that wait, what is told of members, who was given what, and how it ended. Leaves:
+placements, and for each member why a task does not go there. docs/tasks.rst, "Placement"; the
+deciding is in :mod:`bzzz.tasks.waiting` and :mod:`bzzz.tasks.placement`.
+
+What is free on a member is what it said last, without what it was given since, and with what of
+its tasks ended since, as far as this node keeps their records.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+import msgspec
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from bzzz.tasks.placement import Candidate, Outlook, Unfit, Wanted, choose, judge, outlook, suited
+from bzzz.tasks.quarantine import Quarantine, Standing
+from bzzz.tasks.record import End
+from bzzz.tasks.requirements import compile as compile_requirement
+from bzzz.tasks.slots import Need, Room
+from bzzz.tasks.submission import Submission
+from bzzz.tasks.value import TaskRecord
+from bzzz.tasks.waiting import Waiting
+
+__all__ = ["Placing"]
+
+# Seconds for which a member that has refused is given nothing, if it does not say what is free.
+AVOID: Final = 1.0
+
+# Attempts of which it is remembered that their end was counted.
+MAX_COUNTED: Final = 10_000
+
+
+class _Member:
+    """What this node knows of a member.
+
+    :ivar told: as the member said last.
+    :ivar since: what it was given after it had said so, by task.
+    :ivar before: what it was given before, and has counted.
+    :ivar ended: of those, what has ended.
+    """
+
+    __slots__ = ("before", "ended", "since", "told")
+
+    def __init__(self, told: Candidate) -> None:
+        self.told = told
+        self.since: dict[str, Need] = {}
+        self.before: dict[str, Need] = {}
+        self.ended: list[Need] = []
+
+    def tell(self, told: Candidate) -> None:
+        self.told = told
+        self.before.update(self.since)
+        self.since.clear()
+        self.ended.clear()
+
+    def now(self, candidate: Candidate) -> Candidate:
+        """With what is free now."""
+        room, offered = candidate.room, candidate.offered
+        for need in self.ended:
+            room = Room(
+                min(offered.cpus, room.cpus + need.cpus),
+                min(offered.memory, room.memory + need.memory),
+                min(offered.gpus, room.gpus + need.gpus),
+                min(offered.tasks, room.tasks + 1),
+            )
+        for need in self.since.values():
+            room = room.without(need)
+        part = 0.0 if not offered.tasks else 1.0 - room.tasks / offered.tasks
+        return msgspec.structs.replace(candidate, room=room, part=part)
+
+
+class Placing:
+    """Implements :class:`bzzz.tasks.interfaces.Placer`.
+
+    :param place: gives a task to a member; whether that is tried.
+    :param describe: what a member said last; None where it is not linked, or is none.
+    :param name_of: what the member with a peer ID is called.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        rng: Random,
+        place: Callable[[str, str], bool],
+        describe: Callable[[str], Candidate | None],
+        name_of: Callable[[str], str],
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._place = place
+        self._describe = describe
+        self._name_of = name_of
+        self._waiting = Waiting(rng)
+        self._quarantine = Quarantine()
+        self._members: dict[str, _Member] = {}
+        self._given: dict[str, str] = {}
+        self._counted: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._look_call: IDelayedCall | None = None
+        self._look_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def stop(self) -> None:
+        """Place nothing more."""
+        if self._look_call is not None and self._look_call.active():
+            self._look_call.cancel()
+        self._look_call = None
+
+    # -- members
+
+    def member_changed(self, peer: str) -> None:
+        """A member has said something, was linked, or is not linked any more."""
+        told = self._describe(peer)
+        if told is None:
+            if self._members.pop(peer, None) is not None:
+                self._waiting.gone(peer)
+            return
+        member = self._members.get(peer)
+        if member is None:
+            member = self._members[peer] = _Member(told)
+        else:
+            member.tell(told)
+        self._update(peer)
+
+    def knows(self, peer: str) -> bool:
+        """Whether it is known what a member can do."""
+        return peer in self._members
+
+    @property
+    def quarantined(self) -> dict[str, float]:
+        """Members in quarantine, with the seconds that are left of it."""
+        now = self._clock.seconds()
+        return {peer: until - now for peer, until in self._quarantine.quarantined(now).items()}
+
+    # -- for the driver
+
+    def want(self, record: TaskRecord) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Placer`."""
+        submission = record.submission
+        self._waiting.add(
+            record.task,
+            self._wanted(submission),
+            compile_requirement(submission.where),
+            submission.priority,
+            self._clock.seconds(),
+        )
+        self._plan(0.0)
+
+    def drop(self, task: str) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Placer`."""
+        self._waiting.remove(task)
+
+    def assigned(self, submission: Submission, token: int, worker: str) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Placer`."""
+        before = self._given.get(submission.task)
+        if before == worker:
+            return
+        self.over(submission.task)
+        self._given[submission.task] = worker
+        member = self._members.get(worker)
+        if member is not None:
+            self._quarantine.started(worker, self._clock.seconds())
+            member.since[submission.task] = Need.of(submission)
+            self._update(worker)
+
+    def over(self, task: str) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Placer`."""
+        worker = self._given.pop(task, None)
+        member = None if worker is None else self._members.get(worker)
+        if worker is None or member is None:
+            return
+        if member.since.pop(task, None) is None:
+            need = member.before.pop(task, None)
+            if need is not None:
+                member.ended.append(need)
+        self._update(worker)
+
+    def refused(self, submission: Submission, worker: str, reason: str) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Placer`."""
+        self._quarantine.not_started(worker)
+        self._waiting.avoid(worker, self._clock.seconds() + AVOID)
+        self._log.debug(
+            "{worker} has refused task {task}: {reason}",
+            worker=worker,
+            task=submission.task,
+            reason=reason,
+        )
+
+    def ended(self, record: TaskRecord) -> None:
+        """Count how a task's last attempt ended, for or against its worker."""
+        attempts = record.state.attempts
+        if not attempts or (record.task, attempts[-1].token) in self._counted:
+            return
+        last = attempts[-1]
+        self._counted[record.task, last.token] = None
+        if len(self._counted) > MAX_COUNTED:
+            self._counted.popitem(last=False)
+        now = self._clock.seconds()
+        caught: Sequence[str] = ()
+        if last.end in (End.FAILED, End.TIMED_OUT):
+            on_trial = self._quarantine.standing(last.worker, now) is Standing.ONE
+            self._quarantine.failed(record.task, last.worker, now)
+            caught = (last.worker,) if on_trial else ()
+        elif last.end is End.DONE:
+            caught = self._quarantine.succeeded(record.task, last.worker, now)
+        if record.has_ended and last.end is not End.DONE:
+            self._quarantine.ended(record.task)
+        for peer in caught:
+            self._log.warn(
+                "{name} ({peer}) gets no tasks for {seconds:.0f} s: tasks failed there that"
+                " succeeded elsewhere",
+                name=self._name_of(peer),
+                peer=peer,
+                seconds=(self._quarantine.until(peer, now) or now) - now,
+            )
+            self._update(peer)
+
+    # -- for who submits
+
+    def suggest(self, submission: Submission) -> str:
+        """Who takes a new task now; "" where others wait, or nobody fits."""
+        if len(self._waiting):
+            return ""
+        wanted = self._wanted(submission)
+        requirement = compile_requirement(submission.where)
+        fitting = []
+        for candidate in self._candidates():
+            everything = candidate.offered
+            if candidate.room.has(wanted.need) and suited(
+                wanted, requirement, candidate, everything
+            ):
+                fitting.append(candidate)
+        chosen = choose(fitting, self._rng)
+        return "" if chosen is None else chosen.peer
+
+    def why(self, submission: Submission) -> Sequence[tuple[Candidate, tuple[Unfit, ...]]]:
+        """For each member what it lacks for a task; nothing where it fits."""
+        now = self._clock.seconds()
+        if submission.task in self._waiting:
+            return self._waiting.judge(submission.task, now)
+        wanted = self._wanted(submission)
+        requirement = compile_requirement(submission.where)
+        return [(each, judge(wanted, requirement, each)) for each in self._candidates()]
+
+    def outlook(self, submission: Submission) -> Outlook:
+        """What may become of a task with the members that are linked now."""
+        return outlook(unfits for _, unfits in self.why(submission))
+
+    # -- inside
+
+    def _wanted(self, submission: Submission) -> Wanted:
+        return Wanted.of(submission, self._name_of(submission.origin))
+
+    def _candidates(self) -> list[Candidate]:
+        now = self._clock.seconds()
+        return [
+            self._standing(peer, member.now(member.told), now)
+            for peer, member in self._members.items()
+        ]
+
+    def _standing(self, peer: str, candidate: Candidate, now: float) -> Candidate:
+        standing = self._quarantine.standing(peer, now)
+        if candidate.standing is standing:
+            return candidate
+        return msgspec.structs.replace(candidate, standing=standing)
+
+    def _update(self, peer: str) -> None:
+        member = self._members.get(peer)
+        if member is not None:
+            now = self._clock.seconds()
+            self._waiting.member(self._standing(peer, member.now(member.told), now))
+            if len(self._waiting):
+                self._plan(0.0)
+
+    def _plan(self, seconds: float) -> None:
+        at = self._clock.seconds() + seconds
+        if self._look_call is not None and self._look_call.active():
+            if self._look_at <= at:
+                return
+            self._look_call.cancel()
+        self._look_at = at
+        self._look_call = self._clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        self._look_call = None
+        now = self._clock.seconds()
+        wakes = self._quarantine.wakes_at(now)
+        placed, more = self._waiting.place(now)
+        for task, peer in placed:
+            # It is counted as what the member was given as soon as that is decided.
+            self._waiting.answered(task, peer)
+            if not self._place(task, peer):
+                self._update(peer)
+        if more:
+            self._plan(0.0)
+            return
+        wakes = min(self._waiting.wakes_at(), float("inf") if wakes is None else wakes)
+        if len(self._waiting) and wakes < float("inf"):
+            self._plan(max(0.0, wakes - now))
