@@ -109,7 +109,9 @@ class Calls(Generic[Q, A]):
             return fail(NotAsked(f"{peer} is not linked"))
         asking = self._asking.get(peer)
         if asking is None or asking.link is not link or asking.is_over:
-            asking = self._asking[peer] = _Asking(self, link)
+            asking = _Asking(self, link)
+            if not asking.is_over:
+                self._asking[peer] = asking
         return asking.ask(question)
 
     def lost(self, asking: _Asking[Q, A]) -> None:
@@ -184,6 +186,9 @@ class _Asking(Protocol, Generic[Q, A]):
         opened.addErrback(self._failed)
 
     def ask(self, question: Q) -> Deferred[A]:
+        if self.is_over:
+            # The link is being closed: no stream could be opened.
+            return fail(NotAsked(f"{self.link.remote_peer} cannot be asked any more"))
         stream = self._frames.stream
         if len(self._asked) >= MAX_ASKED or (
             stream is not None and stream.pending_bytes > MAX_WAITING
@@ -269,11 +274,28 @@ class _Answering(Protocol, Generic[Q, A]):
         self._unread: deque[tuple[int, Q]] = deque()
         self._answering = 0
         self._in_line = False
+        self._reading = False
         self._paused = False
+        self._clogged = False
 
     def connectionMade(self) -> None:
         """The stream is open."""
         self._frames.stream = self.transport
+        self.transport.registerProducer(self, streaming=True)
+
+    # -- producer of answers
+
+    def pauseProducing(self) -> None:
+        """The peer does not read its answers, or the link is full: no more is answered."""
+        self._clogged = True
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._clogged = False
+        self._read_soon()
+
+    def stopProducing(self) -> None:
+        """The stream is gone; so it is said to be."""
 
     def dataReceived(self, data: bytes) -> None:
         """Questions, or parts of them."""
@@ -294,8 +316,9 @@ class _Answering(Protocol, Generic[Q, A]):
 
     def _read(self) -> None:
         self._in_line = False
+        self._reading = True
         turns = self._link.turns
-        while self._unread and self._answering < MAX_ANSWERING:
+        while self._unread and self._answering < MAX_ANSWERING and not self._clogged:
             if not turns.has_time:
                 self._in_line = True
                 turns.wait(self._read)
@@ -303,12 +326,14 @@ class _Answering(Protocol, Generic[Q, A]):
             number, question = self._unread.popleft()
             if not self._calls.admits(self._link.remote_peer):
                 self._unread.clear()
+                self._reading = False
                 self.transport.abortConnection()
                 return
             self._answering += 1
             answering = self._calls.answer(self._link.remote_peer, question)
             answering.addCallback(self._answered, number)
             answering.addErrback(self._broken)
+        self._reading = False
         self._pace()
 
     def _pace(self) -> None:
@@ -325,7 +350,10 @@ class _Answering(Protocol, Generic[Q, A]):
     def _answered(self, answer: A, number: int) -> None:
         self._answering -= 1
         self._frames.send(number, self._calls.codec.encode(answer))
-        if self._unread and not self._in_line:
+        self._read_soon()
+
+    def _read_soon(self) -> None:
+        if self._unread and not self._in_line and not self._reading:
             self._in_line = True
             self._link.turns.wait(self._read)
 

@@ -137,7 +137,8 @@ class Driver:
         self._told = told
         self._live: dict[str, _Live] = {}
         self._assigned: dict[str, _Live] = {}
-        self._over: OrderedDict[str, Ballot] = OrderedDict()
+        # The ballot and the version of records that were settled.
+        self._over: OrderedDict[str, tuple[Ballot, int]] = OrderedDict()
         self._settled: dict[str, list[tuple[str, Ballot]]] = {}
         self._settling: IDelayedCall | None = None
         self._sleeping: set[IDelayedCall] = set()
@@ -186,11 +187,12 @@ class Driver:
 
     def _take(self, record: TaskRecord, settled: bool) -> None:
         task, replicas = record.task, record.submission.replicas
-        if self._own_text not in replicas or record.ballot < self._over.get(task, RESERVED):
+        over, version = self._over.get(task, (RESERVED, -1))
+        if self._own_text not in replicas or record.ballot < over:
             return
         live = self._live.get(task)
         if live is None:
-            if record.has_ended and task in self._over and not settled:
+            if record.has_ended and not settled and record.state.version <= version:
                 # This replica's own disk was slower than the others.
                 return
             place = replicas.index(self._own_text)
@@ -228,15 +230,17 @@ class Driver:
 
     # -- what is asked of it
 
-    async def create(self, record: TaskRecord, within: float) -> TaskRecord:
+    async def create(self, record: TaskRecord, within: float, *, fresh: bool = True) -> TaskRecord:
         """Give a task its record, and offer it where it is assigned.
 
+        :param fresh: see :meth:`bzzz.tasks.records.Records.create`. Only then it may be assigned:
+            else somebody may have offered it already.
         :raises NoMajority: it is not known whether it has it.
         """
-        decided = await self._records.create(record, within)
+        decided = await self._records.create(record, within, fresh=fresh)
         self.decided(decided)
         state = decided.state
-        if state.state is State.ASSIGNED and state.version == record.state.version:
+        if fresh and state.state is State.ASSIGNED and state.version == record.state.version:
             self._background(self._offer(decided), "offering a task")
         return decided
 
@@ -313,12 +317,14 @@ class Driver:
         live = self._live.pop(record.task, None)
         if live is not None and live.wanted:
             self._placer.drop(record.task)
-        self._over[record.task] = record.ballot
+        self._over[record.task] = (record.ballot, record.state.version)
         if len(self._over) > MAX_OVER:
             self._over.popitem(last=False)
 
     def _tell_settled(self, record: TaskRecord) -> None:
         """Tell the other replicas, together with what else is decided soon."""
+        if self._stopped:
+            return
         for each in record.submission.replicas:
             if each != self._own_text:
                 self._settled.setdefault(each, []).append((record.task, record.ballot))
@@ -335,8 +341,10 @@ class Driver:
                 # Who does not hear it finds out by itself.
                 asking.addErrback(lambda failure: failure.trap(BzzzError))
 
-    def _is_first(self, live: _Live) -> bool:
-        """Whether no replica before this one is linked."""
+    def _is_mine(self, live: _Live, now: float) -> bool:
+        """Whether this node is to act: no replica before it is linked, or those have not acted."""
+        if now >= live.since + PATIENCE * live.place:
+            return True
         linked = self._peers.linked()
         before = live.record.submission.replicas[: live.place]
         return not any(peer_id(each) in linked for each in before)
@@ -352,8 +360,7 @@ class Driver:
                 live.wanted = False
                 self._placer.drop(live.record.task)
             return
-        patience = live.since + PATIENCE * live.place
-        mine = self._is_first(live) or self._clock.seconds() >= patience
+        mine = self._is_mine(live, self._clock.seconds())
         if mine and not live.wanted:
             live.wanted = True
             self._placer.want(live.record)
@@ -371,6 +378,8 @@ class Driver:
             await doing
             live.wait = AGAIN
         except BzzzError as error:
+            if self._stopped:
+                return
             self._log.info("Task {task} has to wait: {error}", task=task, error=error)
             await self._sleep(live.wait)
             live.wait = min(2 * live.wait, MAX_AGAIN)
@@ -463,7 +472,7 @@ class Driver:
         left = self._until_closed(record.task, state.token, record.submission.lease)
         if left > 0:
             live.due = 0.0
-            if state.cancel and now >= live.stop_at and self._is_first(live):
+            if state.cancel and now >= live.stop_at and self._is_mine(live, now):
                 live.stop_at = now + STOP_AGAIN
                 self._background(self._tell_stop(record), "stopping an attempt")
             return
@@ -476,7 +485,7 @@ class Driver:
 
     async def _lose(self, record: TaskRecord) -> None:
         token = record.state.token
-        reason = f"{record.state.worker} was not heard of"
+        reason = "it was not heard of any more"
         await self._change(
             record,
             lambda state: states.lose(state, record.policy, token, reason),
@@ -484,8 +493,8 @@ class Driver:
         )
 
     async def _tell_stop(self, record: TaskRecord) -> None:
-        worker = peer_id(record.state.worker)
         try:
+            worker = peer_id(record.state.worker)
             await self._peers.ask(worker, Stop(record.task, record.state.token))
         except BzzzError as error:
             self._log.debug(

@@ -6,15 +6,15 @@ register".
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 from twisted.internet.defer import DeferredLock
 
 from bzzz.errors import BzzzError
-from bzzz.tasks.ballots import RESERVED
-from bzzz.tasks.proposer import Decided
+from bzzz.tasks.ballots import RESERVED, Ballot
+from bzzz.tasks.proposer import Change, Decided
 from bzzz.tasks.record import TaskState
 from bzzz.tasks.registers import Registers
 from bzzz.tasks.value import TaskRecord, decode_record, encode_record, peer_id
@@ -41,25 +41,23 @@ class Records:
         self._wall_time = wall_time
         self._locks: dict[str, DeferredLock] = {}
 
-    async def create(self, record: TaskRecord, within: float) -> TaskRecord:
-        """Give a task its first record.
+    async def create(self, record: TaskRecord, within: float, *, fresh: bool) -> TaskRecord:
+        """Give a task its first record, if it has none.
 
         :param within: seconds.
+        :param fresh: whether its ID was made by this node for this call, and this node is the first
+            of its replicas. Then it takes one round trip.
         :raises NoMajority: it is not known whether it has it.
         """
-        if record.submission.replicas[0] != record.submission.origin:
-            raise ValueError("a record is created by the first of its replicas")
         state = msgspec.structs.replace(record.state, changed=self._wall_time())
         value = encode_record(record.signed, state)
-        replicas = [peer_id(each) for each in record.submission.replicas]
-        async with self._one_at_a_time(record.task):
-            decided = await self._registers.propose(
-                record.task,
-                replicas,
-                lambda before: value if before is None else None,
-                within,
-                first=RESERVED,
-            )
+        decided = await self.propose(
+            record.task,
+            record.submission.replicas,
+            lambda before: value if before is None else None,
+            within,
+            first=RESERVED if fresh else None,
+        )
         return _read(decided, record)
 
     async def change(
@@ -73,15 +71,36 @@ class Records:
         :raises NoMajority: it is not known whether it was changed.
         :raises NoRecord: a majority has none.
         """
-        async with self._one_at_a_time(record.task):
-            decided = await self._registers.propose(
-                record.task,
-                [peer_id(each) for each in record.submission.replicas],
-                lambda value: self._edited(value, record, edit),
+        decided = await self.propose(
+            record.task,
+            record.submission.replicas,
+            lambda value: self._edited(value, record, edit),
+            within,
+            close=close,
+        )
+        return _read(decided, record)
+
+    async def propose(
+        self,
+        register: str,
+        replicas: Sequence[str],
+        change: Change,
+        within: float,
+        *,
+        close: int = 0,
+        first: Ballot | None = None,
+    ) -> Decided:
+        """Change any register, one change at a time; see
+        :meth:`bzzz.tasks.registers.Registers.propose`."""
+        async with self._one_at_a_time(register):
+            return await self._registers.propose(
+                register,
+                [peer_id(each) for each in replicas],
+                change,
                 within,
                 close=close,
+                first=first,
             )
-        return _read(decided, record)
 
     @asynccontextmanager
     async def _one_at_a_time(self, task: str) -> AsyncIterator[None]:

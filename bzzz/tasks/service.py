@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -27,7 +27,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.net.calls import AnswerLost
 from bzzz.tasks import submission as submissions
 from bzzz.tasks.acceptor import Kept
-from bzzz.tasks.ballots import Accept
+from bzzz.tasks.ballots import RESERVED, Accept
 from bzzz.tasks.ballots import Answer as RegisterAnswer
 from bzzz.tasks.ballots import Request as RegisterRequest
 from bzzz.tasks.driver import Driver
@@ -63,8 +63,16 @@ from bzzz.tasks.replica import Current, Replica
 from bzzz.tasks.submission import SignedSubmission, Submission, SubmissionError
 from bzzz.tasks.value import TaskRecord, decode_record, encode_record, peer_id
 from bzzz.tasks.worker import Admit, Worker
+from bzzz.tasks.workflows.driver import WorkflowDriver
+from bzzz.tasks.workflows.record import (
+    WorkflowRecord,
+    WorkflowSubmission,
+    decode_workflow,
+    is_workflow,
+    verify_workflow,
+)
 
-__all__ = ["NoSuchTask", "TaskService", "TaskWorld", "Trusted"]
+__all__ = ["NoSuchTask", "TaskService", "TaskWorld", "Trusted", "is_open"]
 
 # Replicas of a task in a cluster that has so many members.
 REPLICAS: Final = 3
@@ -174,11 +182,12 @@ class TaskService:
         self.placer = placer(self.place)
         self._registers = Registers(world.clock, world.rng, self.own, self._ask_register)
         self.replica = Replica(world.store, world.clock, self._current, self._learnt)
+        records = Records(self._registers, world.wall_time)
         self.driver = Driver(
             world.clock,
             world.rng,
             self.own,
-            Records(self._registers, world.wall_time),
+            records,
             self.peers,
             self.placer,
             self.replica.until_closed,
@@ -193,11 +202,24 @@ class TaskService:
             world.admit,
             world.give_back,
         )
+        self._observers: list[Callable[[TaskRecord, bool], object]] = []
+        self._workflow_watchers: dict[str, list[Callable[[WorkflowRecord], object]]] = {}
+        self.workflows = WorkflowDriver(
+            world.clock,
+            world.wall_time,
+            world.key,
+            records,
+            self.driver,
+            self.peers,
+            self.here,
+            self._changed_workflow,
+        )
+        self.on_change(self.workflows.task_changed)
         self._last: TaskRecord | None = None
         self._last_value = b""
         self._verified: OrderedDict[bytes, None] = OrderedDict()
-        self._waiting: dict[str, list[Deferred[TaskRecord]]] = {}
-        self._observers: list[Callable[[TaskRecord, bool], object]] = []
+        self._watchers: dict[str, list[Callable[[TaskRecord, bool], object]]] = {}
+        self._loaded = False
 
     async def start(self) -> None:
         """Go on with what is on the disk.
@@ -205,11 +227,14 @@ class TaskService:
         :raises DatabaseError: it cannot be read.
         """
         await self.replica.load()
+        self._loaded = True
         self.driver.start()
+        self.workflows.start()
 
     def stop(self) -> None:
         """Do nothing more. Attempts end with the executor."""
         self.driver.stop()
+        self.workflows.stop()
         self._registers.stop()
         self.worker.stop()
 
@@ -248,25 +273,105 @@ class TaskService:
         state = begin(worker, self._own_text)
         return await self.driver.create(TaskRecord(signed, submission, state), CREATE_SECONDS)
 
-    def when_ended(self, task: str) -> Deferred[TaskRecord]:
-        """Fires with the record of a task that this node keeps when it was decided that it has
-        ended. Whoever does not wait any more cancels it."""
+    def watch(self, task: str, watcher: Callable[[TaskRecord, bool], object]) -> Callable[[], None]:
+        """Tell ``watcher`` of a task that this node keeps as :meth:`on_change` does, until what is
+        returned is called."""
+        self._watchers.setdefault(task, []).append(watcher)
 
-        def forget(waiting: Deferred[TaskRecord]) -> None:
-            self._waiting[task].remove(waiting)
-            if not self._waiting[task]:
-                del self._waiting[task]
+        def end() -> None:
+            watchers = self._watchers.get(task, [])
+            if watcher in watchers:
+                watchers.remove(watcher)
+            if not watchers:
+                self._watchers.pop(task, None)
 
-        waiting: Deferred[TaskRecord] = Deferred(forget)
-        self._waiting.setdefault(task, []).append(waiting)
-        return waiting
+        return end
+
+    def watch_workflow(
+        self, workflow: str, watcher: Callable[[WorkflowRecord], object]
+    ) -> Callable[[], None]:
+        """The same for a workflow that this node keeps."""
+        self._workflow_watchers.setdefault(workflow, []).append(watcher)
+
+        def end() -> None:
+            watchers = self._workflow_watchers.get(workflow, [])
+            if watcher in watchers:
+                watchers.remove(watcher)
+            if not watchers:
+                self._workflow_watchers.pop(workflow, None)
+
+        return end
+
+    async def submit_workflow(self, plan: bytes, submitter: str) -> WorkflowRecord:
+        """Submit a workflow; it is durable when this returns.
+
+        :param plan: see :func:`bzzz.tasks.workflows.plan.encode`.
+        :raises SubmissionError: it cannot be submitted.
+        :raises NoMajority: it is not known whether it was submitted.
+        """
+        if not self._trusted.may_submit(self.own):
+            raise SubmissionError("this node may not submit tasks: its role does not allow it")
+        submission = WorkflowSubmission(
+            workflow=self.new_id(),
+            origin=self._own_text,
+            # Any of them may submit its steps.
+            replicas=self._choose_replicas(self._trusted.may_submit),
+            submitter=submitter,
+            plan=plan,
+        )
+        return await self.workflows.create(submission, CREATE_SECONDS)
+
+    async def find_workflow(self, workflow: str) -> WorkflowRecord | None:
+        """The newest record of a workflow that can be found; None where there is none."""
+        known = self.workflows.known(workflow)
+        if known is not None:
+            return known
+        kept = await self._store.read(workflow)
+        if kept is not None and is_workflow(kept.value):
+            return decode_workflow(kept.value)
+        found: WorkflowRecord | None = None
+        asking = [self.peers.ask(peer, Find(workflow)) for peer in sorted(self.peers.linked())]
+        for each in asking:
+            try:
+                answer = await each
+            except BzzzError:
+                continue
+            if isinstance(answer, Found) and answer.record and is_workflow(answer.record):
+                record = decode_workflow(answer.record)
+                if found is None or record.version > found.version:
+                    found = record
+        return found
+
+    async def change_workflow(self, record: WorkflowRecord, request: Cancel | Retry) -> None:
+        """Cancel a workflow, or begin anew one that has ended.
+
+        :raises BzzzError: it is not known whether it was recorded.
+        """
+        if self._own_text in record.submission.replicas:
+            await self._change_workflow(record, request)
+            return
+        reasons = []
+        for each in record.submission.replicas:
+            try:
+                answer = await self.peers.ask(peer_id(each), request)
+            except BzzzError as error:
+                reasons.append(str(error))
+                continue
+            if not isinstance(answer, Failed):
+                return
+            reasons.append(answer.reason)
+        raise NoSuchTask(f"workflow {record.workflow} could not be changed: {'; '.join(reasons)}")
+
+    def keeps(self, record: TaskRecord) -> bool:
+        """Whether this node is a replica of a task."""
+        return self._own_text in record.submission.replicas
 
     async def find(self, task: str) -> TaskRecord:
         """The newest record of a task that can be found: here, or at any member.
 
         :raises NoSuchTask: nobody has it.
         """
-        found = await self._here(task)
+        found = await self.here(task)
         if found is None:
             asking = [self.peers.ask(peer, Find(task)) for peer in sorted(self.peers.linked())]
             for each in asking:
@@ -304,11 +409,10 @@ class TaskService:
         self,
         record: TaskRecord,
         request: Request,
-        here: Callable[[TaskRecord], object],
+        here: Callable[[TaskRecord], Awaitable[TaskRecord]],
     ) -> TaskRecord:
-        if self._own_text in record.submission.replicas:
-            result = here(record)
-            return await result  # type: ignore[misc, no-any-return]  # a coroutine of the driver
+        if self.keeps(record):
+            return await here(record)
         reasons = []
         for each in record.submission.replicas:
             try:
@@ -326,6 +430,9 @@ class TaskService:
 
     def answer(self, peer: PeerID, request: Request) -> Deferred[Answer]:
         """Answer a member. It does not fail."""
+        if not self._loaded:
+            # It would close tokens without their grace, and deny leases that it knows nothing of.
+            return succeed(Failed("the node is starting"))
         if isinstance(request, Renew):
             name = str(peer)
             return succeed(
@@ -350,7 +457,11 @@ class TaskService:
                 await self.driver.report(peer, request, await self._required(task))
                 return Done()
             case Find(task):
-                return _answer_found(await self._here(task))
+                return await self._find_here(task)
+            case Cancel(task) | Retry(task) if known := await self._workflow_here(task):
+                self._require_right(peer)
+                await self._change_workflow(known, request)
+                return Done()
             case Cancel(task):
                 self._require_right(peer)
                 return _answer_found(await self.driver.cancel(await self._required(task)))
@@ -404,20 +515,25 @@ class TaskService:
         return last
 
     def _current(self, value: bytes) -> Current | None:
+        if is_workflow(value):
+            return None
         record = self._decode(value)
         if record.state.state is not State.ASSIGNED:
             return None
         return Current(record.state.token, record.state.worker, record.submission.lease)
 
     def _learnt(self, task: str, kept: Kept) -> None:
-        if kept.accepted is not None:
+        if kept.accepted is None:
+            return
+        if is_workflow(kept.value):
+            self.workflows.learnt(
+                decode_workflow(kept.value, kept.accepted, self.workflows.known(task))
+            )
+        else:
             self.driver.learnt(self._decode(kept.value, kept))
 
     def _told(self, record: TaskRecord, settled: bool) -> None:
-        if settled and record.has_ended:
-            for waiting in self._waiting.pop(record.task, ()):
-                waiting.callback(record)
-        for observer in self._observers:
+        for observer in [*self._watchers.get(record.task, ()), *self._observers]:
             observer(record, settled)
 
     def _check_accept(self, peer: PeerID, task: str, request: Accept) -> None:
@@ -425,16 +541,28 @@ class TaskService:
 
         :raises RemoteProtocolError: it is not.
         """
+        if is_workflow(request.value):
+            known = self.workflows.known(task)
+            workflow = decode_workflow(request.value, known=known)
+            self._check_place(peer, request, workflow.workflow, task, workflow.submission.replicas)
+            if known is None or known.signed != workflow.signed:
+                verify_workflow(workflow.signed)
+                self._require_right(peer_id(workflow.submission.origin))
+            return
         record = self._decode(request.value)
         submission = record.submission
-        if submission.task != task:
+        self._check_place(peer, request, submission.task, task, submission.replicas)
+        self._check_signed(record.signed, submission)
+
+    def _check_place(
+        self, peer: PeerID, request: Accept, about: str, task: str, replicas: Sequence[str]
+    ) -> None:
+        if about != task:
             raise RemoteProtocolError("a record is of another task", "record_task")
-        replicas = submission.replicas
         if self._own_text not in replicas:
             raise RemoteProtocolError("a record is not this node's to keep", "record_replica")
         if request.ballot.place >= len(replicas) or replicas[request.ballot.place] != str(peer):
             raise RemoteProtocolError("a ballot is another replica's", "record_proposer")
-        self._check_signed(record.signed, submission)
 
     def _check_signed(self, signed: SignedSubmission, submission: Submission) -> None:
         known = self.driver.known(submission.task)
@@ -466,24 +594,59 @@ class TaskService:
         if not self._trusted.may_submit(peer):
             raise RemoteProtocolError(f"{peer} may not change tasks: its role does not allow it")
 
-    async def _here(self, task: str) -> TaskRecord | None:
+    async def here(self, task: str) -> TaskRecord | None:
+        """The newest record of a task that this node has.
+
+        :raises DatabaseError: it cannot be read.
+        """
         known = self.driver.known(task)
         if known is not None:
             return known
         kept = await self._store.read(task)
-        if kept is None or kept.accepted is None:
+        if kept is None or kept.accepted is None or is_workflow(kept.value):
             return None
         return decode_record(kept.value, kept.accepted)
 
+    async def _find_here(self, task: str) -> Found:
+        kept = await self._store.read(task)
+        if kept is not None and is_workflow(kept.value):
+            return Found(kept.value)
+        return _answer_found(await self.here(task))
+
+    async def _workflow_here(self, workflow: str) -> WorkflowRecord | None:
+        known = self.workflows.known(workflow)
+        if known is not None:
+            return known
+        kept = await self._store.read(workflow)
+        if kept is None or not is_workflow(kept.value):
+            return None
+        return decode_workflow(kept.value, kept.accepted or RESERVED)
+
+    async def _change_workflow(self, record: WorkflowRecord, request: Request) -> None:
+        if isinstance(request, Cancel):
+            await self.workflows.cancel(record)
+        elif isinstance(request, Retry):
+            await self.workflows.retry(record, request.token)
+
+    def _changed_workflow(self, record: WorkflowRecord) -> None:
+        for watcher in list(self._workflow_watchers.get(record.workflow, ())):
+            watcher(record)
+
     async def _required(self, task: str) -> TaskRecord:
-        record = await self._here(task)
+        record = await self.here(task)
         if record is None:
             raise NoSuchTask(f"task {task} is not kept here")
         return record
 
-    def _choose_replicas(self) -> tuple[str, ...]:
-        """This node and two others, linked ones if there are."""
-        others = [peer for peer in self._trusted.members() if peer != self.own]
+    def _choose_replicas(
+        self, fit: Callable[[PeerID], bool] = lambda peer: True
+    ) -> tuple[str, ...]:
+        """This node and two others, linked ones if there are.
+
+        :raises SubmissionError: nobody else can be reached, where somebody has to be.
+        """
+        members = self._trusted.members()
+        others = [peer for peer in members if peer != self.own and fit(peer)]
         if len(others) + 1 < REPLICAS:
             return (self._own_text,)
         linked = self.peers.linked()
@@ -523,3 +686,13 @@ def _answer_found(record: TaskRecord | None) -> Found:
 def _failed(failure: Failure) -> Answer:
     failure.trap(BzzzError)
     return Failed(failure.getErrorMessage()[:2000])
+
+
+def is_open(value: bytes) -> bool:
+    """Whether something is still to be done for what a register's value is about.
+
+    :raises RemoteProtocolError: it is neither a task nor a workflow.
+    """
+    if is_workflow(value):
+        return not decode_workflow(value).has_ended
+    return not decode_record(value).has_ended

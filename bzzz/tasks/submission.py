@@ -8,6 +8,7 @@ it can have.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -18,15 +19,20 @@ from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
 
 __all__ = [
+    "ALPHABET",
     "ENV_NAME",
+    "MAX_REPLICAS",
     "MAX_SUBMISSION",
     "MIN_LEASE",
+    "Name",
+    "Peer",
     "TASK",
     "Input",
     "SignedSubmission",
     "Submission",
     "SubmissionError",
     "new_task_id",
+    "peer_id",
     "read",
     "sign",
     "submitted_at",
@@ -84,7 +90,8 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     """A task as it was submitted.
 
     :ivar task: its ID.
-    :ivar origin: peer ID of the member that it was submitted to, the first of ``replicas``.
+    :ivar origin: peer ID of the member that it was submitted to, the first of ``replicas``. Of a
+        workflow's step: of any of them.
     :ivar replicas: peer IDs of those that keep its record.
     :ivar command: what to run, and its arguments.
     :ivar name: what its submitter calls it.
@@ -143,6 +150,16 @@ class SignedSubmission(Struct, frozen=True, array_like=True):
 # Fields in the order of the class, maps of strings in the order of their keys: one form.
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(Submission)
+
+
+# Members whose peer IDs are remembered in both forms: more than there are.
+@lru_cache(maxsize=4096)
+def peer_id(text: str) -> PeerID:
+    """A peer ID from a record.
+
+    :raises IdentityError: it is none.
+    """
+    return PeerID.parse(text)
 
 
 def new_task_id(milliseconds: int, random: bytes) -> str:
@@ -211,7 +228,7 @@ def verify(signed: SignedSubmission) -> Submission:
     """
     submission = read(signed.data)
     try:
-        origin = PeerID.parse(submission.origin)
+        origin = peer_id(submission.origin)
         key = origin.public_key
         valid = key is not None and key.verify(SIGN_PREFIX + signed.data, signed.signature)
     except IdentityError as error:
@@ -228,12 +245,17 @@ def verify(signed: SignedSubmission) -> Submission:
 def _check(submission: Submission) -> None:
     if TASK.fullmatch(submission.task) is None:
         raise RemoteProtocolError("a submission has no task's ID", "submission_task")
-    if submission.replicas[0] != submission.origin:
+    if submission.origin not in submission.replicas:
         raise RemoteProtocolError(
-            "the origin is not the first of a task's replicas", "submission_replicas"
+            "the origin is not one of a task's replicas", "submission_replicas"
         )
     if len(set(submission.replicas)) != len(submission.replicas):
         raise RemoteProtocolError("a replica of a task is there twice", "submission_replicas")
+    for each in (*submission.replicas, *([submission.on] if submission.on else [])):
+        try:
+            peer_id(each)
+        except IdentityError as error:
+            raise RemoteProtocolError(f"{each!r} is no peer: {error}", "submission_peer") from None
     for word in (*submission.command, *submission.env.values()):
         if "\0" in word:
             raise RemoteProtocolError("a word of a command has a zero byte", "submission_command")

@@ -6,30 +6,18 @@ of it.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from bzzz.errors import RemoteProtocolError
-from bzzz.identity.peer_id import PeerID
 from bzzz.tasks.ballots import RESERVED, Ballot
 from bzzz.tasks.record import Policy, State, TaskState
 from bzzz.tasks.register_messages import MAX_VALUE
-from bzzz.tasks.submission import SignedSubmission, Submission, SubmissionError, read
+from bzzz.tasks.submission import SignedSubmission, Submission, SubmissionError, peer_id, read
 
 __all__ = ["Record", "TaskRecord", "decode_record", "encode_record", "peer_id"]
-
-
-# Members whose peer IDs are remembered in both forms: more than there are.
-@lru_cache(maxsize=4096)
-def peer_id(text: str) -> PeerID:
-    """A peer ID from a record.
-
-    :raises IdentityError: it is none.
-    """
-    return PeerID.parse(text)
 
 
 class Record(Struct, frozen=True, array_like=True):

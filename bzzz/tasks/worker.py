@@ -142,6 +142,15 @@ class Worker:
         attempt = self._attempts.get(task)
         return 0 if attempt is None else attempt.token
 
+    def is_running(self, task: str, token: int) -> bool:
+        """Whether the attempt runs here, or is about to."""
+        attempt = self._attempts.get(task)
+        return (
+            attempt is not None
+            and attempt.token == token
+            and attempt.phase in (_Phase.PREPARING, _Phase.RUNNING)
+        )
+
     def offer(
         self, peer: PeerID, signed: SignedSubmission, submission: Submission, token: int
     ) -> Taken | Refused:
@@ -159,6 +168,7 @@ class Worker:
             return Refused("the node stops")
         if task in self._attempts:
             return Refused("an older attempt of the task has not ended here yet")
+        attempt = _Attempt(signed, submission, token)
         admitted = self._admit(peer, submission)
         if isinstance(admitted, Refused):
             return admitted
@@ -166,7 +176,7 @@ class Worker:
         self._seen.move_to_end(task)
         if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
-        attempt = self._attempts[task] = _Attempt(signed, submission, token)
+        self._attempts[task] = attempt
         env = {**admitted, "BZZZ_TASK": task, "BZZZ_FENCING_TOKEN": str(token)}
         # What does not begin within the time of its lease will have been given to others.
         self._expire_at(attempt, self._clock.seconds() + submission.lease)
@@ -249,7 +259,7 @@ class Worker:
             if attempt.lease.until <= now:
                 every = min(every, ASK_AGAIN)
             # What is due soon is asked for with the others.
-            if now >= attempt.asked_for + every * 0.75:
+            if now >= attempt.asked_for + every / 2:
                 attempt.asked_for = now
                 for place, replica in enumerate(attempt.replicas):
                     asked.setdefault(replica, []).append((attempt, place))
@@ -268,7 +278,9 @@ class Worker:
         asking.addErrback(lambda failure: failure.trap(BzzzError))
 
     def _granted(self, answer: Answer, attempts: list[tuple[_Attempt, int]], asked: float) -> None:
-        if not isinstance(answer, Granted) or len(answer.granted) != len(attempts):
+        if self._stopped or not isinstance(answer, Granted):
+            return
+        if len(answer.granted) != len(attempts):
             return
         for (attempt, place), granted in zip(attempts, answer.granted, strict=True):
             if self._attempts.get(attempt.task) is not attempt:
@@ -365,6 +377,8 @@ class Worker:
                 if await self._told(replica, report):
                     self._forget(attempt)
                     return
+            if self._stopped:
+                return
             await self._sleep(wait)
             wait = min(2 * wait, MAX_REPORT_AGAIN)
 

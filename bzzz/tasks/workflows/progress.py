@@ -12,6 +12,7 @@ empty, before he takes it back (:func:`release`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Annotated, Final
 
@@ -40,6 +41,7 @@ __all__ = [
     "ready",
     "release",
     "reserve",
+    "reserve_ready",
     "result",
     "retry",
     "submitted",
@@ -222,6 +224,22 @@ def reserve(plan: Plan, progress: Progress, place: int, task: str, by: int) -> P
     if place not in ready(plan, progress):
         return None
     return _with(progress, place, Entry(Status.RESERVED, task, by))
+
+
+def reserve_ready(
+    plan: Plan, progress: Progress, task_of: Callable[[int], str], by: int
+) -> Progress | None:
+    """Reserve for all instances that are ready, see :func:`reserve`.
+
+    :param task_of: the ID for an instance's task.
+    """
+    places = ready(plan, progress)
+    if not places:
+        return None
+    entries = list(progress.entries)
+    for place in places:
+        entries[place] = Entry(Status.RESERVED, task_of(place), by)
+    return replace(progress, entries=tuple(entries))
 
 
 def submitted(progress: Progress, place: int, task: str) -> Progress | None:

@@ -20,7 +20,7 @@ from bzzz.net.background import in_background
 from bzzz.tasks.executors.interfaces import Run
 from bzzz.tasks.messages import Refused
 from bzzz.tasks.record import Produced, State
-from bzzz.tasks.service import TaskService, TaskWorld
+from bzzz.tasks.service import TaskService, TaskWorld, is_open
 from bzzz.tasks.submission import Submission
 from bzzz.tasks.value import TaskRecord, decode_record
 from bzzz.testing.clock import NodeClock, SimReactor
@@ -117,7 +117,7 @@ class TaskNode:
             draw.random() * 1000,
             draw.random() * 20 - 10,
         )
-        disk = SimDisk(self.platter, clock, own, _is_open, lambda: self.end("fsync failed"))
+        disk = SimDisk(self.platter, clock, own, is_open, lambda: self.end("fsync failed"))
         executor = self.executor = SimExecutor(
             simulation.reactor, clock, own, str(self.peer), simulation.history
         )
@@ -400,7 +400,3 @@ class TaskSimulation:
                     if same < majority:
                         problem = f"its end is on {same} replicas"
             self.history.add(Final(self.reactor.now, event.task, state, problem))
-
-
-def _is_open(value: bytes) -> bool:
-    return not decode_record(value).has_ended
