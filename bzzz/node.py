@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -46,6 +46,7 @@ from bzzz.net.background import in_background
 from bzzz.net.ports import choose_ports, ephemeral_ports
 from bzzz.net.tcp import TCPNetwork
 from bzzz.net.turns import Turns
+from bzzz.node_tasks import NodeTasks
 from bzzz.node_trust import NodeTrust, check_database
 from bzzz.reload import Reload
 from bzzz.state import OpenState
@@ -161,6 +162,16 @@ class NodeService(Service):
             cluster=self.trust.cluster,
         )
         self.trust.connect(self.mesh)
+        self.tasks = NodeTasks(
+            state,
+            reactor,
+            self._random,
+            self.trust,
+            self.availability,
+            self.inventory.document,
+            self.mesh,
+            self._in_thread,
+        )
         remembered = state.listen_port
         self.listening = Listening(
             reactor,
@@ -297,12 +308,17 @@ class NodeService(Service):
                 config.broadcast_interval
             ),
             "max_links": self._limit_links,
-            "max_tasks": lambda config: self.availability.set_max_tasks(config.max_tasks),
+            "max_tasks": self._limit_tasks,
             "log_level": lambda config: set_log_level(config.log_level),
         }
 
     def _configure_inventory(self, config: Config) -> None:
         self.inventory.configure(self._configured(config))
+
+    def _limit_tasks(self, config: Config) -> None:
+        """More may run from now on, or no more; those that run go on."""
+        self.availability.set_max_tasks(config.max_tasks)
+        self.tasks.max_tasks_changed()
 
     def _limit_links(self, config: Config) -> None:
         """More are linked from now on, or no more; nobody is thrown out."""
@@ -337,6 +353,7 @@ class NodeService(Service):
         if self._stopping:
             return
         self.mesh.start()
+        await self.tasks.start()
         self.watcher.start()
         self.view.state = None
         self.supervision.ready()
@@ -353,8 +370,9 @@ class NodeService(Service):
         self.availability.drain()
         if self.availability.current_tasks:
             self.supervision.more_time(True)
-            await self.availability.when_idle()
+            await self._tasks_ended()
             self.supervision.more_time(False)
+        await self.tasks.stop()
         self.listening.stop()
         self.watcher.stop()
         self.inventory.stop()
@@ -363,6 +381,27 @@ class NodeService(Service):
         await self.book.close()
         self._log.info("Node {name} has left the mesh", name=self._config.name)
         await self.supervision.stop()
+
+    async def _tasks_ended(self) -> None:
+        """Wait for the tasks that run, for as long as they may take."""
+        count = self.availability.current_tasks
+        self._log.info(
+            "{count} task{s} run{have} up to {seconds:g} s to end",
+            count=count,
+            s="" if count == 1 else "s",
+            have="s and has" if count == 1 else " and have",
+            seconds=self._config.stop_timeout,
+        )
+        idle = self.availability.when_idle()
+        idle.addTimeout(self._config.stop_timeout, self._reactor)
+        try:
+            await idle
+        except TimeoutError:
+            self._log.warn(
+                "{count} task{s} had not ended and will run elsewhere",
+                count=self.availability.current_tasks,
+                s="" if self.availability.current_tasks == 1 else "s",
+            )
 
     def _interfaces_changed(self, verdicts: Verdicts) -> None:
         if self._following and not self._stopping:
@@ -439,7 +478,10 @@ def make_node(config: Config, state: OpenState, control: ControlSocket, launch: 
     node.setServiceParent(tree)
     api = ControlApi(
         node.view,
-        routes=node.trust.routes(lambda: config.name, node.restart),
+        routes=(
+            *node.trust.routes(lambda: config.name, node.restart),
+            *node.tasks.routes(),
+        ),
         on_request=node.trust.control_request,
         ready=lambda: node.trust.is_started,
     )

@@ -23,6 +23,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.node import MeshNode
 from bzzz.net.background import in_background
 from bzzz.state import OpenState
+from bzzz.tasks import register_store
 from bzzz.trust import invitation_store, roster_store
 from bzzz.trust.audit import AuditLog
 from bzzz.trust.audit_kept import KeptCheckpoints
@@ -44,7 +45,11 @@ from bzzz.web.routes import Routes
 __all__ = ["MIGRATIONS", "NodeTrust", "check_database"]
 
 # In the order in which they were written; what is here is never changed, only added to.
-MIGRATIONS = (*roster_store.MIGRATIONS, *invitation_store.MIGRATIONS)
+MIGRATIONS = (
+    *roster_store.MIGRATIONS,
+    *invitation_store.MIGRATIONS,
+    *register_store.MIGRATIONS,
+)
 
 DATABASE = "bzzz.db"
 AUDIT_LOG = "audit.log"

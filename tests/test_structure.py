@@ -31,6 +31,7 @@ LAYERS = (
     ("systemd",),
     ("log",),
     ("web",),
+    ("client",),
     ("cli",),
     ("node_trust",),
     ("node_tasks",),

@@ -81,6 +81,7 @@ class OptionsTests(SynchronousTestCase):
             *("--capability", "x", "--bootstrap", "/ip4/192.0.2.7/tcp/4001"),
             *("--broadcast-interval", "5s", "--state-dir", "s", "--runtime-dir", "/r"),
             *("--log-level", "debug", "--max-tasks", "2", "--specialization", "vision"),
+            *("--stop-timeout", "5s"),
         )
         self.assertEqual(config.interface, ("lo", "eth0"))
         self.assertEqual(dict(config.label), {"a": "b", "c": "d"})

@@ -8,7 +8,19 @@ from __future__ import annotations
 import click
 
 from bzzz import __version__
-from bzzz.cli import audit, checks, cluster, identity, invite, join, members, nodes
+from bzzz.cli import (
+    audit,
+    checks,
+    cluster,
+    identity,
+    invite,
+    join,
+    members,
+    nodes,
+    run,
+    submit,
+    tasks,
+)
 from bzzz.cli.session import Session, shared
 
 __all__ = ["bzzz", "main"]
@@ -35,6 +47,16 @@ def bzzz(ctx: click.Context) -> None:
 
 
 for command in (
+    run.run,
+    submit.submit,
+    tasks.tasks,
+    tasks.task,
+    tasks.logs,
+    tasks.cancel,
+    tasks.retry,
+    tasks.why,
+    tasks.drain,
+    tasks.undrain,
     nodes.status,
     nodes.peers,
     identity.identity,

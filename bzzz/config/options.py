@@ -201,6 +201,14 @@ class Config:
         "one busy task a core is what a machine can do without slowing each of them",
         live=True,
     )
+    stop_timeout: float = _option(
+        kinds.Seconds(0.0, 86400.0),
+        30.0,
+        "30s",
+        "Time that tasks which run have to end when the node stops. Those that have not are ended"
+        " and run elsewhere.",
+        "a machine that is shut down should not wait for ever, and many tasks are short",
+    )
     log_level: str = _option(
         kinds.Choice("debug", "info", "warn", "error"),
         "info",

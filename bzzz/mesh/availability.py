@@ -21,11 +21,24 @@ from twisted.internet.defer import Deferred, succeed
 from bzzz.errors import LocalProtocolError
 from bzzz.mesh.capability import Count, Name
 
-__all__ = ["Availability", "AvailabilityDocument", "Status"]
+__all__ = ["Availability", "AvailabilityDocument", "FreeRoom", "Status"]
 
 Status = Literal["ready", "working", "busy", "draining"]
 
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
+
+
+class FreeRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a node is free for tasks.
+
+    :ivar cpus: cores.
+    :ivar memory_bytes: likewise.
+    :ivar gpus: how many.
+    """
+
+    cpus: Annotated[float, Meta(ge=0, le=65536)] = 0.0
+    memory_bytes: Count = 0
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
 
 
 class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +51,7 @@ class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     :ivar status: in a word.
     :ivar last_activity: when a task began or ended there last, or when it started.
     :ivar timestamp: when this was said.
+    :ivar room: what is free for tasks; None of one that does not tell.
     """
 
     node_id: Name
@@ -47,6 +61,7 @@ class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = "busy"
     last_activity: Moment | None = None
     timestamp: Moment | None = None
+    room: FreeRoom | None = None
 
     def same_as(self, other: AvailabilityDocument) -> bool:
         """Whether both say the same, apart from when."""
@@ -55,6 +70,7 @@ class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
             and self.current_tasks == other.current_tasks
             and self.max_tasks == other.max_tasks
             and self.status == other.status
+            and self.room == other.room
         )
 
     def describe(self) -> str:
@@ -66,6 +82,7 @@ class Availability:
     """How busy this node is.
 
     :param wall_time: seconds since the epoch.
+    :ivar room: tells what is free for tasks; None where that is not known.
     """
 
     def __init__(self, max_tasks: int, wall_time: Callable[[], float]) -> None:
@@ -74,6 +91,8 @@ class Availability:
         self._current = 0
         self._draining = False
         self._last_activity = wall_time()
+        # What is free, where it is known.
+        self.room: Callable[[], FreeRoom | None] = lambda: None
         self._observers: list[Callable[[], None]] = []
         self._idle: list[Deferred[None]] = []
 
@@ -163,6 +182,7 @@ class Availability:
             status=self.status,
             last_activity=_moment(self._last_activity),
             timestamp=_moment(self._wall_time()),
+            room=self.room(),
         )
 
     def _set_draining(self, draining: bool) -> None:

@@ -13,7 +13,7 @@ its author: Go nodes forward without looking, and are not to be blamed for other
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -73,6 +73,7 @@ class Broadcasts:
     :param document: makes this node's capability document as it is now.
     :param emit: takes an event's name and its fields.
     :param name_of: the name of a peer as far as it is known otherwise.
+    :ivar on_update: called with a peer that has said something.
     :ivar heard: what peers said.
     :ivar rejected: how often a message was wrong, by code; :mod:`bzzz.mesh.messages` has the table.
     """
@@ -102,7 +103,7 @@ class Broadcasts:
         self._peer_id = peer_id
         self._emit = emit
         self._name_of = name_of
-        self._on_update = on_update
+        self.on_update = on_update
         self._running = False
         self._last_decoded: tuple[Message, messages.Received] | None = None
         # What is not at info is at debug.
@@ -145,6 +146,11 @@ class Broadcasts:
     def changed(self) -> None:
         """The capability document may say something else now: tell if it does."""
         self._capability.changed()
+
+    def tell_anew(self) -> None:
+        """Tell all again: who has heard it before, and was to forget it, takes no copy of it."""
+        if self._running:
+            self._tick()
 
     @property
     def documents(self) -> dict[PeerID, CapabilityDocument]:
@@ -191,14 +197,21 @@ class Broadcasts:
         return self._clock.seconds()
 
     def publish(
-        self, kind: str, document: CapabilityDocument | AvailabilityDocument, news: bool
+        self,
+        kind: str,
+        document: CapabilityDocument | AvailabilityDocument,
+        news: bool,
+        loud: bool,
     ) -> Message:
-        """Tell everybody; at info but for an availability that all have heard."""
+        """Tell everybody.
+
+        :param loud: whether a line at info says so; else it is at debug, but for capabilities.
+        """
         payload = messages.encode(kind, self._peer_id, self._wall_time(), document)
         message = self._pubsub.publish(COORDINATION_TOPIC, payload)
         count = len(self._pubsub.topic_peers(COORDINATION_TOPIC))
         summary = document.describe()
-        write = self._log.info if kind == CAPABILITY or news else self._log.debug
+        write = self._log.info if kind == CAPABILITY or loud else self._log.debug
         write(
             "{kind} sent: {summary} to {count} peer{s}",
             kind=kind,
@@ -210,6 +223,12 @@ class Broadcasts:
         self._log.debug("{kind} sent in full: {payload}", kind=kind, payload=payload.decode())
         self._emit(kind, direction="sent", summary=summary, peers=count, changed=news)
         return message
+
+    def tell_news(self, kind: str, data: Mapping[str, object]) -> None:
+        """Tell everybody something else, once."""
+        if self._running:
+            payload = messages.encode_news(kind, self._peer_id, self._wall_time(), data)
+            self._pubsub.publish(COORDINATION_TOPIC, payload)
 
     def publish_failed(self, kind: str) -> None:
         """Called in the handling of an exception; the next tick comes all the same."""
@@ -278,7 +297,7 @@ class Broadcasts:
             return
         changed = before is None or not before.same_as(document)  # type: ignore[arg-type]  # kinds are kept apart
         self._tell_of(received, document, changed, before)
-        self._on_update(message.origin)
+        self.on_update(message.origin)
 
     def _tell_of(
         self,
@@ -408,11 +427,22 @@ class _Outlet:
             news = self._told is None or not self._told.same_as(document)  # type: ignore[arg-type]  # one kind each
             if only_news and not news:
                 return
-            self.last = self._broadcasts.publish(self._kind, document, news)
+            self.last = self._broadcasts.publish(
+                self._kind, document, news, news and self._loud(document)
+            )
             self._told = document
             self._told_at = self._broadcasts.now()
         except Exception:  # noqa: BLE001 - whatever one round raises, the next has to come
             self._broadcasts.publish_failed(self._kind)
+
+    def _loud(self, document: CapabilityDocument | AvailabilityDocument) -> bool:
+        """Whether people want to know: not of each task that begins or ends."""
+        before = self._told
+        return not (
+            isinstance(before, AvailabilityDocument)
+            and isinstance(document, AvailabilityDocument)
+            and before.status == document.status
+        )
 
     def stop(self) -> None:
         """Wait for nothing."""

@@ -18,6 +18,7 @@ be; what has the wrong type is not. ``docs/protocol.rst`` has the tables of fiel
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ __all__ = [
     "decode",
     "discussion_text",
     "encode",
+    "encode_news",
     "shown_type",
 ]
 
@@ -82,6 +84,13 @@ class _Outgoing(msgspec.Struct):
     data: Document
 
 
+class _News(msgspec.Struct):
+    type: str
+    sender: str = msgspec.field(name="from")
+    timestamp: datetime.datetime
+    data: Mapping[str, object]
+
+
 class _Discussion(msgspec.Struct):
     type: str = ""
     data: Any = None
@@ -117,6 +126,15 @@ def encode(type: str, sender: PeerID, wall_time: float, document: Document) -> b
     """
     moment = datetime.datetime.fromtimestamp(wall_time, datetime.UTC)
     return _encoder.encode(_Outgoing(type, str(sender), moment, document))
+
+
+def encode_news(type: str, sender: PeerID, wall_time: float, data: Mapping[str, object]) -> bytes:
+    """A message of a type whose data is not looked at here.
+
+    :param wall_time: seconds since the epoch.
+    """
+    moment = datetime.datetime.fromtimestamp(wall_time, datetime.UTC)
+    return _encoder.encode(_News(type, str(sender), moment, data))
 
 
 def decode(payload: bytes, sender: PeerID) -> Received:

@@ -283,11 +283,15 @@ class MeshNode:
             for link in list(self.swarm.links.values()):
                 # Who has not heard that this node left would go on telling it.
                 link.sever("this node has left its cluster")
+        joined = bool(cluster_id) and not self._cluster_id
         self._cluster_id = cluster_id
         self.swarm.gate_changed()
         self.membership.reconsider()
         self.seeds.look_again()
         self.broadcasts.forget_others(self._admits)
+        if joined:
+            # Members have forgotten what this node said while it was none.
+            self.broadcasts.tell_anew()
 
     def _is_claimed(self, peer: PeerID) -> bool:
         member = self.membership.members.get(peer)

@@ -8,8 +8,8 @@ unsigned varint:
 ``[task, token, out, err, follow]``   the question: from which byte of both outputs on, and whether
                                       to go on until the attempt is over
 ``[1, bytes]``, ``[2, bytes]``        a part of standard output, or of standard error
-``[0, ""]``                           that is all
-``[3, reason]``                       there is none
+``[0, b""]``                          that is all
+``[3, reason]``                       there is none; in UTF-8
 ===================================== ============================================================
 
 docs/tasks.rst, "Output".
@@ -55,7 +55,7 @@ Offset = Annotated[int, Meta(ge=0, le=1 << 53)]
 _Question = tuple[Annotated[str, Meta(pattern=TASK.pattern + r"\Z")], Offset, Offset, Offset, bool]
 
 _questions = msgspec.msgpack.Decoder(_Question)
-_parts = msgspec.msgpack.Decoder(tuple[Annotated[int, Meta(ge=0, le=3)], bytes | str])
+_parts = msgspec.msgpack.Decoder(tuple[Annotated[int, Meta(ge=0, le=3)], bytes])
 
 
 class OutputStreams:
@@ -226,13 +226,13 @@ class _Answering(Protocol):
         return room
 
     def _sent(self, _: None) -> None:
-        self._end((0, ""))
+        self._end((0, b""))
 
     def _not_sent(self, failure: Failure) -> None:
         failure.trap(BzzzError)
-        self._end((3, failure.getErrorMessage()[:1000]))
+        self._end((3, failure.getErrorMessage()[:1000].encode()))
 
-    def _end(self, last: tuple[int, str]) -> None:
+    def _end(self, last: tuple[int, bytes]) -> None:
         self.transport.write(frame(msgspec.msgpack.encode(last)))
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -292,8 +292,8 @@ class _Asking(Protocol):
                     self.transport.loseConnection()
                 self.ended.callback(None)
             elif which == 3:
-                self.failed(Failure(NoOutput(str(data))))
-            elif isinstance(data, bytes):
+                self.failed(Failure(NoOutput(data.decode("utf-8", "replace"))))
+            else:
                 waiting = self._sink(which, data)
                 if waiting is not None:
                     self._wait(waiting)
@@ -313,7 +313,7 @@ class _Asking(Protocol):
         self.failed(Failure(CancelledError()))
 
 
-def _read_part(message: bytes) -> tuple[int, bytes | str]:
+def _read_part(message: bytes) -> tuple[int, bytes]:
     try:
         return _parts.decode(message)
     except (msgspec.MsgspecError, UnicodeError) as error:

@@ -26,8 +26,9 @@ from bzzz.web.stream import LineStream, Streams
 
 __all__ = ["OnRequest", "RouteTable", "Routes"]
 
-# Streams at one time, followers of the events among them; each may have a megabyte waiting.
-MAX_STREAMS = 32
+# Streams at one time, followers of the events among them. Each may have a megabyte waiting. Whoever
+# runs tasks by a script waits for many of them.
+MAX_STREAMS = 128
 
 Work = Callable[..., Any]
 

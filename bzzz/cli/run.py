@@ -1,0 +1,275 @@
+"""``bzzz run``: a command on the machine that suits it best, as if it ran here.
+
+Enters: the command line. Leaves: the command's output, and its exit status, or one of these:
+
+==== =====================================================================================
+121  the machine that ran it was lost, and it may not run again
+122  no machine could run it, or it was refused; nothing was run
+124  it took longer than its timeout
+125  the node cannot be asked, or it is not known what became of the task
+130  it was cancelled
+==== =====================================================================================
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.session import Session, shared
+
+__all__ = ["LOST", "TaskOptions", "follow", "run", "task_options"]
+
+LOST = 121
+REFUSED = 122
+TIMED_OUT = 124
+UNKNOWN = 125
+CANCELLED = 130
+
+# Errors that say that nothing was run.
+NOT_RUN = frozenset({"bad_requirement", "unplaceable", "not_submitted", "no_such_member"})
+
+ENDS = {"timed_out": TIMED_OUT, "cancelled": CANCELLED, "lost": LOST}
+
+
+def task_options(command: Any) -> Any:
+    """The options that say what a task needs."""
+    for option in reversed(
+        (
+            click.option("--where", default="", metavar="CEL", help="What the machine must be."),
+            click.option("--on", default="", metavar="NAME", help="The machine."),
+            click.option(
+                "--cpus", type=click.FloatRange(0), default=1.0, metavar="N", help="Cores."
+            ),
+            click.option("--memory", default="0", metavar="SIZE", help="Such as 4GiB."),
+            click.option("--gpus", type=click.IntRange(0), default=0, metavar="N", help="GPUs."),
+            click.option("--timeout", default="0", metavar="TIME", help="Such as 90s, 10m, 2h."),
+            click.option("--retries", type=click.IntRange(0), default=0, metavar="N"),
+            click.option(
+                "--no-restart",
+                is_flag=True,
+                help="Do not run it again when its machine is lost: it may have run.",
+            ),
+            click.option("--priority", type=int, default=0, metavar="N", help="Greater is first."),
+            click.option(
+                "--env",
+                multiple=True,
+                metavar="K=V",
+                help="A variable; with K alone that of this shell.",
+            ),
+            click.option("--profile", default="default", metavar="NAME", help="Its sandbox."),
+            click.option("--name", default="", metavar="NAME", help="What to call it."),
+            click.option("--wait", is_flag=True, help="Wait for a machine that could run it."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+class TaskOptions:
+    """The body of ``POST /v1/tasks``, from the command line.
+
+    :raises click.BadParameter: an option is not as it has to be.
+    """
+
+    def __init__(self, command: tuple[str, ...], given: Mapping[str, Any]) -> None:
+        from bzzz.cli.amounts import seconds, size
+
+        self.body: dict[str, Any] = {
+            "command": command,
+            "name": given["name"],
+            "env": dict(_variable(each) for each in given["env"]),
+            "where": given["where"],
+            "on": given["on"],
+            "cpus": given["cpus"],
+            "memory": size(given["memory"], "--memory"),
+            "gpus": given["gpus"],
+            "timeout": seconds(given["timeout"], "--timeout"),
+            "retries": given["retries"],
+            "restart": not given["no_restart"],
+            "priority": given["priority"],
+            "profile": given["profile"],
+            "wait": given["wait"],
+        }
+
+
+def _variable(text: str) -> tuple[str, str]:
+    import os
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        if name not in os.environ:
+            raise click.BadParameter(f"{name} is not set here; give it as {name}=VALUE")
+        value = os.environ[name]
+    return name, value
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@task_options
+@click.option("--each", is_flag=True, help="Run it on every machine that it fits.")
+@click.option("--detach", is_flag=True, help="Print the task's ID, and do not wait.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@shared
+@click.pass_obj
+def run(
+    session: Session, /, command: tuple[str, ...], each: bool, detach: bool, **given: Any
+) -> None:
+    """Run COMMAND on the machine that suits it best, with its output and exit status here.
+
+    Ctrl-C cancels it; pressed again, it leaves it running. Options come before COMMAND, which
+    begins after --.
+    """
+    options = TaskOptions(command, given)
+    if each:
+        from bzzz.cli.run_each import run_each
+
+        sys.exit(run_each(session, options.body, detach))
+    body = {**options.body, "follow": not detach}
+    sys.exit(_Running(session).run(session.client().stream("tasks", body), detach))
+
+
+def follow(session: Session, task: str) -> NoReturn:
+    """Tell of a task that was submitted before, until it has ended."""
+    running = _Running(session, cancels=False)
+    running.task = task
+    lines = session.client().stream(f"tasks/{task}/output", {"follow": True})
+    sys.exit(running.run(lines, False))
+
+
+class _Running:
+    """One run.
+
+    :param cancels: whether Ctrl-C cancels the task, or only ends the telling.
+    :ivar task: its ID, once that is known.
+    """
+
+    def __init__(self, session: Session, cancels: bool = True) -> None:
+        self.task = ""
+        self._session = session
+        self._cancels = cancels
+        self._interrupts = 0
+        self._shown = ""
+        self._terminal = sys.stderr.isatty() and not session.json
+        self._token = 0
+
+    def run(self, lines: Iterator[Any], detach: bool) -> int:
+        """Tell what comes, and return the exit status."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            for line in lines:
+                status = self._take(line, detach)
+                if status is not None:
+                    return status
+        except NodeError as error:
+            self._clear()
+            self._say(str(error))
+            return REFUSED if error.code in NOT_RUN else UNKNOWN
+        except NoNode as error:
+            self._clear()
+            self._say(str(error))
+            if self.task:
+                self._say(
+                    f"The task may go on; its end, on this machine or another member's:"
+                    f" bzzz logs -f {self.task}"
+                )
+            return UNKNOWN
+        except _Detached:
+            self._clear()
+            self._say(f"It runs on. To see more of it: bzzz logs -f {self.task}")
+            return CANCELLED
+        if detach:
+            return 0
+        self._say("The node has ended the answer without the task's end.")
+        return UNKNOWN
+
+    def _take(self, line: Mapping[str, Any], detach: bool) -> int | None:
+        if self._session.json:
+            from bzzz.cli.text import as_json
+
+            click.echo(as_json(line, line=True))
+        match line:
+            case {"event": "id", "task": str(task)}:
+                self.task = task
+            case {"event": "kept"} if detach and not self._session.json:
+                click.echo(self.task)
+            case {"event": "waiting", "why": str(why)}:
+                self._show(f"waiting{f': {why}' if why else ' for a machine'}")
+            case {"event": "running", "worker_name": str(name), "token": int(token)}:
+                if self._token and not self._session.json:
+                    self._clear()
+                    self._say(f"It runs again, on {name} (attempt {token}).")
+                self._token = token
+                self._show(f"running on {name}")
+            case {"event": "stdout" | "stderr" as which, "data": str(data)}:
+                if not self._session.json:
+                    self._clear()
+                    out = sys.stdout if which == "stdout" else sys.stderr
+                    out.buffer.write(base64.b64decode(data))
+                    out.buffer.flush()
+            case {"event": "ended", "task": dict(task)}:
+                self._clear()
+                return self._ended(task)
+        return None
+
+    def _ended(self, task: Mapping[str, Any]) -> int:
+        state, status = str(task["state"]), task["exit_status"]
+        if not self._session.json:
+            if state == "lost":
+                self._say(f"Lost: {task['why']}")
+            elif state == "timed_out":
+                self._say(f"It took longer than {task['timeout']:g} s, and was ended.")
+            elif state == "cancelled":
+                self._say("Cancelled.")
+            elif state == "failed" and task["why"]:
+                self._say(str(task["why"]))
+        if state == "done":
+            return 0
+        if state == "failed":
+            return int(status) if status else UNKNOWN
+        return ENDS.get(state, UNKNOWN)
+
+    def _interrupted(self, number: int, frame: object) -> None:
+        self._interrupts += 1
+        if not self._cancels or self._interrupts > 1 or not self.task:
+            raise _Detached
+        self._clear()
+        self._say("Cancelling it; press Ctrl-C again to leave it alone.")
+        try:
+            self._session.client().post(f"tasks/{self.task}/cancel")
+        except (NoNode, NodeError) as error:
+            self._say(f"It could not be cancelled: {error}")
+
+    # -- the progress line
+
+    def _show(self, text: str) -> None:
+        if self._terminal:
+            from bzzz.cli.text import safe
+
+            self._clear()
+            self._shown = safe(text)[:70]
+            sys.stderr.write(f"\r{self._shown}")
+            sys.stderr.flush()
+
+    def _clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r" + " " * len(self._shown) + "\r")
+            sys.stderr.flush()
+            self._shown = ""
+
+    def _say(self, text: str) -> None:
+        from bzzz.cli.text import safe
+
+        for line in text.splitlines() or [""]:
+            click.echo(safe(line), err=True)
+
+
+class _Detached(Exception):
+    """The user does not want to wait any more."""

@@ -1,0 +1,198 @@
+"""``bzzz submit``: a workflow from its file; and what is shown of workflows.
+
+Exit statuses are those of ``bzzz run`` (:mod:`bzzz.cli.run`): 0 where all steps are done, 1 where
+one has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.session import Refusal, Session, shared
+
+__all__ = ["show_workflow", "submit"]
+
+FAILED = 1
+REFUSED = 122
+UNKNOWN = 125
+CANCELLED = 130
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--detach", is_flag=True, help="Print the workflow's ID, and do not wait.")
+@shared
+@click.pass_obj
+def submit(session: Session, file: Path, detach: bool) -> None:
+    """Run the steps of the workflow in FILE, each on the machine that suits it best.
+
+    Everything that is wrong with FILE is told, with its line, before anything runs. Ctrl-C cancels
+    it; pressed again, it leaves it running.
+    """
+    body = {**_read(session, file), "follow": not detach}
+    running = _Running(session)
+    sys.exit(running.run(session.client().stream("workflows", body), detach))
+
+
+def _read(session: Session, file: Path) -> dict[str, Any]:
+    """The body of ``POST /v1/workflows``."""
+    from bzzz.tasks.requirements import RequirementError
+    from bzzz.tasks.requirements import compile as compile_requirement
+    from bzzz.tasks.workflows.file import Checks, WorkflowFileError, parse
+    from bzzz.tasks.workflows.plan import plan
+
+    def wrong_input(path: str) -> str | None:
+        return None if (file.parent / path).exists() else f"{file.parent / path} is not there"
+
+    def wrong_requirement(expression: str) -> str | None:
+        try:
+            compile_requirement(expression)
+        except RequirementError as error:
+            return str(error)
+        return None
+
+    try:
+        text = file.read_bytes()
+        checks = Checks(inputs=wrong_input, where=wrong_requirement)
+        workflow = parse(text, str(file), checks)
+    except OSError as error:
+        raise Refusal(f"{file} cannot be read: {error.strerror}") from None
+    except WorkflowFileError as error:
+        raise _BadFile(str(error)) from None
+    paths = plan(workflow).paths
+    files = []
+    if paths:
+        from bzzz.cli.run_files import send_inputs
+
+        files = send_inputs(session, [(path, file.parent / path) for path in paths])
+    return {"file": str(file), "text": text.decode("utf-8-sig"), "files": files}
+
+
+class _BadFile(click.ClickException):
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        from bzzz.cli.text import safe
+
+        for line in self.format_message().splitlines():
+            click.echo(safe(line), err=True)
+
+
+class _Running:
+    """A workflow that is told of."""
+
+    def __init__(self, session: Session) -> None:
+        self.workflow = ""
+        self._session = session
+        self._interrupts = 0
+
+    def run(self, lines: Iterator[Any], detach: bool) -> int:
+        """Tell what comes, and return the exit status."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            for line in lines:
+                status = self._take(line, detach)
+                if status is not None:
+                    return status
+        except NodeError as error:
+            for each in str(error).splitlines():
+                self._say(each)
+            return REFUSED if error.code in ("bad_workflow", "not_submitted") else UNKNOWN
+        except NoNode as error:
+            self._say(str(error))
+            if self.workflow:
+                self._say(f"The workflow goes on. To see how far it is: bzzz task {self.workflow}")
+            return UNKNOWN
+        except _Detached:
+            self._say(f"It goes on. To see how far it is: bzzz task {self.workflow}")
+            return CANCELLED
+        return 0 if detach else UNKNOWN
+
+    def _take(self, line: Mapping[str, Any], detach: bool) -> int | None:
+        from bzzz.cli.text import as_json, safe
+
+        if self._session.json:
+            click.echo(as_json(line, line=True))
+        match line:
+            case {"event": "id", "workflow": str(workflow)}:
+                self.workflow = workflow
+            case {"event": "kept"} if not self._session.json:
+                click.echo(self.workflow)
+            case {"event": "step", "label": str(label), "state": str(state), "task": str(task)}:
+                if not self._session.json:
+                    shown = f"  {task}" if task and state != "done" else ""
+                    click.echo(safe(f"{state:<10} {label}{shown}"))
+            case {"event": "ended", "workflow": dict(workflow)}:
+                return self._ended(workflow)
+        return None
+
+    def _ended(self, workflow: Mapping[str, Any]) -> int:
+        state = workflow["state"]
+        failed = [step for step in workflow["steps"] if step["state"] == "failed"]
+        if not self._session.json:
+            for step in failed:
+                if step["task"]:
+                    self._say(f"{step['label']} {step['outcome']}: bzzz logs {step['task']}")
+            click.echo(f"The workflow is {state}.")
+        return {"done": 0, "cancelled": CANCELLED}.get(state, FAILED)
+
+    def _interrupted(self, number: int, frame: object) -> None:
+        self._interrupts += 1
+        if self._interrupts > 1 or not self.workflow:
+            raise _Detached
+        self._say("Cancelling it; press Ctrl-C again to leave it alone.")
+        try:
+            self._session.client().post(f"workflows/{self.workflow}/cancel")
+        except (NoNode, NodeError) as error:
+            self._say(f"It could not be cancelled: {error}")
+
+    def _say(self, text: str) -> None:
+        from bzzz.cli.text import safe
+
+        click.echo(safe(text), err=True)
+
+
+class _Detached(Exception):
+    """The user does not want to wait any more."""
+
+
+def show_workflow(session: Session, workflow: str) -> bool:
+    """Show a workflow; whether there is one with this ID."""
+    try:
+        known = session.client().get(f"workflows/{quote(os.fsencode(workflow), safe='')}", 30.0)
+    except (NodeError, NoNode):
+        return False
+    if session.json:
+        session.print_json(known)
+        return True
+    from bzzz.cli.text import ago, safe, show, table
+
+    whose = f"by {known['submitter']} on {known['origin_name']}"
+    for key, value in (
+        ("workflow", known["id"]),
+        ("name", known["name"]),
+        ("state", known["state"]),
+        (
+            "submitted",
+            f"{ago(known['submitted'])} {whose}",
+        ),
+        ("changed", ago(known["changed"])),
+        ("kept by", ", ".join(known["replica_names"])),
+    ):
+        if value:
+            click.echo(safe(f"{key:<12} {value}"))
+    click.echo()
+    rows = [(step["label"], step["state"], step["task"]) for step in known["steps"]]
+    show(table(("step", "state", "task"), rows))
+    return True

@@ -1,0 +1,287 @@
+"""The commands about tasks: tasks, task, logs, cancel, retry, why, drain, undrain."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import click
+
+from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.session import NodeRefused, Session, shared
+
+__all__ = ["cancel", "drain", "logs", "retry", "task", "tasks", "undrain", "why"]
+
+HEADINGS = ("id", "state", "on", "age", "by", "command")
+
+# Words of a command in a table.
+SHOWN = 60
+
+
+@click.command()
+@click.option("--all", "every", is_flag=True, help="Also those that have ended.")
+@click.option("--state", metavar="STATE", help="Such as waiting, running, done, failed.")
+@click.option("--since", metavar="TIME", help="Submitted in the last 10m, 2h, 3d.")
+@click.option("--mine", is_flag=True, help="Submitted by this user on this machine.")
+@click.option("--limit", type=click.IntRange(1, 500), default=100, metavar="N")
+@shared
+@click.pass_obj
+def tasks(
+    session: Session, every: bool, state: str | None, since: str | None, mine: bool, limit: int
+) -> None:
+    """The cluster's tasks that have not ended, the newest first."""
+    ended = every or state not in (None, "waiting", "running")
+    query = {"limit": str(limit)}
+    if not ended:
+        query["open"] = "1"
+    if since is not None:
+        query["since"] = _id_of(since)
+    answer = session.ask(f"tasks?{urlencode(query)}", 30.0)
+    known = [each for each in answer["tasks"] if state is None or each["state"] == state]
+    if mine:
+        me, here = _user(), session.ask("id")["peer_id"]
+        known = [each for each in known if (each["submitter"], each["origin"]) == (me, here)]
+    if session.json:
+        session.print_json({**answer, "tasks": known})
+        return
+    from bzzz.cli.text import show, table
+
+    if known:
+        show(table(HEADINGS, map(_row, known)))
+    else:
+        click.echo("No tasks." if ended else "No task waits or runs. All of them: bzzz tasks --all")
+    if answer["more"]:
+        click.echo(f"There are more: --limit, or --since; {limit} were asked for.", err=True)
+    if answer["answered"] < answer["asked"]:
+        silent = answer["asked"] - answer["answered"]
+        click.echo(f"{silent} members did not answer: theirs may be missing.", err=True)
+
+
+def _row(each: Mapping[str, Any]) -> tuple[object, ...]:
+    import shlex
+
+    from bzzz.cli.text import ago
+
+    command = each["name"] or shlex.join(each["command"])
+    state = each["state"]
+    if each["cancel"] and state in ("waiting", "running"):
+        state = "cancelling"
+    return (
+        each["id"],
+        state,
+        each["worker_name"],
+        ago(each["submitted"]).removesuffix(" ago"),
+        each["submitter"] or each["origin_name"],
+        command if len(command) <= SHOWN else command[: SHOWN - 1] + "…",
+    )
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@shared
+@click.pass_obj
+def task(session: Session, task_id: str) -> None:
+    """All about one task, or about a workflow. ID may be the beginning or the end of a task's."""
+    try:
+        each = session.ask(f"tasks/{_quoted(task_id)}", 30.0)
+    except NodeRefused:
+        from bzzz.cli.submit import show_workflow
+
+        if show_workflow(session, task_id):
+            return
+        raise
+    if session.json:
+        session.print_json(each)
+        return
+    import shlex
+
+    from bzzz.cli.text import ago, safe, show, table
+
+    rows: list[tuple[str, object]] = [
+        ("task", each["id"]),
+        ("name", each["name"]),
+        ("command", shlex.join(each["command"])),
+        ("state", each["state"] + (", a cancel is wanted" if each["cancel"] else "")),
+        ("exit status", each["exit_status"]),
+        ("why", each["why"]),
+        ("on", each["worker_name"]),
+        ("submitted", f"{ago(each['submitted'])} by {each['submitter']} on {each['origin_name']}"),
+        ("changed", ago(each["changed"])),
+        ("kept by", ", ".join(each["replica_names"])),
+        ("where", each["where"]),
+        ("output", _sizes(each)),
+    ]
+    for key, value in rows:
+        if value not in ("", None):
+            click.echo(safe(f"{key:<12} {value}"))
+    if each["attempts"]:
+        click.echo()
+        attempts = [
+            (
+                attempt["token"],
+                attempt["worker_name"],
+                attempt["end"],
+                "" if attempt["exit_status"] is None else attempt["exit_status"],
+                attempt["reason"],
+            )
+            for attempt in each["attempts"]
+        ]
+        show(table(("attempt", "on", "end", "exit", "reason"), attempts))
+
+
+def _sizes(each: Mapping[str, Any]) -> str:
+    if each["stdout_size"] is None:
+        return ""
+    return f"{each['stdout_size']} bytes, and {each['stderr_size']} of standard error"
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until it has ended.")
+@shared
+@click.pass_obj
+def logs(session: Session, task_id: str, follow: bool) -> None:
+    """What a task has printed, from wherever it ran."""
+    if follow:
+        from bzzz.cli.run import follow as follow_task
+
+        each = session.ask(f"tasks/{_quoted(task_id)}", 30.0)
+        follow_task(session, each["id"])
+    try:
+        for line in session.client().stream(f"tasks/{_quoted(task_id)}/output", {}):
+            if session.json:
+                from bzzz.cli.text import as_json
+
+                click.echo(as_json(line, line=True))
+                continue
+            match line:
+                case {"event": "stdout", "data": str(data)}:
+                    sys.stdout.buffer.write(base64.b64decode(data))
+                case {"event": "stderr", "data": str(data)}:
+                    sys.stdout.flush()
+                    sys.stderr.buffer.write(base64.b64decode(data))
+                    sys.stderr.flush()
+        sys.stdout.flush()
+    except NodeError as error:
+        raise NodeRefused(str(error)) from None
+    except NoNode as error:
+        raise NodeRefused(str(error)) from None
+
+
+@click.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@shared
+@click.pass_obj
+def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
+    """End tasks, with all their processes, or workflows with all their tasks."""
+    answers = [_acted(session, task_id, "cancel") for task_id in task_ids]
+    if session.json:
+        session.print_json({"tasks": answers})
+        return
+    for each in answers:
+        if "steps" in each:
+            click.echo(f"Workflow {each['id']} is {each['state']}.")
+        elif each["state"] == "running":
+            click.echo(f"{each['id']} is being ended on {each['worker_name']}.")
+        elif each["state"] == "cancelled":
+            click.echo(f"{each['id']} is cancelled.")
+        else:
+            click.echo(f"{each['id']} had ended: {each['state']}.")
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@shared
+@click.pass_obj
+def retry(session: Session, task_id: str) -> None:
+    """Begin anew a task that has ended, or what of a workflow did not succeed."""
+    each = _acted(session, task_id, "retry")
+    if session.json:
+        session.print_json(each)
+        return
+    more = "bzzz task" if "steps" in each else "bzzz logs -f"
+    click.echo(f"{each['id']} begins anew. To see more of it: {more} {each['id']}")
+
+
+def _acted(session: Session, task_id: str, act: str) -> Any:
+    """Have something done with a task, or with a workflow where there is no such task."""
+    try:
+        return session.post(f"tasks/{_quoted(task_id)}/{act}", timeout=60.0)
+    except NodeRefused as refused:
+        try:
+            return session.client().post(f"workflows/{_quoted(task_id)}/{act}", timeout=60.0)
+        except (NoNode, NodeError):
+            raise refused from None
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@shared
+@click.pass_obj
+def why(session: Session, task_id: str) -> None:
+    """For every machine, why a task does not run there."""
+    answer = session.ask(f"tasks/{_quoted(task_id)}/why", 30.0)
+    if session.json:
+        session.print_json(answer)
+        return
+    from bzzz.cli.text import show, table
+
+    rows = []
+    for node in answer["nodes"]:
+        reasons = [unfit["text"] for unfit in node["unfit"]] or ["it could run here"]
+        rows += [
+            (node["name"] if place == 0 else "", "no" if node["unfit"] else "yes", reason)
+            for place, reason in enumerate(reasons)
+        ]
+    if rows:
+        show(table(("machine", "fits", "why"), rows))
+    else:
+        click.echo("No machine that runs tasks is known here.")
+
+
+@click.command()
+@shared
+@click.pass_obj
+def drain(session: Session) -> None:
+    """Have this machine take no new tasks; what runs goes on."""
+    session.post("drain", {"on": True})
+    if not session.json:
+        click.echo("This machine takes no new tasks. To have it take some again: bzzz undrain")
+
+
+@click.command()
+@shared
+@click.pass_obj
+def undrain(session: Session) -> None:
+    """Have this machine take tasks again."""
+    session.post("drain", {"on": False})
+    if not session.json:
+        click.echo("This machine takes tasks again.")
+
+
+def _quoted(text: str) -> str:
+    return quote(os.fsencode(text), safe="")
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _id_of(since: str) -> str:
+    """The least ID of a task that was submitted in the last so many seconds."""
+    import time
+
+    from bzzz.cli.amounts import seconds
+    from bzzz.tasks.submission import new_task_id
+
+    began = time.time() - seconds(since, "--since")
+    return new_task_id(max(0, int(began * 1000)), bytes(10))

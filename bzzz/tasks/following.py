@@ -1,0 +1,197 @@
+"""Following a task from anywhere: what its record says, and what its attempts print.
+
+Enters: a task. Leaves: its records as they change, the output of each attempt as it comes, and at
+last the record of its end. docs/tasks.rst, "Output".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import Deferred, DeferredQueue, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bzzz.errors import BzzzError
+from bzzz.net.background import after
+from bzzz.tasks.output import Sink
+from bzzz.tasks.output_streams import OutputStreams
+from bzzz.tasks.record import State
+from bzzz.tasks.service import TaskService
+from bzzz.tasks.value import TaskRecord, peer_id
+
+__all__ = ["Following"]
+
+# Seconds between two looks at a task that this node does not keep.
+POLL: Final = 1.0
+
+# Seconds between two tries to get the output of an attempt, which may not have begun.
+TRY_AGAIN: Final = 0.1
+
+# Seconds for the last of the output after the task has ended.
+LAST_OUTPUT: Final = 10.0
+
+
+class Following:
+    """Follows one task.
+
+    :param told: is given each newer record.
+    :param sink: is given the output.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        service: TaskService,
+        outputs: OutputStreams,
+        told: Callable[[TaskRecord], object],
+        sink: Sink | None,
+    ) -> None:
+        self._clock = clock
+        self._service = service
+        self._outputs = outputs
+        self._told = told
+        self._sink = sink
+        self._records: DeferredQueue[tuple[TaskRecord, bool]] = DeferredQueue()
+        self._getting: Deferred[None] | None = None
+        self._token = 0
+        self._received = [0, 0]
+
+    async def follow(self, record: TaskRecord) -> TaskRecord:
+        """Follow a task until it has ended.
+
+        :raises NoSuchTask: nobody has it any more.
+        """
+        task = record.task
+        keeps = self._service.keeps(record)
+        end = self._service.watch(task, self._put)
+        try:
+            # Read again, as it may have changed since.
+            last = await self._service.find(task)
+            settled = not keeps or last.ballot == record.ballot
+            while True:
+                self._told(last)
+                self._get(last)
+                if last.has_ended and (settled or not keeps):
+                    await self._last_output(last)
+                    return last
+                if keeps:
+                    last, settled = await self._next(last)
+                else:
+                    last = await self._polled(last)
+        finally:
+            end()
+            if self._getting is not None:
+                self._getting.cancel()
+
+    # -- inside
+
+    def _put(self, record: TaskRecord, settled: bool) -> None:
+        self._records.put((record, settled))
+
+    async def _next(self, last: TaskRecord) -> tuple[TaskRecord, bool]:
+        """The next that the replica is told, or what it has after a while: an end that was settled
+        before anybody listened is not told again."""
+        waiting = self._records.get()
+        waiting.addTimeout(POLL, self._clock)
+        try:
+            return await waiting
+        except TimeoutError:
+            record = await self._service.find(last.task)
+            return record, not self._service.driver.known(last.task)
+
+    async def _polled(self, last: TaskRecord) -> TaskRecord:
+        while True:
+            await self._sleep(POLL)
+            record = await self._service.find(last.task)
+            if record.state != last.state:
+                return record
+
+    def _get(self, record: TaskRecord) -> None:
+        """Get the output of a new attempt, in the place of one that is over."""
+        state = record.state
+        if self._sink is None or state.state is not State.ASSIGNED or state.token == self._token:
+            return
+        if self._getting is not None:
+            self._getting.cancel()
+        self._token = state.token
+        self._received = [0, 0]
+        getting = self._getting = Deferred.fromCoroutine(self._output(record, self._sink))
+        getting.addErrback(lambda failure: None)
+
+    async def _output(self, record: TaskRecord, sink: Sink) -> None:
+        """The output of an attempt, again from where it broke off as often as it does."""
+
+        def counted(which: int, data: bytes) -> Deferred[None] | None:
+            self._received[which - 1] += len(data)
+            return sink(which, data)
+
+        state = record.state
+        while True:
+            try:
+                await self._outputs.get(
+                    peer_id(state.worker),
+                    record.task,
+                    state.token,
+                    (self._received[0], self._received[1]),
+                    True,
+                    counted,
+                )
+            except BzzzError:
+                await self._sleep(TRY_AGAIN)
+                continue
+            return
+
+    async def _last_output(self, record: TaskRecord) -> None:
+        """Wait for the rest; what its worker does not tell any more is in the record, if it is
+        short."""
+        if self._sink is None:
+            return
+        getting, self._getting = self._getting, None
+        if getting is None and record.state.by:
+            # It had ended before anybody followed it.
+            await self._once(record)
+        elif getting is not None:
+            waiting = after(getting)
+            waiting.addTimeout(LAST_OUTPUT, self._clock)
+            try:
+                await waiting
+            except TimeoutError:
+                getting.cancel()
+        produced = record.state.produced
+        if produced is None:
+            return
+        for place, tail, size in (
+            (0, produced.stdout, produced.stdout_size),
+            (1, produced.stderr, produced.stderr_size),
+        ):
+            missing = size - self._received[place]
+            if 0 < missing <= len(tail):
+                written = self._sink(place + 1, tail[-missing:])
+                if written is not None:
+                    await written
+
+    async def _once(self, record: TaskRecord) -> None:
+        state = record.state
+        sink = self._sink
+        if sink is None:
+            return
+
+        def counted(which: int, data: bytes) -> Deferred[None] | None:
+            self._received[which - 1] += len(data)
+            return sink(which, data)
+
+        try:
+            await self._outputs.get(
+                peer_id(state.by), record.task, state.token, (0, 0), False, counted
+            )
+        except BzzzError as error:
+            self._log.debug("The output of {task}: {error}", task=record.task, error=error)
+
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        slept: Deferred[None] = Deferred()
+        self._clock.callLater(seconds, slept.callback, None)
+        return slept

@@ -1,0 +1,280 @@
+"""The control API of workflows. docs/tasks.rst, "Workflows".
+
+Enters: requests of the control socket. Leaves: workflows, and lines that tell of them.
+
+================================ =================================================================
+POST /v1/workflows               ``{"file", "text", "files"?, "follow"?}``: a workflow's file, its
+                                 name for messages, and the manifests of the files that its steps
+                                 take; answered by lines
+GET /v1/workflows/<id>           :class:`WorkflowInfo`
+POST /v1/workflows/<id>/cancel   likewise; the second time it ends those steps, too, that run always
+POST /v1/workflows/<id>/retry    likewise: begins anew what did not succeed
+POST /v1/workflows/<id>/follow   answered by lines
+================================ =================================================================
+
+============== ===================================================================================
+``id``         ``workflow``
+``kept``       ``replicas``: names of the nodes that keep it
+``step``       ``label``, ``state``, ``task``: of an instance that changed
+``ended``      ``workflow``: WorkflowInfo, the last line
+============== ===================================================================================
+
+Errors have the codes of :mod:`bzzz.web.task_routes`, and ``bad_workflow``: the message has a line
+for each mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredQueue, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IRequest
+
+from bzzz.events import rfc3339
+from bzzz.tasks.messages import Cancel, Retry
+from bzzz.tasks.registers import NoMajority
+from bzzz.tasks.requirements import RequirementError
+from bzzz.tasks.requirements import compile as compile_requirement
+from bzzz.tasks.service import TaskService
+from bzzz.tasks.submission import Input, SubmissionError, submitted_at
+from bzzz.tasks.workflows import plan as plans
+from bzzz.tasks.workflows.file import Checks, WorkflowFileError, parse
+from bzzz.tasks.workflows.progress import Status, result
+from bzzz.tasks.workflows.record import WorkflowRecord
+from bzzz.web.credentials import Credentials
+from bzzz.web.requests import Body, Refusal
+from bzzz.web.routes import RouteTable
+from bzzz.web.stream import LineStream
+
+__all__ = ["StepInfo", "WorkflowInfo", "WorkflowRoutes"]
+
+# Seconds between two looks at a workflow that this node does not keep, or was not told of.
+POLL: Final = 1.0
+
+STATES: Final = {
+    Status.WAITING: "waiting",
+    Status.RESERVED: "submitted",
+    Status.SUBMITTED: "submitted",
+    Status.DONE: "done",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "cancelled",
+    Status.SKIPPED: "skipped",
+}
+
+
+class Submit(Body, frozen=True):
+    """What ``POST /v1/workflows`` takes."""
+
+    file: str
+    text: str
+    files: tuple[Input, ...] = ()
+    follow: bool = True
+
+
+class StepInfo(msgspec.Struct, kw_only=True):
+    """One instance of a step.
+
+    :ivar label: the step's name, with what was chosen of its matrix.
+    :ivar state: ``waiting``, ``submitted``, ``done``, ``failed``, ``cancelled`` or ``skipped``.
+    :ivar task: ID of its task, "" without one.
+    :ivar outcome: how that ended, "" if it has not.
+    :ivar output: digest of the manifest of what it put out.
+    """
+
+    label: str
+    state: str
+    task: str
+    outcome: str
+    output: str
+    output_size: int
+
+
+class WorkflowInfo(msgspec.Struct, kw_only=True):
+    """A workflow.
+
+    :ivar state: ``running``, ``cancelling``, or how it ended.
+    :ivar round: how often it was begun anew.
+    """
+
+    id: str
+    name: str
+    state: str
+    submitter: str
+    origin_name: str
+    submitted: str
+    changed: str
+    round: int
+    replica_names: Sequence[str]
+    steps: Sequence[StepInfo]
+
+
+class WorkflowRoutes:
+    """The routes.
+
+    :param find_node: the peer ID of a member that somebody means; raises Refusal.
+    :param name_of: what the member with a peer ID is called.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        service: TaskService,
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+        find_node: Callable[[str], str],
+        name_of: Callable[[str], str],
+    ) -> None:
+        self._clock = clock
+        self._service = service
+        self._in_thread = in_thread
+        self._find_node = find_node
+        self._name_of = name_of
+
+    def add_to(self, table: RouteTable) -> None:
+        """Put the routes into the table."""
+        table.stream("/v1/workflows", self.submit, Submit)
+        table.get("/v1/workflows/<workflow>", self.workflow)
+        table.post("/v1/workflows/<workflow>/cancel", self.cancel)
+        table.post("/v1/workflows/<workflow>/retry", self.retry)
+        table.stream("/v1/workflows/<workflow>/follow", self.follow)
+
+    async def submit(self, lines: LineStream, by: Credentials, body: Submit) -> None:
+        plan = await self._plan(body)
+        user = await by.user_name()
+        try:
+            record = await self._service.submit_workflow(plan, user)
+        except SubmissionError as error:
+            raise Refusal(400, "not_submitted", str(error)) from None
+        except NoMajority as error:
+            raise Refusal(
+                503, "unknown", f"it is not known whether the workflow was submitted: {error}"
+            ) from None
+        lines.send({"event": "id", "workflow": record.workflow})
+        replicas = [self._name_of(each) for each in record.submission.replicas]
+        lines.send({"event": "kept", "replicas": replicas})
+        if body.follow:
+            await self._follow(lines, record)
+
+    async def workflow(self, request: IRequest, workflow: str) -> WorkflowInfo:
+        return self._info(await self._find(workflow))
+
+    async def cancel(self, by: Credentials, workflow: str) -> WorkflowInfo:
+        record = await self._find(workflow)
+        await self._service.change_workflow(record, Cancel(record.workflow))
+        return self._info(await self._find(workflow))
+
+    async def retry(self, by: Credentials, workflow: str) -> WorkflowInfo:
+        record = await self._find(workflow)
+        if result(record.progress) is None:
+            raise Refusal(409, "not_ended", f"workflow {record.workflow} has not ended")
+        await self._service.change_workflow(record, Retry(record.workflow, record.progress.round))
+        return self._info(await self._find(workflow))
+
+    async def follow(self, lines: LineStream, by: Credentials, workflow: str) -> None:
+        await self._follow(lines, await self._find(workflow))
+
+    # -- inside
+
+    async def _plan(self, body: Submit) -> bytes:
+        """Read a workflow's file, with its mistakes told.
+
+        :raises Refusal: it has some.
+        """
+        checks = Checks(where=_wrong_requirement, on=self._wrong_node)
+
+        def work() -> bytes:
+            workflow = parse(body.text.encode(), body.file, checks)
+            return plans.encode(msgspec.structs.replace(workflow, files=body.files))
+
+        try:
+            plan: bytes = await self._in_thread(work)
+        except (WorkflowFileError, plans.WorkflowError) as error:
+            raise Refusal(400, "bad_workflow", str(error)) from None
+        return plan
+
+    def _wrong_node(self, name: str) -> str | None:
+        try:
+            self._find_node(name)
+        except Refusal as refusal:
+            return str(refusal)
+        return None
+
+    async def _find(self, workflow: str) -> WorkflowRecord:
+        record = await self._service.find_workflow(workflow.upper())
+        if record is None:
+            raise Refusal(
+                404,
+                "no_such_task",
+                f"there is no workflow {workflow}, or those who keep it cannot be reached",
+            )
+        return record
+
+    async def _follow(self, lines: LineStream, record: WorkflowRecord) -> None:
+        news: DeferredQueue[WorkflowRecord] = DeferredQueue()
+        end = self._service.watch_workflow(record.workflow, news.put)
+        told: dict[int, StepInfo] = {}
+        try:
+            last = await self._find(record.workflow)
+            while True:
+                for place, step in enumerate(self._steps(last)):
+                    if told.get(place) != step and step.state != "waiting":
+                        told[place] = step
+                        line = {"label": step.label, "state": step.state, "task": step.task}
+                        lines.send({"event": "step", **line})
+                await lines.ready()
+                if result(last.progress) is not None:
+                    lines.send({"event": "ended", "workflow": self._info(last)})
+                    await lines.ready()
+                    return
+                waiting = news.get()
+                waiting.addTimeout(POLL, self._clock)
+                try:
+                    last = await waiting
+                except TimeoutError:
+                    last = await self._find(record.workflow)
+        finally:
+            end()
+
+    def _info(self, record: WorkflowRecord) -> WorkflowInfo:
+        over = result(record.progress)
+        if over is not None:
+            state = over.outcome.value
+        else:
+            state = "cancelling" if record.progress.wish else "running"
+        submission = record.submission
+        return WorkflowInfo(
+            id=record.workflow,
+            name=record.plan.workflow.name,
+            state=state,
+            submitter=submission.submitter,
+            origin_name=self._name_of(submission.origin),
+            submitted=rfc3339(submitted_at(record.workflow)),
+            changed=rfc3339(record.changed),
+            round=record.progress.round,
+            replica_names=[self._name_of(each) for each in submission.replicas],
+            steps=self._steps(record),
+        )
+
+    def _steps(self, record: WorkflowRecord) -> list[StepInfo]:
+        pairs = zip(record.plan.instances, record.progress.entries, strict=True)
+        return [
+            StepInfo(
+                label=instance.name,
+                state=STATES[entry.status],
+                task=entry.task,
+                outcome="" if entry.outcome is None else entry.outcome.value,
+                output=entry.output,
+                output_size=entry.size,
+            )
+            for instance, entry in pairs
+        ]
+
+
+def _wrong_requirement(expression: str) -> str | None:
+    try:
+        compile_requirement(expression)
+    except RequirementError as error:
+        return str(error)
+    return None
