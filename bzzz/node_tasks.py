@@ -152,6 +152,7 @@ class NodeTasks:
                 workspace=self.workspace,
                 admit=self._admit,
                 give_back=self._give_back,
+                run_over=self._run_over,
             ),
             lambda place: Placing(self._clock, rng, place, self._describe, self.name_of),
         )
@@ -161,10 +162,13 @@ class NodeTasks:
         self.placing = placing
         self.service.workflows.find_node = self._find_step_node
         worker = self.service.worker
+        self._output = OutputFiles(
+            self._clock, self.workspace.directory_of, worker.is_running, in_thread
+        )
         self.outputs = OutputStreams(
             mesh.swarm,
             self._own,
-            OutputFiles(self._clock, self.workspace.directory_of, worker.is_running, in_thread),
+            self._output,
             lambda peer: self._rights.is_member(peer) and self._rights.may_submit(peer),
         )
         self._announcing = Announcing(self._own_text, self._clock, mesh.broadcasts.tell_news)
@@ -298,6 +302,9 @@ class NodeTasks:
     def _give_back(self, task: str) -> None:
         if self._slots is not None and self._slots.give_back(task):
             self._availability.task_ended()
+
+    def _run_over(self, task: str, token: int) -> None:
+        self._output.over(task, token)
 
     def _drain(self, on: bool) -> None:
         if on:

@@ -1,9 +1,10 @@
-"""Three nodes on this machine's loopback interface, and what they tell each other, live.
+"""Three nodes on this machine's loopback interface: a mesh, then a cluster that runs tasks, live.
 
     python -m bzzz.cli.demo [--once]
 
 Enters: nothing; the nodes are real processes with directories of their own, and leave nothing
-behind. Leaves: a picture of the mesh until Ctrl-C, or with ``--once`` until it is whole.
+behind. Leaves: a picture of the mesh until Ctrl-C, or with ``--once`` until a task
+ran on each of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import click
 
 from bzzz.cli.client import NodeClient, NodeError, NoNode
+from bzzz.cli.demo_tasks import NotRun, run_tasks
 from bzzz.cli.text import console, milliseconds, place, plain, safe, table
 
 __all__ = ["Demo", "DemoNode", "main"]
@@ -50,7 +52,7 @@ LOG_TAIL = 10
 
 
 class DemoFailed(Exception):
-    """The mesh did not become whole; says why."""
+    """The mesh did not become whole, or ran no tasks; says why."""
 
 
 class DemoNode:
@@ -63,7 +65,7 @@ class DemoNode:
         self.name = name
         self.log = directory / "log"
         self.runtime_dir = directory / "run"
-        self._client = NodeClient(self.runtime_dir / "control.sock")
+        self.client = NodeClient(self.runtime_dir / "control.sock")
         directory.mkdir()
         command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
         command += ["-n", "--pidfile=", "bzzz", "--name", name, "--interface", "lo"]
@@ -85,7 +87,7 @@ class DemoNode:
         :raises DemoFailed: it has ended.
         """
         try:
-            answer = {what: self._client.get(what) for what in ("id", "peers", "capabilities")}
+            answer = {what: self.client.get(what) for what in ("id", "peers", "capabilities")}
         except (NoNode, NodeError):
             if self._process.poll() is not None:
                 raise DemoFailed(
@@ -144,6 +146,16 @@ class Demo:
             self.seen[node.name] = node.look()
         if self.whole_after is None and not self.missing():
             self.whole_after = time.monotonic() - self.started
+
+    def run_tasks(self) -> Iterator[str]:
+        """Make them a cluster, and run a task on each; lines that tell of it.
+
+        :raises DemoFailed: it does not work.
+        """
+        try:
+            yield from run_tasks([(node.name, node.client) for node in self.nodes])
+        except (NotRun, NoNode, NodeError) as error:
+            raise DemoFailed(f"The tasks did not run: {error}") from None
 
     def stop(self) -> None:
         """End all processes."""
@@ -239,6 +251,7 @@ class Demo:
             "Look at it from another terminal:",
             f"  {bzzz} peers {runtime_dir}",
             f"  {bzzz} events -f {runtime_dir}",
+            f"  {bzzz} run {runtime_dir} --each -- uname -a",
             "Ctrl-C ends it.",
         ]
 
@@ -260,7 +273,7 @@ def _until_whole(demo: Demo) -> Iterator[None]:
 
 
 def _once(demo: Demo) -> None:
-    """Until it is whole, with a line for each step."""
+    """Until it is whole and has run tasks, with a line for each step."""
     shown = ""
     for _ in _until_whole(demo):
         step = demo.missing()[0] if demo.missing() else ""
@@ -268,6 +281,9 @@ def _once(demo: Demo) -> None:
             shown = step
             click.echo(f"{time.monotonic() - demo.started:6.2f} s  {step}")
     _print(demo)
+    click.echo()
+    for line in demo.run_tasks():
+        click.echo(safe(line))
 
 
 def _print(demo: Demo) -> None:
@@ -281,15 +297,23 @@ def _on_terminal(demo: Demo) -> None:
     from rich.live import Live
     from rich.text import Text
 
+    ran: list[str] = []
+
     def picture() -> Group:
         style = "yellow" if demo.whole_after is None else "green"
         parts: list[Any] = [Text("Bzzz: three nodes on this machine\n", style="bold")]
         parts += [demo.node_table(), Text(), demo.link_table(), Text()]
         parts += [Text(safe(demo.headline()), style=style), Text()]
+        if ran:
+            parts += [*(Text(safe(line)) for line in ran), Text()]
         return Group(*parts, Text("\n".join(demo.hints()), overflow="fold"))
 
     with Live(console=console(), auto_refresh=False) as live:
         for _ in _until_whole(demo):
+            live.update(picture(), refresh=True)
+        for line in demo.run_tasks():
+            ran.append(line)
+            demo.look()
             live.update(picture(), refresh=True)
         while True:
             live.update(picture(), refresh=True)
@@ -311,9 +335,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End as soon as the mesh is whole: exit code 0, else 1.")
+@click.option("--once", is_flag=True, help="End when a task ran on each: exit code 0, else 1.")
 def main(once: bool) -> None:
-    """Start three nodes on this machine and show how they become a mesh, until Ctrl-C."""
+    """Start three nodes on this machine, show how they become a mesh, and have them run tasks."""
     for number in ENDING:
         signal.signal(number, _interrupt)
     directory = Path(tempfile.mkdtemp(prefix="bzzz-demo-"))

@@ -20,7 +20,9 @@ __all__ = ["PART", "NoOutput", "OutputFiles", "Sink"]
 # Bytes of one part: a few of them fill a link's buffers.
 PART: Final = 32 << 10
 
-# Seconds between two looks at a file that did not grow; a person sees no difference.
+# Seconds between two looks at a file that did not grow, doubled each time up to so many; a person
+# sees no difference.
+FIRST_LOOK: Final = 0.005
 LOOK: Final = 0.05
 
 Sink = Callable[[int, bytes], Deferred[None] | None]
@@ -50,6 +52,12 @@ class OutputFiles:
         self._directory_of = directory_of
         self._is_running = is_running
         self._in_thread = in_thread
+        self._waiting: dict[tuple[str, int], list[Deferred[None]]] = {}
+
+    def over(self, task: str, token: int) -> None:
+        """An attempt has ended: what is left of its output is looked for at once."""
+        for waiting in self._waiting.pop((task, token), ()):
+            waiting.callback(None)
 
     def has(self, task: str, token: int) -> bool:
         """Whether the attempt runs here."""
@@ -67,6 +75,7 @@ class OutputFiles:
         paths = (directory / "stdout", directory / "stderr")
         at = list(offsets)
         found = False
+        pause = FIRST_LOOK
         while True:
             # Asked before the files are read: what was written until then is in them.
             running = self._is_running(task, token)
@@ -83,17 +92,29 @@ class OutputFiles:
                     if waiting is not None:
                         await waiting
             if grew:
+                pause = FIRST_LOOK
                 continue
             if not running or not follow:
                 if not found and not running:
                     raise NoOutput(f"the output of attempt {token} of task {task} is not here")
                 return
-            await self._pause()
+            await self._pause((task, token), pause)
+            pause = min(2 * pause, LOOK)
 
-    def _pause(self) -> Deferred[None]:
+    async def _pause(self, attempt: tuple[str, int], seconds: float) -> None:
         paused: Deferred[None] = Deferred()
-        self._clock.callLater(LOOK, paused.callback, None)
-        return paused
+        waiting = self._waiting.setdefault(attempt, [])
+        waiting.append(paused)
+        call = self._clock.callLater(seconds, paused.callback, None)
+        try:
+            await paused
+        finally:
+            if call.active():
+                call.cancel()
+            if paused in waiting:
+                waiting.remove(paused)
+            if not waiting and self._waiting.get(attempt) is waiting:
+                del self._waiting[attempt]
 
 
 def _read(path: Path, offset: int) -> bytes | None:

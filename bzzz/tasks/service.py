@@ -115,6 +115,7 @@ class TaskWorld:
     :ivar peers: the other members; this node itself need not be among them.
     :ivar admit: see :data:`bzzz.tasks.worker.Admit`.
     :ivar give_back: see :class:`bzzz.tasks.worker.Worker`.
+    :ivar run_over: likewise.
     """
 
     clock: IReactorTime
@@ -129,6 +130,7 @@ class TaskWorld:
     workspace: Workspace
     admit: Admit
     give_back: Callable[[str], object]
+    run_over: Callable[[str, int], object] = lambda task, token: None
 
 
 class _Everyone:
@@ -201,6 +203,7 @@ class TaskService:
             world.workspace,
             world.admit,
             world.give_back,
+            world.run_over,
         )
         self._observers: list[Callable[[TaskRecord, bool], object]] = []
         self._workflow_watchers: dict[str, list[Callable[[WorkflowRecord], object]]] = {}

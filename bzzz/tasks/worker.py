@@ -104,6 +104,7 @@ class Worker:
     :param clock: whose time goes on while the machine sleeps.
     :param admit: see :data:`Admit`; asked once per attempt.
     :param give_back: what was taken for an attempt, by its task, is free again.
+    :param over: called when an attempt's command runs no more.
     """
 
     _log = Logger()
@@ -117,6 +118,7 @@ class Worker:
         workspace: Workspace,
         admit: Admit,
         give_back: Callable[[str], object],
+        over: Callable[[str, int], object] = lambda task, token: None,
     ) -> None:
         self._clock = clock
         self._own = own
@@ -125,6 +127,7 @@ class Worker:
         self._workspace = workspace
         self._admit = admit
         self._give_back = give_back
+        self._is_over = over
         self._attempts: dict[str, _Attempt] = {}
         # The greatest token that was offered of each task.
         self._seen: OrderedDict[str, int] = OrderedDict()
@@ -368,6 +371,7 @@ class Worker:
         if attempt.counted:
             attempt.counted = False
             self._give_back(attempt.task)
+            self._is_over(attempt.task, attempt.token)
 
     async def _report(self, attempt: _Attempt, report: Report) -> None:
         """Tell the replicas, one after the other, until one has it in the record."""

@@ -35,7 +35,8 @@ class Disk:
         return succeed(self.kept.get(task))
 
     def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
-        tasks = sorted((task for task in self.kept if since <= task < (before or "~")), reverse=True)
+        inside = [task for task in self.kept if since <= task < (before or "~")]
+        tasks = sorted(inside, reverse=True)
         return succeed([self.kept[task].value for task in tasks[:most]])
 
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
