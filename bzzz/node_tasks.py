@@ -21,12 +21,14 @@ from bzzz.mesh.availability import Availability, FreeRoom
 from bzzz.mesh.capability import CapabilityDocument
 from bzzz.mesh.node import MeshNode
 from bzzz.net.link import Link
+from bzzz.net.periodic import Periodic
 from bzzz.node_trust import NodeTrust
 from bzzz.state import OpenState
 from bzzz.tasks.announcing import Announcing
 from bzzz.tasks.boot_clock import BootClock
 from bzzz.tasks.executors.process import ProcessExecutor
 from bzzz.tasks.files.files import Files
+from bzzz.tasks.input_pins import InputPins
 from bzzz.tasks.messages import Answer, Refused, Request
 from bzzz.tasks.output import OutputFiles
 from bzzz.tasks.output_streams import OutputStreams
@@ -44,6 +46,7 @@ from bzzz.tasks.value import TaskRecord
 from bzzz.tasks.workspace import AttemptFiles
 from bzzz.trust.cluster import Cluster
 from bzzz.trust.statements import Right
+from bzzz.web.file_routes import FileRoutes
 from bzzz.web.members import find_member
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import Routes
@@ -60,6 +63,10 @@ CACHE = "chunks"
 # Bytes of the output of ended attempts, and of the cache of files, that are kept.
 OUTPUT_QUOTA = 1 << 30
 CACHE_QUOTA = 10 << 30
+
+
+# Seconds between two looks for tasks that ended long ago.
+FORGET_EVERY = 3600.0
 
 
 class _Rights:
@@ -171,8 +178,12 @@ class NodeTasks:
             self._output,
             lambda peer: self._rights.is_member(peer) and self._rights.may_submit(peer),
         )
+        self._forgetting = Periodic(
+            self._clock, FORGET_EVERY, self.service.forget, "forgetting old tasks", self._log
+        )
         self._announcing = Announcing(self._own_text, self._clock, mesh.broadcasts.tell_news)
         self.service.on_change(self._record_changed)
+        self.service.on_change(InputPins(self.files, self._own_text).changed)
         mesh.swarm.add_observer(peers)
         mesh.swarm.add_observer(self)
         mesh.broadcasts.on_update = lambda peer: self.placing.member_changed(str(peer))
@@ -192,10 +203,12 @@ class NodeTasks:
         await self.workspace.start()
         await self.files.start()
         await self.service.start()
+        self._forgetting.start()
         self._everybody_changed()
 
     async def stop(self) -> None:
         """End what runs, and do nothing more: before the mesh stops."""
+        self._forgetting.stop()
         self.service.stop()
         self.placing.stop()
         self.files.stop()
@@ -204,6 +217,7 @@ class NodeTasks:
     def routes(self) -> Sequence[Routes]:
         """The routes of the control API."""
         return (
+            FileRoutes(self._clock, self.files),
             WorkflowRoutes(
                 self._clock, self.service, self._in_thread, self._find_node, self.name_of
             ),

@@ -49,6 +49,15 @@ SELECT_PAGE = """
     ORDER BY task DESC LIMIT ?
 """
 SELECT_OPEN_PAGE = SELECT_PAGE.replace("WHERE", "WHERE open = 1 AND")
+# Of what is not open: all below an ID, and all but the last so many; a part of them at a time, so
+# that nobody waits for long.
+FORGET = """
+    DELETE FROM registers WHERE task IN (
+        SELECT task FROM registers WHERE open = 0 AND (task < :before OR task <= (
+            SELECT task FROM registers WHERE open = 0 ORDER BY task DESC LIMIT 1 OFFSET :keep
+        )) ORDER BY task LIMIT :most
+    )
+"""
 REPLACE = "INSERT OR REPLACE INTO registers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Greater than every task's ID.
@@ -94,6 +103,13 @@ class RegisterStore(Shape):
         """Answer one after the other, and keep what comes of it: of all, or where that fails of
         none."""
 
+    def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
+        """Remove what is not open: below an ID, and all but the last ``keep``.
+
+        :param most: to be removed by this call.
+        :return: how many were.
+        """
+
 
 class SqliteRegisterStore:
     """Implements :class:`RegisterStore` with a table of the node's database.
@@ -130,6 +146,15 @@ class SqliteRegisterStore:
         def work(connection: sqlite3.Connection) -> list[bytes]:
             select = SELECT_PAGE if every else SELECT_OPEN_PAGE
             return [row[0] for row in connection.execute(select, (before or LAST, since, most))]
+
+        return self._database.run(work)
+
+    def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
+        """See :class:`RegisterStore`."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            given = {"before": before, "keep": keep, "most": most}
+            return connection.execute(FORGET, given).rowcount
 
         return self._database.run(work)
 

@@ -80,6 +80,11 @@ REPLICAS: Final = 3
 # Submissions whose signature is remembered as good: those of tasks that change often.
 MAX_VERIFIED: Final = 10_000
 
+# Seconds for which ended tasks are kept, and how many at most; so many are removed at once.
+KEEP: Final = 7 * 86400.0
+MAX_ENDED: Final = 100_000
+FORGOTTEN_AT_ONCE: Final = 500
+
 # Seconds for an answer. A change of a record that a peer makes for it takes ten at most.
 ANSWER_SECONDS: Final = 30.0
 
@@ -240,6 +245,20 @@ class TaskService:
         self.workflows.stop()
         self._registers.stop()
         self.worker.stop()
+
+    async def forget(self) -> int:
+        """Forget tasks that ended long ago; how many were.
+
+        :raises DatabaseError: they cannot be removed.
+        """
+        oldest = max(0, int((self._world.wall_time() - KEEP) * 1000))
+        before = submissions.new_task_id(oldest, bytes(10))
+        forgotten = 0
+        while True:
+            some = await self._store.forget(before, MAX_ENDED, FORGOTTEN_AT_ONCE)
+            forgotten += some
+            if some < FORGOTTEN_AT_ONCE:
+                return forgotten
 
     def on_change(self, observer: Callable[[TaskRecord, bool], object]) -> None:
         """Tell ``observer`` of each newer record of tasks that this node keeps, and whether it is
@@ -448,6 +467,7 @@ class TaskService:
     async def _answer(self, peer: PeerID, request: Request) -> Answer:
         match request:
             case Register(task, what):
+                await self._check_age(task)
                 if isinstance(what, Accept):
                     self._check_accept(peer, task, what)
                 return Told(await self.replica.ask(task, what))
@@ -556,6 +576,15 @@ class TaskService:
         submission = record.submission
         self._check_place(peer, request, submission.task, task, submission.replicas)
         self._check_signed(record.signed, submission)
+
+    async def _check_age(self, task: str) -> None:
+        """Refuse a task that this replica may have had and forgotten: it must not begin anew.
+
+        :raises RemoteProtocolError: it is so old, and not here.
+        """
+        age = self._world.wall_time() - submissions.submitted_at(task)
+        if age > KEEP and await self._store.read(task) is None:
+            raise RemoteProtocolError(f"task {task} may be one that was forgotten", "forgotten")
 
     def _check_place(
         self, peer: PeerID, request: Accept, about: str, task: str, replicas: Sequence[str]

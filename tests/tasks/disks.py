@@ -39,6 +39,9 @@ class Disk:
         tasks = sorted(inside, reverse=True)
         return succeed([self.kept[task].value for task in tasks[:most]])
 
+    def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
+        return succeed(0)
+
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
         if not self.slow:
             return succeed(self._answer(batch))

@@ -292,6 +292,27 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(told[0].answer, Conflict(Ballot(4, 2), Ballot(4, 2)))
         self.assertEqual(told[0].kept, Kept(Ballot(4, 2), None, b"", 7))
 
+    def test_forget(self) -> None:
+        """What is not open is removed below an ID, and but for the last; what is open stays."""
+        store = self.open()
+        batch = [Asked(task, first(2 if task in "bf" else 3)) for task in "abcdefgh"]
+        self.successResultOf(store.ask(batch))
+
+        def left() -> str:
+            return "".join(
+                task for task in "abcdefgh" if self.successResultOf(store.read(task)) is not None
+            )
+
+        self.assertEqual(self.successResultOf(store.forget("c", 10, 10)), 1)
+        self.assertEqual(left(), "bcdefgh")
+        self.assertEqual(self.successResultOf(store.forget("", 3, 10)), 2)
+        self.assertEqual(left(), "befgh")
+        self.assertEqual(self.successResultOf(store.forget("z", 10, 2)), 2)
+        self.assertEqual(left(), "bfh")
+        self.assertEqual(self.successResultOf(store.forget("z", 10, 2)), 1)
+        self.assertEqual(self.successResultOf(store.forget("z", 0, 2)), 0)
+        self.assertEqual(left(), "bf")
+
     def test_all_or_none(self) -> None:
         """Of a batch that fails nothing is kept."""
         store = self.open()

@@ -78,6 +78,10 @@ class SimDisk:
         values = [kept[task].value for task in tasks if kept[task].accepted is not None]
         return succeed([value for value in values if every or self._is_open(value)][:most])
 
+    def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
+        """See :class:`RegisterStore`."""
+        return succeed(0)
+
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
         """See :class:`RegisterStore`."""
         written: Deferred[list[Answered]] = Deferred()
