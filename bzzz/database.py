@@ -44,6 +44,8 @@ REASONS = {
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a backup, or move it away",
     sqlite3.SQLITE_NOTADB: "it is damaged; restore it from a backup, or move it away",
 }
+# Of these, after which nothing is to be trusted.
+LASTING = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 DAMAGED = REASONS[sqlite3.SQLITE_CORRUPT]
 
 T = TypeVar("T")
@@ -52,7 +54,15 @@ InThread = Callable[[Callable[[], Any]], Deferred[Any]]
 
 
 class DatabaseError(BzzzError):
-    """The database cannot be read or written; names the file and what to do."""
+    """The database cannot be read or written; names the file and what to do.
+
+    :ivar is_lasting: whether what this process reads from now on may not be what is on the disk:
+        that has failed, and the kernel may have thrown away what it could not write.
+    """
+
+    def __init__(self, message: str, *, is_lasting: bool = False) -> None:
+        super().__init__(message)
+        self.is_lasting = is_lasting
 
 
 class Database:
@@ -206,10 +216,11 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         # The upper bytes have the details.
-        reason = REASONS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        reason = REASONS.get(code)
         if reason is None:
             raise
-        raise DatabaseError(f"{path}: {reason} ({error})") from error
+        raise DatabaseError(f"{path}: {reason} ({error})", is_lasting=code in LASTING) from error
 
 
 @contextmanager

@@ -171,6 +171,7 @@ class NodeService(Service):
             self.inventory.document,
             self.mesh,
             self._in_thread,
+            self._disk_broken,
         )
         remembered = state.listen_port
         self.listening = Listening(
@@ -381,6 +382,14 @@ class NodeService(Service):
         await self.book.close()
         self._log.info("Node {name} has left the mesh", name=self._config.name)
         await self.supervision.stop()
+
+    def _disk_broken(self, reason: str) -> None:
+        """End: what was not written may be lost, and what is read from now on may not be there."""
+        if not self._stopping:
+            self._log.critical(
+                "The node stops, as its disk cannot be trusted any more: {reason}", reason=reason
+            )
+            self._reactor.stop()
 
     async def _tasks_ended(self) -> None:
         """Wait for the tasks that run, for as long as they may take."""

@@ -104,6 +104,7 @@ class NodeTasks:
     """Tasks, for one node on a real machine.
 
     :param document: this node's capability document as it is now.
+    :param disk_broken: has the process end, as its disk cannot be trusted any more.
     """
 
     _log = Logger()
@@ -118,6 +119,7 @@ class NodeTasks:
         document: Callable[[], CapabilityDocument],
         mesh: MeshNode,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+        disk_broken: Callable[[str], object],
     ) -> None:
         cluster = trust.cluster
         self._cluster = cluster
@@ -160,6 +162,7 @@ class NodeTasks:
                 admit=self._admit,
                 give_back=self._give_back,
                 run_over=self._run_over,
+                disk_broken=disk_broken,
             ),
             lambda place: Placing(self._clock, rng, place, self._describe, self.name_of),
         )

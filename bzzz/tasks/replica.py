@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from bzzz.database import DatabaseError
 from bzzz.errors import BzzzError
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.ballots import Accepted, Answer, Prepare, Request
@@ -60,6 +61,7 @@ class Replica:
     :param current: tells of a value which attempt is current; None: none is. It may raise a
         BzzzError for what it cannot read.
     :param learnt: is told what this replica has accepted, and at its start what it had.
+    :param broken: is told why the disk cannot be trusted any more: this process is to end.
     """
 
     _log = Logger()
@@ -70,11 +72,13 @@ class Replica:
         clock: IReactorTime,
         current: Callable[[bytes], Current | None],
         learnt: Callable[[str, Kept], object] = lambda task, kept: None,
+        broken: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._current = current
         self._told = learnt
+        self._disk_broken = broken
         self._grants = Grants(clock.seconds())
         # What leases are granted by: of tasks that have a current attempt.
         self._live: dict[str, _Live] = {}
@@ -172,6 +176,9 @@ class Replica:
 
     def _failed(self, failure: Failure, batch: list[tuple[Asked, Deferred[Answer]]]) -> None:
         # What was to be closed stays so in memory: it may be on the disk.
+        error = failure.value
+        if isinstance(error, DatabaseError) and error.is_lasting:
+            self._disk_broken(str(error))
         self._write()
         for _, waiting in batch:
             waiting.errback(failure)

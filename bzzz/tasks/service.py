@@ -121,6 +121,7 @@ class TaskWorld:
     :ivar admit: see :data:`bzzz.tasks.worker.Admit`.
     :ivar give_back: see :class:`bzzz.tasks.worker.Worker`.
     :ivar run_over: likewise.
+    :ivar disk_broken: see :class:`bzzz.tasks.replica.Replica`.
     """
 
     clock: IReactorTime
@@ -136,6 +137,7 @@ class TaskWorld:
     admit: Admit
     give_back: Callable[[str], object]
     run_over: Callable[[str, int], object] = lambda task, token: None
+    disk_broken: Callable[[str], object] = lambda reason: None
 
 
 class _Everyone:
@@ -188,7 +190,9 @@ class TaskService:
         self.peers = _Everyone(world.clock, self.own, world.peers, self.answer)
         self.placer = placer(self.place)
         self._registers = Registers(world.clock, world.rng, self.own, self._ask_register)
-        self.replica = Replica(world.store, world.clock, self._current, self._learnt)
+        self.replica = Replica(
+            world.store, world.clock, self._current, self._learnt, world.disk_broken
+        )
         records = Records(self._registers, world.wall_time)
         self.driver = Driver(
             world.clock,

@@ -320,6 +320,19 @@ class StoreTests(SynchronousTestCase):
         self.failureResultOf(store.ask([Asked("a", first(1)), Asked("b", wrong)]))
         self.assertEqual(self.successResultOf(store.load()), {})
 
+    def test_broken(self) -> None:
+        """A disk that fails ends the process; one that is full does not."""
+        for error, broken in (
+            (FULL, []),
+            (DatabaseError("it fails", is_lasting=True), ["it fails"]),
+        ):
+            disk = Disk()
+            told: list[str] = []
+            replica = Replica(disk, Clock(), current, broken=told.append)
+            self.patch(disk, "ask", lambda batch, error=error: fail(error))
+            self.failureResultOf(replica.ask("a", first(1)), DatabaseError)
+            self.assertEqual(told, broken)
+
     def test_no_answer_without_disk(self) -> None:
         """A replica on a disk that cannot be read does not start."""
         disk = Disk()
