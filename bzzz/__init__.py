@@ -13,15 +13,17 @@ discovery   who might be out there: mDNS, bootstrap addresses, the address book
 trust       who may be here: the roster, pairing, guests' proofs, the audit log
 events      what happened, for people and programs that watch
 mesh        who is here and what they can do: pubsub, membership, liveness, capabilities
-tasks       the register of a task's record, its states, leases; no node uses them yet
+tasks       tasks: their registers, leases, placing and running; files; workflows
 config      one frozen, validated configuration
 reload      the configuration, read again while the node runs
 state       the state directory: lock, identity key, remembered port
 systemd     what systemd is told and asked: notifications, the journal, the node's unit
 log         where the log goes, and the form of its lines
 web         the control API on a UNIX socket
+client      the Python API: plain, asyncio and Twisted
 cli         the ``bzzz`` command
 node_trust  the part of the composition root about who may be here
+node_tasks  the same about tasks
 node        composition root: builds one node's service tree
 tap         ``twistd bzzz``: options and ``makeService``
 testing     the simulator and public fakes

@@ -67,12 +67,9 @@ def _row(each: Mapping[str, Any]) -> tuple[object, ...]:
     from bzzz.cli.text import ago
 
     command = each["name"] or shlex.join(each["command"])
-    state = each["state"]
-    if each["cancel"] and state in ("waiting", "running"):
-        state = "cancelling"
     return (
         each["id"],
-        state,
+        _state(each),
         each["worker_name"],
         ago(each["submitted"]).removesuffix(" ago"),
         each["submitter"] or each["origin_name"],
@@ -105,7 +102,7 @@ def task(session: Session, task_id: str) -> None:
         ("task", each["id"]),
         ("name", each["name"]),
         ("command", shlex.join(each["command"])),
-        ("state", each["state"] + (", a cancel is wanted" if each["cancel"] else "")),
+        ("state", _state(each)),
         ("exit status", each["exit_status"]),
         ("why", each["why"]),
         ("on", each["worker_name"]),
@@ -131,6 +128,12 @@ def task(session: Session, task_id: str) -> None:
             for attempt in each["attempts"]
         ]
         show(table(("attempt", "on", "end", "exit", "reason"), attempts))
+
+
+def _state(each: Mapping[str, Any]) -> str:
+    if each["cancel"] and each["state"] in ("waiting", "running"):
+        return "cancelling"
+    return str(each["state"])
 
 
 def _sizes(each: Mapping[str, Any]) -> str:

@@ -1,5 +1,18 @@
-"""Tasks: submitted anywhere, run once in the right place, never lost (docs/tasks.rst).
+"""Tasks: submitted anywhere, run once in the right place, never lost (``docs/tasks.rst``).
 
-So far the register that a task's record is kept in, with its replicas' disks, the states of a task,
-and leases; no node uses them yet.
+============================================ =====================================================
+service                                      one node's tasks, composed; read it first
+driver, records, registers, proposer         acting for a task, through a majority of its replicas
+replica, acceptor, register_store            keeping it
+worker, leases, executors                    running an attempt, as long as its lease lasts
+submission, record, value                    what was submitted, its state, both together
+messages, peers                              what members ask each other
+placing, waiting, placement, requirements,   who runs it
+requirement_syntax, slots, owner_rules,
+quarantine
+workspace, output, output_streams, following its files and what it prints
+files                                        files that travel, as chunks
+workflows                                    steps with needs
+announcing                                   what is told to the topic
+============================================ =====================================================
 """
