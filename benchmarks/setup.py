@@ -1,11 +1,12 @@
-"""Gets what the benchmarks measure beside Bzzz: js-libp2p, py-libp2p and HashiCorp's Serf.
+"""Gets what the benchmarks measure beside Bzzz: js-libp2p, py-libp2p, Serf, Dask, Celery, Redis.
 
     python -m benchmarks.setup
 
 js-libp2p goes into ``benchmarks/peers/js/node_modules`` with the versions of the lock there,
-py-libp2p into ``benchmarks/peers/py/.venv`` with those of its requirements.txt; git ignores both.
-Serf is a Debian package and installed by root only. What cannot be had is named, and the benchmarks
-leave it out. The second time it does nothing.
+py-libp2p into ``benchmarks/peers/py/.venv`` with those of its requirements.txt, Dask and Celery
+into ``benchmarks/peers/queues/.venv``; git ignores them. Serf and Redis are Debian packages
+and installed by root only. What cannot be had is named, and the benchmarks leave it out. The second
+time it does nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.common import JS, PY, PY_PYTHON
+from benchmarks.tasks import QUEUES
 
 __all__ = ["main"]
 
@@ -58,11 +60,30 @@ def py() -> str | None:
     return None
 
 
+def queues() -> str | None:
+    """Dask distributed, and Celery with Redis; the reason why not, or None."""
+    lock, venv = QUEUES / "requirements.txt", QUEUES / ".venv"
+    if not current(venv / STAMP, lock):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
+        subprocess.run(
+            [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(lock)],
+            check=True,
+            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        )
+        shutil.copyfile(lock, venv / STAMP)
+    return package("redis-server")
+
+
 def serf() -> str | None:
     """Serf; the reason why not, or None."""
-    if shutil.which("serf") is not None:
+    return package("serf")
+
+
+def package(name: str) -> str | None:
+    """A Debian package whose program has its name; the reason why not, or None."""
+    if shutil.which(name) is not None:
         return None
-    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "serf"]
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", name]
     if os.geteuid() != 0:
         return f"it is missing, and only root installs it: sudo {' '.join(command)}"
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -70,8 +91,14 @@ def serf() -> str | None:
 
 
 def main() -> None:
-    """Get all three."""
-    for name, get in (("js-libp2p", js), ("py-libp2p", py), ("serf", serf)):
+    """Get all of them."""
+    peers = {
+        "js-libp2p": js,
+        "py-libp2p": py,
+        "serf": serf,
+        "Dask, and Celery with Redis": queues,
+    }
+    for name, get in peers.items():
         try:
             problem = get()
         except (OSError, subprocess.SubprocessError) as error:

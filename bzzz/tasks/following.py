@@ -57,6 +57,8 @@ class Following:
         self._sink = sink
         self._records: DeferredQueue[tuple[TaskRecord, bool]] = DeferredQueue()
         self._getting: Deferred[None] | None = None
+        self._napping: Deferred[None] | None = None
+        self._is_over = False
         self._token = 0
         self._received = [0, 0]
 
@@ -141,13 +143,29 @@ class Following:
                     counted,
                 )
             except BzzzError:
-                await self._sleep(TRY_AGAIN)
+                if self._is_over:
+                    return
+                await self._nap()
                 continue
             return
+
+    async def _nap(self) -> None:
+        """Until the output is asked for again: at once when the task has ended."""
+        napping = self._napping = Deferred()
+        call = self._clock.callLater(TRY_AGAIN, napping.callback, None)
+        try:
+            await napping
+        finally:
+            self._napping = None
+            if call.active():
+                call.cancel()
 
     async def _last_output(self, record: TaskRecord) -> None:
         """Wait for the rest; what its worker does not tell any more is in the record, if it is
         short."""
+        self._is_over = True
+        if self._napping is not None:
+            self._napping.callback(None)
         if self._sink is None:
             return
         getting, self._getting = self._getting, None

@@ -28,8 +28,9 @@ __all__ = ["SOCKET_NAME", "ControlSocket", "bind_control_socket", "pid_behind"]
 
 SOCKET_NAME = "control.sock"
 
-# Connections that the kernel holds while the node is busy. People and scripts ask, not crowds.
-BACKLOG = 32
+# Connections that the kernel holds while the node is busy: a program that runs hundreds of tasks
+# opens one for each.
+BACKLOG = 1024
 
 
 class ControlSocket:
