@@ -49,6 +49,7 @@ PURE_MODULES = {
     "tasks/ballots.py",
     "tasks/executors/keeper_messages.py",
     "tasks/files/chunk_messages.py",
+    "tasks/files/chunk_places.py",
     "tasks/files/errors.py",
     "tasks/files/globs.py",
     "tasks/files/manifest.py",

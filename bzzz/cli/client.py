@@ -99,11 +99,19 @@ class NodeClient:
     def post(self, what: str, body: object = None, timeout: float = TIMEOUT) -> Any:
         """The answer to ``POST /v1/<what>``.
 
-        :param body: what JSON can have; None for no body.
+        :param body: what JSON can have, or bytes that are sent as they are; None for no body.
         :raises NoNode: nobody answers.
         :raises NodeError: the answer is an error.
         """
         return self._answer("POST", what, body, timeout)
+
+    def post_for_bytes(self, what: str, body: object, timeout: float = TIMEOUT) -> bytes:
+        """The answer to ``POST /v1/<what>`` as it is, likewise."""
+        connection = _Connection(self.path, timeout)
+        try:
+            return self._read(self._ask(connection, "POST", what, body))
+        finally:
+            connection.close()
 
     def delete(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The answer to ``DELETE /v1/<what>``, likewise."""
@@ -187,7 +195,10 @@ class NodeClient:
     ) -> http.client.HTTPResponse:
         headers = {"Connection": "close"}
         content = None
-        if body is not None:
+        if isinstance(body, bytes):
+            headers["Content-Type"] = "application/octet-stream"
+            content = body
+        elif body is not None:
             headers["Content-Type"] = "application/json"
             content = json.dumps(body).encode()
         try:

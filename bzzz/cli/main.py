@@ -12,6 +12,7 @@ from bzzz.cli import (
     audit,
     checks,
     cluster,
+    fetch,
     identity,
     invite,
     join,
@@ -48,6 +49,7 @@ def bzzz(ctx: click.Context) -> None:
 
 for command in (
     run.run,
+    fetch.fetch,
     submit.submit,
     tasks.tasks,
     tasks.task,

@@ -5,6 +5,7 @@ Enters: the command line. Leaves: the command's output, and its exit status, or 
 ==== =====================================================================================
 121  the machine that ran it was lost, and it may not run again
 122  no machine could run it, or it was refused; nothing was run
+123  it is done, but what it has put out is not here: ``bzzz fetch``
 124  it took longer than its timeout
 125  the node cannot be asked, or it is not known what became of the task
 130  it was cancelled
@@ -18,6 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -113,26 +115,78 @@ def _variable(text: str) -> tuple[str, str]:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @task_options
+@click.option(
+    "--in",
+    "ins",
+    multiple=True,
+    metavar="PATH[:NAME]",
+    help="A file or directory that COMMAND finds under its own name, or under NAME.",
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A directory whose content COMMAND finds where it runs.",
+)
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    metavar="GLOB",
+    help="Files that COMMAND leaves, to be brought here when it is done.",
+)
+@click.option("--force", is_flag=True, help="Replace files here that --out brings.")
 @click.option("--each", is_flag=True, help="Run it on every machine that it fits.")
 @click.option("--detach", is_flag=True, help="Print the task's ID, and do not wait.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @shared
 @click.pass_obj
 def run(
-    session: Session, /, command: tuple[str, ...], each: bool, detach: bool, **given: Any
+    session: Session,
+    /,
+    command: tuple[str, ...],
+    ins: tuple[str, ...],
+    directory: Path | None,
+    outs: tuple[str, ...],
+    force: bool,
+    each: bool,
+    detach: bool,
+    **given: Any,
 ) -> None:
     """Run COMMAND on the machine that suits it best, with its output and exit status here.
 
-    Ctrl-C cancels it; pressed again, it leaves it running. Options come before COMMAND, which
-    begins after --.
+    Files travel where --in, --dir and --out say so. With --detach, bzzz fetch brings what --out is
+    given for. Ctrl-C cancels it; pressed again, it leaves it running. Options come before COMMAND,
+    which begins after --.
     """
     options = TaskOptions(command, given)
+    if ins or directory is not None or outs:
+        from bzzz.cli.run_files import inputs_of, outputs_of, send_inputs
+
+        if each and outs and not detach:
+            raise click.UsageError(
+                "--each with --out needs --detach: the files of all would have the same names here."
+                " Then bring those of each: bzzz fetch ID --into DIR"
+            )
+        options.body["outputs"] = outputs_of(outs)
+        sent = send_inputs(session, inputs_of(ins, directory))
+        options.body["inputs"] = [(one["path"], one["digest"], one["size"]) for one in sent]
     if each:
         from bzzz.cli.run_each import run_each
 
         sys.exit(run_each(session, options.body, detach))
     body = {**options.body, "follow": not detach}
-    sys.exit(_Running(session).run(session.client().stream("tasks", body), detach))
+    running = _Running(session)
+    status = running.run(session.client().stream("tasks", body), detach)
+    if outs and running.ended is not None:
+        from bzzz.cli.fetch import bring_back
+
+        if threading.current_thread() is threading.main_thread():
+            # There is nothing to be cancelled any more.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        status = bring_back(session, running.ended, status, force)
+    sys.exit(status)
 
 
 def follow(session: Session, task: str) -> NoReturn:
@@ -148,10 +202,12 @@ class _Running:
 
     :param cancels: whether Ctrl-C cancels the task, or only ends the telling.
     :ivar task: its ID, once that is known.
+    :ivar ended: what the node says of it, once it has ended.
     """
 
     def __init__(self, session: Session, cancels: bool = True) -> None:
         self.task = ""
+        self.ended: Mapping[str, Any] | None = None
         self._session = session
         self._cancels = cancels
         self._interrupts = 0
@@ -216,10 +272,11 @@ class _Running:
                     out.buffer.flush()
             case {"event": "ended", "task": dict(task)}:
                 self._clear()
-                return self._ended(task)
+                self.ended = task
+                return self._status_of(task)
         return None
 
-    def _ended(self, task: Mapping[str, Any]) -> int:
+    def _status_of(self, task: Mapping[str, Any]) -> int:
         state, status = str(task["state"]), task["exit_status"]
         if not self._session.json:
             if state == "lost":

@@ -74,7 +74,8 @@ def _read(session: Session, file: Path) -> dict[str, Any]:
     if paths:
         from bzzz.cli.run_files import send_inputs
 
-        files = send_inputs(session, [(path, file.parent / path) for path in paths])
+        sent = send_inputs(session, [(path, file.parent / path) for path in paths])
+        files = [(each["path"], each["digest"], each["size"]) for each in sent]
     return {"file": str(file), "text": text.decode("utf-8-sig"), "files": files}
 
 

@@ -60,7 +60,7 @@ from bzzz.tasks.records import Records
 from bzzz.tasks.register_store import RegisterStore
 from bzzz.tasks.registers import Registers
 from bzzz.tasks.replica import Current, Replica
-from bzzz.tasks.submission import SignedSubmission, Submission, SubmissionError
+from bzzz.tasks.submission import TASK, SignedSubmission, Submission, SubmissionError
 from bzzz.tasks.value import TaskRecord, decode_record, encode_record, peer_id
 from bzzz.tasks.worker import Admit, Worker
 from bzzz.tasks.workflows.driver import WorkflowDriver
@@ -349,6 +349,9 @@ class TaskService:
 
     async def find_workflow(self, workflow: str) -> WorkflowRecord | None:
         """The newest record of a workflow that can be found; None where there is none."""
+        if TASK.fullmatch(workflow) is None:
+            # Members would take the question for an offence.
+            return None
         known = self.workflows.known(workflow)
         if known is not None:
             return known
@@ -397,6 +400,8 @@ class TaskService:
 
         :raises NoSuchTask: nobody has it.
         """
+        if TASK.fullmatch(task) is None:
+            raise NoSuchTask(f"{task!r} is no task's ID")
         found = await self.here(task)
         if found is None:
             asking = [self.peers.ask(peer, Find(task)) for peer in sorted(self.peers.linked())]
@@ -710,7 +715,7 @@ def _late(peer: PeerID, result: object, seconds: float) -> NoReturn:
 
 
 def _found(answer: Answer) -> TaskRecord | None:
-    if not isinstance(answer, Found) or answer.record is None:
+    if not isinstance(answer, Found) or answer.record is None or is_workflow(answer.record):
         return None
     return decode_record(answer.record)
 

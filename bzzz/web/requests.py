@@ -26,6 +26,7 @@ __all__ = [
     "argument",
     "credentials_of",
     "read_body",
+    "read_bytes",
     "refuse",
 ]
 
@@ -36,6 +37,7 @@ MAX_BODY_BYTES = 1 << 20
 MAX_DISCARDED_BYTES = 16 << 20
 
 JSON = "application/json"
+BYTES = "application/octet-stream"
 
 B = TypeVar("B", bound="Body")
 
@@ -81,10 +83,8 @@ class LocalRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         self._received += len(data)
-        if self.refusal is None and not _is_json(self):
-            self.refusal = Refusal(
-                415, "not_json", f"the body of a request has to be of Content-Type: {JSON}"
-            )
+        if self.refusal is None and _content_type(self) not in {JSON, BYTES}:
+            self.refusal = _not(JSON)
         if self.refusal is None and self._received > MAX_BODY_BYTES:
             self.refusal = Refusal(
                 413, "too_large", f"the body of a request may have {MAX_BODY_BYTES} bytes"
@@ -98,14 +98,22 @@ class LocalRequest(Request):
             transport.abortConnection()
 
 
-def _is_json(request: Request) -> bool:
-    given = request.requestHeaders.getRawHeaders(b"content-type") or [b""]
-    return given[0].split(b";")[0].strip().lower() == JSON.encode()
+def _content_type(request: Any) -> str:
+    given = request.requestHeaders.getRawHeaders("content-type") or [""]
+    return str(given[0]).split(";")[0].strip().lower()
+
+
+def _not(kind: str) -> Refusal:
+    code = "not_json" if kind == JSON else "not_bytes"
+    return Refusal(415, code, f"the body of a request has to be of Content-Type: {kind}")
 
 
 def answer(request: IRequest, value: object, status: int = 200) -> bytes:
-    """The bytes of an answer."""
+    """The bytes of an answer: JSON, or ``value`` itself where it is bytes."""
     request.setResponseCode(status)
+    if isinstance(value, bytes):
+        request.setHeader(b"content-type", BYTES.encode())
+        return value
     request.setHeader(b"content-type", JSON.encode())
     return encode(value)
 
@@ -140,12 +148,27 @@ def read_body(request: IRequest, kind: type[B]) -> B:
     content = request.content.read()
     if not content:
         raise Refusal(400, "bad_body", "a body is missing")
+    if _content_type(request) != JSON:
+        raise _not(JSON)
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         raise Refusal(400, "bad_body", _complaint(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(400, "bad_body", f"the body cannot be read: {error}") from None
+
+
+def read_bytes(request: IRequest) -> bytes:
+    """The body as it is.
+
+    :raises Refusal: there is none, or it is said to be something else.
+    """
+    content: bytes = request.content.read()
+    if not content:
+        raise Refusal(400, "bad_body", "a body is missing")
+    if _content_type(request) != BYTES:
+        raise _not(BYTES)
+    return content
 
 
 def _complaint(said: str) -> str:

@@ -21,7 +21,15 @@ from werkzeug.exceptions import HTTPException
 
 from bzzz.errors import BzzzError
 from bzzz.web.credentials import Credentials
-from bzzz.web.requests import Body, Refusal, answer, credentials_of, read_body, refuse
+from bzzz.web.requests import (
+    Body,
+    Refusal,
+    answer,
+    credentials_of,
+    read_body,
+    read_bytes,
+    refuse,
+)
 from bzzz.web.stream import LineStream, Streams
 
 __all__ = ["OnRequest", "RouteTable", "Routes"]
@@ -48,8 +56,8 @@ class RouteTable:
 
     A path may have parts ``<name>``, or ``<path:name>`` with slashes; they are keyword arguments of
     the work. What the work returns, or a Deferred or coroutine of it gives, is answered as JSON;
-    None as ``{}``. It may raise :class:`~bzzz.web.requests.Refusal` and BzzzError, whose
-    messages are answered.
+    None as ``{}``, bytes as they are. It may raise :class:`~bzzz.web.requests.Refusal` and
+    BzzzError, whose messages are answered.
 
     :param streams: those that are open.
     :param on_request: called before each request that changes something, whatever comes of it. It
@@ -80,8 +88,10 @@ class RouteTable:
 
         self._add("GET", path, render)
 
-    def post(self, path: str, work: Work, body: type[Body] | None = None) -> None:
+    def post(self, path: str, work: Work, body: type[Body | bytes] | None = None) -> None:
         """``work(by, body)`` answers ``POST``, ``work(by)`` where it takes no body.
+
+        With ``bytes`` the body is no JSON.
 
         ``by`` are the :class:`~bzzz.web.credentials.Credentials` of who asks. The work goes on when
         the client hangs up.
@@ -130,11 +140,17 @@ class RouteTable:
 
     # -- inside
 
-    def _given(self, request: IRequest, what: str, body: type[Body] | None) -> tuple[Any, ...]:
+    def _given(
+        self, request: IRequest, what: str, body: type[Body | bytes] | None
+    ) -> tuple[Any, ...]:
         """What the work is given of a request that changes something."""
         by = credentials_of(request)
         self._on_request(by, what)
-        return (by,) if body is None else (by, read_body(request, body))
+        if body is None:
+            return (by,)
+        if issubclass(body, Body):
+            return (by, read_body(request, body))
+        return (by, read_bytes(request))
 
     def _add(self, method: str, path: str, render: Callable[..., Any]) -> None:
         ready = self.ready

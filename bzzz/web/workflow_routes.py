@@ -39,7 +39,7 @@ from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.submission import Input, SubmissionError, submitted_at
+from bzzz.tasks.submission import TASK, Input, SubmissionError, submitted_at
 from bzzz.tasks.workflows import plan as plans
 from bzzz.tasks.workflows.file import Checks, WorkflowFileError, parse
 from bzzz.tasks.workflows.progress import Status, result
@@ -202,7 +202,9 @@ class WorkflowRoutes:
         return None
 
     async def _find(self, workflow: str) -> WorkflowRecord:
-        record = await self._service.find_workflow(workflow.upper())
+        # Members end the link with who asks for what is no ID.
+        known = TASK.fullmatch(workflow.upper()) is not None
+        record = await self._service.find_workflow(workflow.upper()) if known else None
         if record is None:
             raise Refusal(
                 404,

@@ -61,7 +61,9 @@ class CommandTests(SynchronousTestCase):
                     raise case.refusal
                 case.asked.append(f"{self.path} {url}")
                 control = ControlApi(case.node, lambda: 0.0, case.routes)
-                exchange = Exchange(control, url, method, body or b"")
+                kind = headers.get("Content-Type")
+                kinds = () if kind is None else (f"Content-Type: {kind}",)
+                exchange = Exchange(control, url, method, body or b"", *kinds)
                 control.close()
                 self.answer = exchange.transport.value()
 

@@ -27,6 +27,7 @@ from bzzz.tasks.files.manifest import DIGEST_SIZE
 from bzzz.tasks.files.packing import Packed, collect, pack
 from bzzz.tasks.files.stored import load
 from bzzz.tasks.files.unpacking import unpack
+from bzzz.tasks.files.uploads import Uploads
 
 __all__ = ["Files", "Packed"]
 
@@ -60,6 +61,8 @@ class _Pin:
 
 class Files:
     """The files of one node.
+
+    :ivar uploads: chunks that a program of this machine sends or reads.
 
     What a Deferred of :meth:`pack`, :meth:`collect` or :meth:`fetch` has told of stays at least
     until its callbacks have returned: who needs it for longer calls :meth:`pin` there.
@@ -95,6 +98,7 @@ class Files:
         self._locks: dict[str, DeferredLock] = {}
         self._fetches: set[Deferred[None]] = set()
         self._stopped = False
+        self.uploads = Uploads(clock, self._store, self._short)
         self._streams = ChunkStreams(swarm, clock, self._read, admits)
 
     @property
@@ -113,6 +117,7 @@ class Files:
         """Serve nothing more; fetches are cancelled, and packing ends soon, with an error."""
         self._stopped = True
         self._streams.stop()
+        self.uploads.stop()
         for fetching in list(self._fetches):
             fetching.cancel()
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from bzzz.tasks.files import manifest as manifests
-from bzzz.tasks.files.chunk_store import ChunkStore, Hold
+from bzzz.tasks.files.chunk_places import ChunkSink
+from bzzz.tasks.files.chunk_store import Hold
 from bzzz.tasks.files.errors import PackError
 from bzzz.tasks.files.globs import Globs, Position
 from bzzz.tasks.files.manifest import CHUNK, MAX_ENTRIES, Directory, Entry, File, Link
@@ -47,7 +48,7 @@ class Packed:
     unmatched: tuple[str, ...] = ()
 
 
-def pack(store: ChunkStore, path: Path, hold: Hold, stopped: Callable[[], bool]) -> Packed:
+def pack(store: ChunkSink, path: Path, hold: Hold, stopped: Callable[[], bool]) -> Packed:
     """Pack a file or directory whole. Sockets, pipes and devices are left out, and told.
 
     :param hold: gets the chunks.
@@ -59,7 +60,7 @@ def pack(store: ChunkStore, path: Path, hold: Hold, stopped: Callable[[], bool])
 
 
 def collect(
-    store: ChunkStore, directory: Path, globs: Globs, hold: Hold, stopped: Callable[[], bool]
+    store: ChunkSink, directory: Path, globs: Globs, hold: Hold, stopped: Callable[[], bool]
 ) -> Packed:
     """Pack what is wanted below a directory. What cannot be packed is left out, and told.
 
@@ -80,7 +81,7 @@ class _Packing:
     """
 
     def __init__(
-        self, store: ChunkStore, root: Path, hold: Hold, stopped: Callable[[], bool]
+        self, store: ChunkSink, root: Path, hold: Hold, stopped: Callable[[], bool]
     ) -> None:
         self._store = store
         self._root = root

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bzzz.errors import RemoteProtocolError
-from bzzz.tasks.files.chunk_store import ChunkStore
+from bzzz.tasks.files.chunk_places import ChunkSource
 from bzzz.tasks.files.errors import BadManifest
 from bzzz.tasks.files.manifest import Chunk, Manifest, Parts, chunks_of, decode, read_root
 
@@ -33,7 +33,7 @@ class Stored:
         return [*self.own, *(chunk.digest for chunk in self.chunks)]
 
 
-def load_parts(store: ChunkStore, digest: bytes) -> list[Chunk]:
+def load_parts(store: ChunkSource, digest: bytes) -> list[Chunk]:
     """The chunks that a manifest is in beside its first.
 
     :raises ChunkMissing: the first is not there.
@@ -43,7 +43,7 @@ def load_parts(store: ChunkStore, digest: bytes) -> list[Chunk]:
     return list(chunks_of(root.digests, root.size)) if isinstance(root, Parts) else []
 
 
-def load(store: ChunkStore, digest: bytes) -> Stored:
+def load(store: ChunkSource, digest: bytes) -> Stored:
     """Read a manifest.
 
     :raises ChunkMissing: not all of it is there.
@@ -61,7 +61,7 @@ def load(store: ChunkStore, digest: bytes) -> Stored:
     return Stored(root, tuple(dict.fromkeys(root.chunks())), tuple(own))
 
 
-def _root(store: ChunkStore, digest: bytes) -> Manifest | Parts:
+def _root(store: ChunkSource, digest: bytes) -> Manifest | Parts:
     data = store.get(digest)
     try:
         return read_root(data)

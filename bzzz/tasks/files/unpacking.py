@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bzzz.tasks.files.chunk_store import ChunkStore
+from bzzz.tasks.files.chunk_places import ChunkSource
 from bzzz.tasks.files.errors import UnpackError
 from bzzz.tasks.files.manifest import Directory, File, Link, Manifest, chunks_of
 from bzzz.tasks.files.names import target_of, wrong_path
@@ -24,7 +24,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def unpack(
-    store: ChunkStore, manifest: Manifest, into: Path, name: str, stopped: Callable[[], bool]
+    store: ChunkSource, manifest: Manifest, into: Path, name: str, stopped: Callable[[], bool]
 ) -> None:
     """Write what is in a manifest.
 
@@ -63,7 +63,7 @@ def unpack(
 
 
 def _write(
-    store: ChunkStore,
+    store: ChunkSource,
     tree: _Tree,
     parent: str,
     name: str,
