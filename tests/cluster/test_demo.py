@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -21,13 +22,14 @@ LIMIT = 60.0
 def nodes_below(directory: str) -> list[int]:
     """The processes that hold a state directory in there."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            file = os.readlink(entry)
-        except OSError:
-            continue  # it ended meanwhile
-        if file.startswith(f"{directory}/") and file.endswith("/lock"):
-            found.add(int(entry.parent.parent.name))
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        # It may end at any moment, or close the file.
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(f"/proc/{process}/fd"):
+                with contextlib.suppress(OSError):
+                    file = os.readlink(f"/proc/{process}/fd/{entry}")
+                    if file.startswith(f"{directory}/") and file.endswith("/lock"):
+                        found.add(int(process))
     return sorted(found)
 
 
