@@ -163,6 +163,8 @@ class NodeTasks:
                 give_back=self._give_back,
                 run_over=self._run_over,
                 disk_broken=disk_broken,
+                files=self.files,
+                name_of=self.name_of,
             ),
             lambda place: Placing(self._clock, rng, place, self._describe, self.name_of),
         )
@@ -186,7 +188,10 @@ class NodeTasks:
         )
         self._announcing = Announcing(self._own_text, self._clock, mesh.broadcasts.tell_news)
         self.service.on_change(self._record_changed)
-        self.service.on_change(InputPins(self.files, self._own_text).changed)
+        self.workspace.share = self.service.share_outputs
+        pins = InputPins(self.files)
+        self.service.on_change(pins.changed)
+        self.service.on_workflow(pins.workflow_changed)
         mesh.swarm.add_observer(peers)
         mesh.swarm.add_observer(self)
         mesh.broadcasts.on_update = lambda peer: self.placing.member_changed(str(peer))

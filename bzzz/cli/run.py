@@ -256,6 +256,9 @@ class _Running:
                 self.task = task
             case {"event": "kept"} if detach and not self._session.json:
                 click.echo(self.task)
+            case {"event": "copying", "to": str(name), "done": int(done), "total": int(total)}:
+                size = f"{done / (1 << 20):.1f} of {total / (1 << 20):.1f} MiB"
+                self._show(f"{name} gets {size}, too")
             case {"event": "waiting", "why": str(why)}:
                 self._show(f"waiting{f': {why}' if why else ' for a machine'}")
             case {"event": "running", "worker_name": str(name), "token": int(token)}:

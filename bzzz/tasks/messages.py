@@ -16,7 +16,7 @@ from bzzz.errors import RemoteProtocolError
 from bzzz.tasks.ballots import Accept, Accepted, Ballot, Conflict, NotYet, Prepare, Promise
 from bzzz.tasks.record import End, Produced
 from bzzz.tasks.register_messages import MAX_VALUE, check_answer, check_request
-from bzzz.tasks.submission import TASK, SignedSubmission
+from bzzz.tasks.submission import MAX_FILES, TASK, SignedSubmission
 
 __all__ = [
     "MAX_LISTED",
@@ -26,11 +26,13 @@ __all__ = [
     "Retry",
     "Answer",
     "Cancel",
+    "Coming",
     "Done",
     "Failed",
     "Find",
     "Found",
     "Granted",
+    "Hold",
     "Listed",
     "Listing",
     "Offer",
@@ -61,6 +63,8 @@ Task = Annotated[str, Meta(pattern=TASK.pattern + r"\Z")]
 Token = Annotated[int, Meta(ge=0, le=1 << 53)]
 Text = Annotated[str, Meta(max_length=2000)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Size = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Register(Struct, frozen=True, array_like=True, tag=1):
@@ -148,6 +152,19 @@ class Settled(Struct, frozen=True, array_like=True, tag=10):
     tasks: Annotated[tuple[tuple[Task, Ballot], ...], Meta(max_length=MAX_RENEWED)]
 
 
+class Hold(Struct, frozen=True, array_like=True, tag=11):
+    """To a replica: get these files, as the asker has them, and keep them. From the origin, before
+    a task is submitted that reads them; from a worker, before it reports that it has put them out.
+    Answered by :class:`Done` when a power cut does not cost them any more, by :class:`Coming` until
+    then: it is asked again.
+
+    :ivar files: digests of manifests, in hex.
+    """
+
+    task: Task
+    files: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=MAX_FILES)]
+
+
 class Told(Struct, frozen=True, array_like=True, tag=1):
     """A replica's answer, of what is on its disk."""
 
@@ -203,8 +220,21 @@ class Failed(Struct, frozen=True, array_like=True, tag=8):
     reason: Text
 
 
-Request = Register | Renew | Offer | Stop | Report | Find | Cancel | Retry | Listing | Settled
-Answer = Told | Granted | Taken | Refused | Done | Found | Listed | Failed
+class Coming(Struct, frozen=True, array_like=True, tag=9):
+    """Files are on their way.
+
+    :ivar done: bytes that are here.
+    :ivar total: bytes that there are, as far as that is known.
+    """
+
+    done: Size
+    total: Size
+
+
+Request = (
+    Register | Renew | Offer | Stop | Report | Find | Cancel | Retry | Listing | Settled | Hold
+)
+Answer = Told | Granted | Taken | Refused | Done | Found | Listed | Failed | Coming
 
 _requests = msgspec.msgpack.Decoder(list[tuple[int, Request]])
 _answers = msgspec.msgpack.Decoder(list[tuple[int, Answer]])

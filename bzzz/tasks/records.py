@@ -121,8 +121,9 @@ class Records:
 
     def _release(self, task: str, lock: DeferredLock) -> None:
         lock.release()
-        if not lock.locked:
-            self._locks.pop(task, None)
+        # Whoever waited may have ended already, and another one begun with a lock of its own.
+        if not lock.locked and self._locks.get(task) is lock:
+            del self._locks[task]
 
     def _edited(self, value: bytes | None, known: TaskRecord, edit: Edit) -> bytes | None:
         if value is None:

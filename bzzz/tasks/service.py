@@ -32,6 +32,7 @@ from bzzz.tasks.ballots import Answer as RegisterAnswer
 from bzzz.tasks.ballots import Request as RegisterRequest
 from bzzz.tasks.driver import Driver
 from bzzz.tasks.executors.interfaces import IExecutor
+from bzzz.tasks.holding import Copied, HeldFiles, Holding, NotHeld
 from bzzz.tasks.interfaces import Peers, Placer, Workspace
 from bzzz.tasks.messages import (
     MAX_MESSAGE,
@@ -42,6 +43,7 @@ from bzzz.tasks.messages import (
     Find,
     Found,
     Granted,
+    Hold,
     Listed,
     Listing,
     Offer,
@@ -60,7 +62,7 @@ from bzzz.tasks.records import Records
 from bzzz.tasks.register_store import RegisterStore
 from bzzz.tasks.registers import Registers
 from bzzz.tasks.replica import Current, Replica
-from bzzz.tasks.submission import TASK, SignedSubmission, Submission, SubmissionError
+from bzzz.tasks.submission import TASK, Input, SignedSubmission, Submission, SubmissionError
 from bzzz.tasks.value import TaskRecord, decode_record, encode_record, peer_id
 from bzzz.tasks.worker import Admit, Worker
 from bzzz.tasks.workflows.driver import WorkflowDriver
@@ -87,6 +89,10 @@ FORGOTTEN_AT_ONCE: Final = 500
 
 # Seconds for an answer. A change of a record that a peer makes for it takes ten at most.
 ANSWER_SECONDS: Final = 30.0
+
+# Seconds for which a worker asks the replicas to take what an attempt has put out. Its result waits
+# for that, so a quota that is used up there has to have a chance, and must not hold it for ever.
+SHARE_SECONDS: Final = 60.0
 
 # Seconds for the first record of a task.
 CREATE_SECONDS: Final = 10.0
@@ -122,6 +128,8 @@ class TaskWorld:
     :ivar give_back: see :class:`bzzz.tasks.worker.Worker`.
     :ivar run_over: likewise.
     :ivar disk_broken: see :class:`bzzz.tasks.replica.Replica`.
+    :ivar files: the cache; None where there is none, and tasks have no files.
+    :ivar name_of: what the member with a peer ID is called.
     """
 
     clock: IReactorTime
@@ -137,6 +145,8 @@ class TaskWorld:
     admit: Admit
     give_back: Callable[[str], object]
     run_over: Callable[[str, int], object] = lambda task, token: None
+    files: HeldFiles | None = None
+    name_of: Callable[[str], str] = lambda peer: peer[-6:]
     disk_broken: Callable[[str], object] = lambda reason: None
 
 
@@ -214,7 +224,13 @@ class TaskService:
             world.give_back,
             world.run_over,
         )
+        self._holding = (
+            None
+            if world.files is None
+            else Holding(world.clock, self.own, self.peers, world.files, world.name_of)
+        )
         self._observers: list[Callable[[TaskRecord, bool], object]] = []
+        self._workflow_observers: list[Callable[[WorkflowRecord], object]] = []
         self._workflow_watchers: dict[str, list[Callable[[WorkflowRecord], object]]] = {}
         self.workflows = WorkflowDriver(
             world.clock,
@@ -249,6 +265,8 @@ class TaskService:
         self.workflows.stop()
         self._registers.stop()
         self.worker.stop()
+        if self._holding is not None:
+            self._holding.stop()
 
     async def forget(self) -> int:
         """Forget tasks that ended long ago; how many were.
@@ -269,6 +287,10 @@ class TaskService:
         known to be decided."""
         self._observers.append(observer)
 
+    def on_workflow(self, observer: Callable[[WorkflowRecord], object]) -> None:
+        """The same for workflows."""
+        self._workflow_observers.append(observer)
+
     def place(self, task: str, worker: str) -> bool:
         """See :meth:`bzzz.tasks.driver.Driver.place`."""
         return self.driver.place(task, worker)
@@ -280,12 +302,18 @@ class TaskService:
         milliseconds = int(self._world.wall_time() * 1000)
         return submissions.new_task_id(milliseconds, self._world.random_bytes(10))
 
-    async def submit(self, wanted: Submission, worker: str = "") -> TaskRecord:
-        """Submit a task; it is durable when this returns.
+    async def submit(
+        self,
+        wanted: Submission,
+        worker: str = "",
+        copied: Copied = lambda peer, done, total: None,
+    ) -> TaskRecord:
+        """Submit a task; it is durable when this returns, with its inputs.
 
         :param wanted: its ID is of :meth:`new_id`, and is used for this call alone; its origin and
             replicas are filled in here.
         :param worker: who is to run it, where somebody is known that fits.
+        :param copied: is told of inputs that another replica gets.
         :raises SubmissionError: it cannot be submitted.
         :raises NoMajority: it is not known whether it was submitted: ask for its ID.
         """
@@ -296,6 +324,9 @@ class TaskService:
         )
         signed = submissions.sign(submission, self._key)
         self._remember(signed)
+        # Who is to run it needs them anyway.
+        holders = sorted(submission.replicas, key=lambda replica: replica != worker)
+        await self._share_inputs(submission.task, submission.inputs, holders, copied)
         state = begin(worker, self._own_text)
         return await self.driver.create(TaskRecord(signed, submission, state), CREATE_SECONDS)
 
@@ -328,10 +359,13 @@ class TaskService:
 
         return end
 
-    async def submit_workflow(self, plan: bytes, submitter: str) -> WorkflowRecord:
-        """Submit a workflow; it is durable when this returns.
+    async def submit_workflow(
+        self, plan: bytes, submitter: str, files: Sequence[Input] = ()
+    ) -> WorkflowRecord:
+        """Submit a workflow; it is durable when this returns, with its files.
 
         :param plan: see :func:`bzzz.tasks.workflows.plan.encode`.
+        :param files: those of the plan.
         :raises SubmissionError: it cannot be submitted.
         :raises NoMajority: it is not known whether it was submitted.
         """
@@ -345,7 +379,18 @@ class TaskService:
             submitter=submitter,
             plan=plan,
         )
+        await self._share_inputs(submission.workflow, files, submission.replicas)
         return await self.workflows.create(submission, CREATE_SECONDS)
+
+    async def share_outputs(self, submission: Submission, digest: str) -> None:
+        """Have what an attempt here has put out at a replica that is another node.
+
+        :raises NotHeld: no replica could take it, within :data:`SHARE_SECONDS`.
+        """
+        if self._holding is not None:
+            await self._holding.share(
+                submission.task, (digest,), submission.replicas, patience=SHARE_SECONDS
+            )
 
     async def find_workflow(self, workflow: str) -> WorkflowRecord | None:
         """The newest record of a workflow that can be found; None where there is none."""
@@ -505,6 +550,8 @@ class TaskService:
             case Settled(tasks):
                 self.driver.settled(tasks)
                 return Done()
+            case Hold():
+                return await self._hold(peer, request)
         raise RemoteProtocolError(f"{type(request).__name__} is not answered", "not_answered")
 
     async def list_here(self, listing: Listing) -> Listed:
@@ -670,8 +717,45 @@ class TaskService:
             await self.workflows.retry(record, request.token)
 
     def _changed_workflow(self, record: WorkflowRecord) -> None:
+        for observer in self._workflow_observers:
+            observer(record)
         for watcher in list(self._workflow_watchers.get(record.workflow, ())):
             watcher(record)
+
+    async def _share_inputs(
+        self,
+        task: str,
+        inputs: Sequence[Input],
+        replicas: Sequence[str],
+        copied: Copied = lambda peer, done, total: None,
+    ) -> None:
+        """Have what is to be read on two members before anybody is told that it will be.
+
+        :raises SubmissionError: it is not.
+        """
+        if not inputs or self._holding is None:
+            return
+        digests = [each.digest for each in inputs]
+        try:
+            await self._holding.share(task, digests, replicas, copied)
+        except NotHeld as error:
+            raise SubmissionError(f"its files are not where they have to be: {error}") from None
+
+    async def _hold(self, peer: PeerID, request: Hold) -> Answer:
+        """Keep files of a task that is to be submitted, or that was run by who has them.
+
+        :raises RemoteProtocolError: the peer may not have them kept.
+        """
+        if self._holding is None:
+            return Failed("it keeps no files")
+        if not self._trusted.may_submit(peer):
+            record = await self.here(request.task)
+            if record is None or record.state.worker != str(peer):
+                raise RemoteProtocolError(
+                    f"{peer} does not run task {request.task}, as far as is known here, and may"
+                    " not submit any"
+                )
+        return await self._holding.hold(peer, request)
 
     async def _required(self, task: str) -> TaskRecord:
         record = await self.here(task)

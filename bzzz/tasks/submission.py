@@ -253,9 +253,12 @@ def _check(submission: Submission) -> None:
         raise RemoteProtocolError("a replica of a task is there twice", "submission_replicas")
     for each in (*submission.replicas, *([submission.on] if submission.on else [])):
         try:
-            peer_id(each)
+            text = str(peer_id(each))
         except IdentityError as error:
             raise RemoteProtocolError(f"{each!r} is no peer: {error}", "submission_peer") from None
+        if text != each:
+            # Under two names one peer would be two replicas.
+            raise RemoteProtocolError(f"{each} is {text} under another name", "submission_peer")
     for word in (*submission.command, *submission.env.values()):
         if "\0" in word:
             raise RemoteProtocolError("a word of a command has a zero byte", "submission_command")

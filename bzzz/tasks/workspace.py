@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 from typing import Protocol as Shape
@@ -53,6 +53,12 @@ class Stored(Shape):
 class TaskFiles(Shape):
     """Files that travel; :class:`bzzz.tasks.files.files.Files` is one."""
 
+    def pin(self, digest: str) -> Deferred[None]:
+        """Have them stay in the cache."""
+
+    def unpin(self, digest: str) -> None:
+        """Take back one pin."""
+
     def fetch(self, digest: str, peers: Sequence[PeerID]) -> Deferred[None]:
         """Have them in the cache."""
 
@@ -69,6 +75,7 @@ class AttemptFiles:
     :param directory: of all attempts of this node.
     :param quota: bytes of the output of ended attempts.
     :param in_thread: calls a function in a thread.
+    :ivar share: has what an attempt has put out kept by another member; raises a BzzzError.
     """
 
     _log = Logger()
@@ -84,6 +91,8 @@ class AttemptFiles:
         self._quota = quota
         self._in_thread = in_thread
         self._files = files
+        self._put_out: dict[Path, str] = {}
+        self.share: Callable[[Submission, str], Awaitable[None]] = _not_shared
 
     def start(self) -> Deferred[None]:
         """Remove what attempts have left that a killed daemon has not cleaned up.
@@ -107,6 +116,9 @@ class AttemptFiles:
     def clean(self, task: str, token: int) -> None:
         """See :class:`~bzzz.tasks.interfaces.Workspace`."""
         directory = self.directory_of(task, token)
+        digest = self._put_out.pop(directory, "")
+        if digest:
+            self._files.unpin(digest)
         in_background(
             self._in_thread(lambda: self._clean(directory)), "removing an attempt", self._log
         )
@@ -119,8 +131,13 @@ class AttemptFiles:
         await self._in_thread(lambda: _make(directory, work))
         sources = [peer_id(each) for each in submission.replicas]
         for each in submission.inputs:
-            await self._files.fetch(each.digest, sources)
-            await self._files.unpack(each.digest, work, each.path)
+            pinned = self._files.pin(each.digest)
+            try:
+                await pinned
+                await self._files.fetch(each.digest, sources)
+                await self._files.unpack(each.digest, work, each.path)
+            finally:
+                self._files.unpin(each.digest)
         return Run(
             key=f"{submission.task}.{token}",
             argv=submission.command,
@@ -152,6 +169,10 @@ class AttemptFiles:
         if submission.outputs:
             stored: Stored = await self._files.collect(directory / "work", submission.outputs)
             outputs, outputs_size = stored.digest, stored.size
+            # Until the attempt's end is recorded.
+            self._put_out[directory] = outputs
+            await self._files.pin(outputs)
+            await self.share(submission, outputs)
         return Produced(stdout, stderr, stdout_size, stderr_size, outputs, outputs_size)
 
     def _open(self) -> None:
@@ -184,6 +205,10 @@ class AttemptFiles:
                 break
             shutil.rmtree(each, ignore_errors=True)
             total -= size
+
+
+async def _not_shared(submission: Submission, digest: str) -> None:
+    """What is put out is here alone."""
 
 
 def _make(directory: Path, work: Path) -> None:

@@ -21,6 +21,8 @@ A task is its ID, or the beginning or the end of one that this node keeps. The l
 ============== ===================================================================================
 ``id``         ``task``: its ID, before anything else is done; who loses the connection can ask for
                it
+``copying``    ``to``, ``done``, ``total``: bytes of its inputs that another of its nodes has, of
+               all. Who hangs up by then has not submitted it
 ``kept``       ``replicas``: names of the nodes that keep it; it is durable. Not of one whose output
                is asked for
 ``waiting``    ``why``
@@ -30,7 +32,7 @@ A task is its ID, or the beginning or the end of one that this node keeps. The l
 ``ended``      ``task``: TaskInfo, the last line
 ============== ===================================================================================
 
-Who hangs up ends the telling, and not the task. Errors have the codes:
+Who hangs up later ends the telling, and not the task. Errors have the codes:
 
 ===================== ============================================================================
 ``bad_requirement``   the expression is none; tells where
@@ -169,8 +171,14 @@ class TaskRoutes:
             self._see_that_it_can_run(wanted)
         lines.send({"event": "id", "task": wanted.task})
         wanted = msgspec.structs.replace(wanted, submitter=await by.user_name())
+
+        def copied(peer: str, done: int, total: int) -> None:
+            if total:
+                name = self._name_of(peer)
+                lines.send({"event": "copying", "to": name, "done": done, "total": total})
+
         try:
-            record = await self._service.submit(wanted, self._placing.suggest(wanted))
+            record = await self._service.submit(wanted, self._placing.suggest(wanted), copied)
         except SubmissionError as error:
             raise Refusal(400, "not_submitted", str(error)) from None
         except NoMajority as error:

@@ -144,7 +144,7 @@ class WorkflowRoutes:
         plan = await self._plan(body)
         user = await by.user_name()
         try:
-            record = await self._service.submit_workflow(plan, user)
+            record = await self._service.submit_workflow(plan, user, body.files)
         except SubmissionError as error:
             raise Refusal(400, "not_submitted", str(error)) from None
         except NoMajority as error:

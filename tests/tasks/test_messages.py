@@ -21,9 +21,11 @@ from bzzz.tasks.ballots import (
 )
 from bzzz.tasks.messages import (
     Answer,
+    Coming,
     Done,
     Failed,
     Find,
+    Hold,
     Register,
     Renew,
     Report,
@@ -58,6 +60,13 @@ REQUESTS = st.one_of(
         st.text(max_size=20),
     ),
     st.builds(Stop, st.just(ID), st.integers(0, 9)),
+    st.builds(
+        Hold,
+        st.just(ID),
+        st.lists(st.binary(min_size=32, max_size=32).map(bytes.hex), min_size=1, max_size=4).map(
+            tuple
+        ),
+    ),
 )
 PROMISES = st.builds(
     Promise,
@@ -73,6 +82,7 @@ ANSWERS = st.one_of(
     st.builds(Told, st.builds(NotYet, BALLOTS, st.floats(0.001, MAX_SECONDS))),
     st.builds(Failed, st.text(max_size=20)),
     st.just(Done()),
+    st.builds(Coming, st.integers(0, 1 << 53), st.integers(0, 1 << 53)),
 )
 NUMBERS = st.integers(0, 1000)
 
@@ -123,6 +133,11 @@ class MessageTests(SynchronousTestCase):
             Register(ID, Accept(RESERVED, b"x" * (MAX_VALUE + 1), Ballot(1, 0))),
             Report(ID, 1, End.STALE),
             Stop(ID, -1),
+            Hold(ID, ()),
+            Hold(ID, ("ab" * 31,)),
+            Hold(ID, ("ab" * 32 + "\n",)),
+            Hold(ID, ("AB" * 32,)),
+            Hold(ID, ("ab" * 32,) * 257),
         ):
             self.assertRaises(RemoteProtocolError, CODEC.read_requests, pack((1, request)))
 
@@ -143,6 +158,11 @@ class MessageTests(SynchronousTestCase):
             NotYet(one, MAX_SECONDS + 1),
         ):
             self.assertRaises(RemoteProtocolError, CODEC.read_answers, pack((1, Told(answer))))
+
+    def test_wrong_sizes(self) -> None:
+        """Sizes are no less than nothing."""
+        for answer in (Coming(-1, 0), Coming(0, -1), Coming(0, (1 << 53) + 1)):
+            self.assertRaises(RemoteProtocolError, CODEC.read_answers, pack((1, answer)))
 
     def test_nested(self) -> None:
         """Lists in lists without end are an error like others."""

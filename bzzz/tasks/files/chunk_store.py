@@ -2,8 +2,8 @@
 
 Enters: chunks, and who needs which. Leaves: chunks, verified. A chunk is ``DIR/aa/bbbb...``, its
 digest in hex, and has that name only once it is whole: it is written to ``DIR/new`` before, which
-is emptied at the start. Nothing is fsynced: what a power cut leaves of a chunk is noticed when it
-is read (``docs/tasks.rst``, "Files").
+is emptied at the start. It is fsynced only where a task counts on it (:meth:`ChunkStore.sync`):
+what a power cut leaves of others is noticed when they are read (``docs/tasks.rst``, "Files").
 
 A chunk is verified before it is written, and when it is read: after a start the first time, and
 again when its file has changed since, by the time of its last change, which no program can set.
@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from bzzz.atomic_file import opened
+from bzzz.atomic_file import opened, sync_directory
 from bzzz.tasks.files.errors import ChunkMissing, StoreError, WrongChunk
 from bzzz.tasks.files.manifest import CHUNK, Chunk, digest_of
 
@@ -32,7 +32,8 @@ __all__ = ["BLOCK", "MAX_CHUNKS", "ChunkStore", "Hold"]
 # Bytes that a chunk takes on a disk at least, so that many small ones count too.
 BLOCK: Final = 4096
 
-# Chunks that are kept: each takes 400 bytes of memory. Beyond: as beyond the quota.
+# Chunks that are kept: each takes 400 bytes of memory, and 70 more where it is synced. Beyond: as
+# beyond the quota.
 MAX_CHUNKS: Final = 400_000
 
 # Where chunks are until they are whole.
@@ -83,6 +84,8 @@ class ChunkStore:
         self._holds: Counter[bytes] = Counter()
         # When the file of each that was verified had changed last, in nanoseconds.
         self._verified: dict[bytes, int] = {}
+        # Those that a power cut does not cost any more, by what was done since the start.
+        self._synced: set[bytes] = set()
         self._used = 0
         self._writing = 0
 
@@ -212,6 +215,44 @@ class ChunkStore:
                     self._verified[digest] = changed
         return data
 
+    def sync(self, digests: Iterable[bytes]) -> None:
+        """Have chunks outlive a power cut, once :meth:`sync_names` was called too.
+
+        :raises ChunkMissing: one is not there, or was not what it is called and is dropped.
+        :raises StoreError: the disk fails; the chunk is dropped, as nobody knows what of it is on
+            the disk.
+        """
+        for digest in digests:
+            if digest in self._synced:
+                continue
+            if digest not in self._verified:
+                # From before the start, of which an earlier power cut may have left a part.
+                self.get(digest)
+            try:
+                with opened(self._path(digest), os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+                    os.fsync(descriptor)
+            except FileNotFoundError:
+                self.drop(digest)
+                raise ChunkMissing(f"the chunk {digest.hex()} is not there") from None
+            except OSError as error:
+                self.drop(digest)
+                raise self._failed(error) from None
+            with self._lock:
+                if self.has(digest):
+                    self._synced.add(digest)
+
+    def sync_names(self, digests: Iterable[bytes]) -> None:
+        """Have the names of chunks that are there outlive a power cut.
+
+        :raises StoreError: the disk fails.
+        """
+        places = {self._path(digest).parent for digest in digests}
+        try:
+            for place in (*sorted(places), self.directory):
+                sync_directory(place)
+        except OSError as error:
+            raise self._failed(error) from None
+
     def drop(self, digest: bytes) -> None:
         """Remove a chunk, whoever holds it."""
         with self._lock:
@@ -268,6 +309,7 @@ class ChunkStore:
         """A chunk is not to be there any more."""
         self._used -= _taken(chunk.size)
         self._verified.pop(chunk.digest, None)
+        self._synced.discard(chunk.digest)
         try:
             self._path(chunk.digest).unlink(missing_ok=True)
         except OSError as error:

@@ -8,6 +8,7 @@ only for as long as it has room, but those of what is pinned stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,9 @@ __all__ = ["Files", "Packed"]
 # Chunks that are read or written at once: as many as keep a disk busy, and few of the threads that
 # all of the node has.
 SHORT = 4
+
+# Chunks that are fsynced before others have a turn at the disk: a second of a slow one.
+SYNCED = 64
 
 # Files and directories that are packed or unpacked at once, each in a thread for as long as it
 # takes. Others wait.
@@ -156,6 +160,14 @@ class Files:
         """
         return self._fetched(digest, Deferred.fromCoroutine(self._fetch(digest, peers, progress)))
 
+    def sync(self, digest: str) -> Deferred[None]:
+        """Have what a manifest names outlive a power cut; it is to be pinned.
+
+        Fails with ChunkMissing if not all of it is in the cache, or what is there was damaged; with
+        a BadManifest, or with a StoreError if the disk fails.
+        """
+        return Deferred.fromCoroutine(self._sync(digest))
+
     def unpack(self, digest: str, into: Path, name: str) -> Deferred[None]:
         """Write files that are in the cache.
 
@@ -243,6 +255,14 @@ class Files:
                 self._release(hold)
         pin.whole = True
         return packed
+
+    async def _sync(self, digest: str) -> None:
+        stored = await self._short(lambda: load(self._store, _raw(digest)))
+        digests = stored.digests
+        for start in range(0, len(digests), SYNCED):
+            some = digests[start : start + SYNCED]
+            await self._short(partial(self._store.sync, some))
+        await self._short(lambda: self._store.sync_names(digests))
 
     def _fetched(self, digest: str, fetching: Deferred[None]) -> Deferred[None]:
         self._fetches.add(fetching)

@@ -304,3 +304,77 @@ class FailureTests(StoreCase):
             self.store.get(digest_of(ONE))
         self.store.put(ONE)
         self.assertEqual(self.there(), [ONE])
+
+
+class SyncTests(StoreCase):
+    """What a task counts on outlives a power cut."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.calls: list[str] = []
+        real = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            self.calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            real(descriptor)
+
+        self.patch(os, "fsync", fsync)
+
+    def synced(self) -> list[Path]:
+        calls, self.calls = self.calls, []
+        return [Path(each).relative_to(self.place.absolute()) for each in calls]
+
+    def test_synced(self) -> None:
+        """A chunk is synced once, and its name with the directories that it is in."""
+        digests = [self.store.put(ONE), self.store.put(TWO)]
+        self.assertEqual(self.synced(), [])
+        names = [self.path(data).relative_to(self.place) for data in (ONE, TWO)]
+        self.store.sync(digests)
+        self.assertEqual(self.synced(), names)
+        self.store.sync(digests)
+        self.assertEqual(self.synced(), [])
+        self.store.sync_names(digests)
+        self.assertEqual(self.synced(), [*sorted({name.parent for name in names}), Path(".")])
+
+    def test_came_again(self) -> None:
+        """A chunk that was dropped and came again is synced again."""
+        digest = self.store.put(ONE)
+        self.store.sync([digest])
+        self.store.drop(digest)
+        self.synced()
+        self.store.put(ONE)
+        self.store.sync([digest])
+        self.assertEqual(len(self.synced()), 1)
+
+    def test_missing(self) -> None:
+        """What is not there is not synced, also where its file was removed."""
+        with self.assertRaises(ChunkMissing):
+            self.store.sync([digest_of(TWO)])
+        self.store.put(ONE)
+        self.path(ONE).unlink()
+        with self.assertRaises(ChunkMissing):
+            self.store.sync([digest_of(ONE)])
+        self.assertEqual(self.there(), [])
+
+    def test_from_before(self) -> None:
+        """A chunk from before the start, of which a power cut has left other bytes, is dropped."""
+        digest = self.store.put(ONE)
+        self.path(ONE).write_bytes(bytes(len(ONE)))
+        self.store = self.opened()
+        with self.assertRaises(ChunkMissing):
+            self.store.sync([digest])
+        self.assertEqual((self.there(), self.synced()), ([], []))
+
+    def test_disk_fails(self) -> None:
+        """A chunk whose sync has failed is dropped: a second one would say nothing of it."""
+        digest = self.store.put(ONE)
+
+        def fail(descriptor: int) -> None:
+            raise OSError(errno.EIO, "it fails")
+
+        self.patch(os, "fsync", fail)
+        with self.assertRaisesRegex(StoreError, "the disk fails"):
+            self.store.sync_names([digest])
+        with self.assertRaisesRegex(StoreError, "the disk fails"):
+            self.store.sync([digest])
+        self.assertEqual(self.there(), [])

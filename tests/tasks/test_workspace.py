@@ -1,0 +1,139 @@
+"""The files of attempts: what is there before the command, and what is kept of what it left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
+from bzzz.tasks.submission import Input, Submission
+from bzzz.tasks.workspace import AttemptFiles, WorkspaceError
+from tests.tasks.fakes import REPLICAS, peer, submission, task_id
+
+ONE, TWO, OUT = "aa" * 32, "bb" * 32, "cc" * 32
+
+
+class Stored(NamedTuple):
+    """What was collected."""
+
+    digest: str
+    size: int
+
+
+class Files:
+    """Implements :class:`bzzz.tasks.workspace.TaskFiles`.
+
+    :ivar missing: what cannot be fetched.
+    """
+
+    def __init__(self) -> None:
+        self.pins: Counter[str] = Counter()
+        self.missing: set[str] = set()
+        self.fetched: list[tuple[str, list[PeerID]]] = []
+
+    @property
+    def pinned(self) -> dict[str, int]:
+        return {digest: count for digest, count in self.pins.items() if count}
+
+    def pin(self, digest: str) -> Deferred[None]:
+        self.pins[digest] += 1
+        return succeed(None)
+
+    def unpin(self, digest: str) -> None:
+        self.pins[digest] -= 1
+
+    def fetch(self, digest: str, peers: Sequence[PeerID]) -> Deferred[None]:
+        self.fetched.append((digest, list(peers)))
+        return fail(BzzzError("nobody has it")) if digest in self.missing else succeed(None)
+
+    def unpack(self, digest: str, into: Path, name: str) -> Deferred[None]:
+        assert self.pins[digest], "it might be dropped meanwhile"
+        (into / name).write_text(digest)
+        return succeed(None)
+
+    def collect(self, directory: Path, globs: Sequence[str]) -> Deferred[Stored]:
+        return succeed(Stored(OUT, 7))
+
+
+class AttemptFilesTests(SynchronousTestCase):
+    """One attempt."""
+
+    def setUp(self) -> None:
+        self.place = Path(self.mktemp()).absolute()
+        self.files = Files()
+        self.workspace = AttemptFiles(self.place, 1 << 20, execute, self.files)
+        self.successResultOf(self.workspace.start())
+        self.wanted = submission(
+            inputs=(Input("one", ONE, 1), Input("two", TWO, 1)), outputs=("*.o",)
+        )
+        self.shared: list[tuple[str, str]] = []
+        self.refusal = ""
+        self.workspace.share = self.share
+
+    async def share(self, wanted: Submission, digest: str) -> None:
+        assert self.files.pins[digest], "it might be dropped meanwhile"
+        self.shared.append((wanted.task, digest))
+        if self.refusal:
+            raise BzzzError(self.refusal)
+
+    def test_inputs(self) -> None:
+        """Inputs are had of the replicas, written, and needed no more then."""
+        run = self.successResultOf(self.workspace.prepare(self.wanted, 3, {"X": "y"}))
+        work = Path(run.directory)
+        self.assertEqual((work / "one").read_text(), ONE)
+        self.assertEqual((work / "two").read_text(), TWO)
+        peers = [peer(each) for each in REPLICAS]
+        self.assertEqual(self.files.fetched, [(ONE, peers), (TWO, peers)])
+        self.assertEqual(self.files.pinned, {})
+        self.assertEqual((run.env["X"], run.env["HOME"]), ("y", str(work)))
+
+    def test_missing_input(self) -> None:
+        """An attempt without its inputs does not begin, and pins nothing."""
+        self.files.missing.add(TWO)
+        error = self.failureResultOf(self.workspace.prepare(self.wanted, 3, {}), BzzzError)
+        self.assertEqual(error.getErrorMessage(), "nobody has it")
+        self.assertEqual(self.files.pinned, {})
+
+    def test_twice(self) -> None:
+        """A directory that is there is another attempt's: nothing is written into it."""
+        self.successResultOf(self.workspace.prepare(self.wanted, 3, {}))
+        self.failureResultOf(self.workspace.prepare(self.wanted, 3, {}), WorkspaceError)
+
+    def test_outputs(self) -> None:
+        """What was put out is at another member before it is told, and stays until that is
+        recorded."""
+        self.successResultOf(self.workspace.prepare(self.wanted, 3, {}))
+        directory = self.workspace.directory_of(task_id(), 3)
+        (directory / "stdout").write_bytes(b"x" * 5000)
+        produced = self.successResultOf(self.workspace.collect(self.wanted, 3))
+        self.assertEqual((produced.outputs, produced.outputs_size), (OUT, 7))
+        self.assertEqual((produced.stdout_size, len(produced.stdout)), (5000, 2048))
+        self.assertEqual(self.shared, [(task_id(), OUT)])
+        self.assertEqual(self.files.pinned, {OUT: 1})
+        for _ in range(2):
+            self.workspace.clean(task_id(), 3)
+            self.assertEqual(self.files.pinned, {})
+        self.assertFalse((directory / "work").exists())
+        self.assertTrue((directory / "stdout").exists())
+
+    def test_not_shared(self) -> None:
+        """What no other member takes is not put out."""
+        self.successResultOf(self.workspace.prepare(self.wanted, 3, {}))
+        self.refusal = "full"
+        error = self.failureResultOf(self.workspace.collect(self.wanted, 3), BzzzError)
+        self.assertEqual(error.getErrorMessage(), "full")
+        self.workspace.clean(task_id(), 3)
+        self.assertEqual(self.files.pinned, {})
+
+    def test_nothing_wanted(self) -> None:
+        """A task that says of no files is asked for none."""
+        wanted = submission()
+        self.successResultOf(self.workspace.prepare(wanted, 1, {}))
+        produced = self.successResultOf(self.workspace.collect(wanted, 1))
+        self.assertEqual((produced.outputs, self.shared, self.files.pinned), ("", [], {}))
