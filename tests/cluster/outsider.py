@@ -35,6 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet import reactor
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
@@ -60,6 +61,8 @@ from bzzz.net.tcp import TCPNetwork
 from bzzz.node import Launch, NodeService
 from bzzz.state import StateDirectory, read_key
 from bzzz.systemd.environment import Environment
+from bzzz.tasks import messages, output_streams
+from bzzz.tasks.files import chunk_messages
 from bzzz.trust import audit_asking, pairing, presenting, roster_exchange
 from bzzz.trust.roster import Roster
 from bzzz.trust.statements import SignedStatement, decode_statement
@@ -83,6 +86,9 @@ LIST = "ls"
 ROUND = 3.0
 ANSWER = 2.0
 AGAIN = 0.2
+
+# A task that nobody has.
+TASK = "0" * 26
 
 # Well-formed, and nobody's: of 22 bits.
 CHANNEL = "1"
@@ -344,6 +350,13 @@ class Outsider:
             yield _json(of=str(link.remote_peer))
         elif protocol in GOSSIP:
             yield from self._rpcs()
+        elif protocol == messages.PROTOCOL:
+            codec = messages.TaskCodec()
+            yield codec.join([(1, codec.encode(messages.Listing()))])
+        elif protocol == output_streams.PROTOCOL:
+            yield msgspec.msgpack.encode((TASK, 1, 0, 0, False))
+        elif protocol == chunk_messages.PROTOCOL:
+            yield msgspec.msgpack.encode(chunk_messages.Get((os.urandom(32),)))
         elif not protocol.startswith("/ipfs/"):
             # One that came after this was written.
             yield _json()

@@ -74,7 +74,15 @@ ANSWERED = {"/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", "/bzzz/pair/1.0.0", LIST}
 UNANSWERED = "/bzzz/present/1.0.0"
 
 # What tells of the cluster, and is heard by a member that tries the same.
-TELLING = {"/bzzz/peers/1.0.0", "/bzzz/roster/1.0.0", "/bzzz/audit/1.0.0", "/meshsub/1.2.0"}
+TELLING = {
+    "/bzzz/peers/1.0.0",
+    "/bzzz/roster/1.0.0",
+    "/bzzz/audit/1.0.0",
+    "/bzzz/chunks/1.0.0",
+    "/bzzz/output/1.0.0",
+    "/bzzz/task/1.0.0",
+    "/meshsub/1.2.0",
+}
 
 Line = dict[str, Any]
 
