@@ -48,6 +48,7 @@ Who hangs up later ends the telling, and not the task. Errors have the codes:
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import filterfalse
 from typing import Annotated, Final
@@ -69,9 +70,9 @@ from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.service import NoSuchTask, TaskService
-from bzzz.tasks.submission import TASK, Input, Submission, SubmissionError
-from bzzz.tasks.value import TaskRecord, decode_record
-from bzzz.tasks.workflows.record import is_workflow
+from bzzz.tasks.submission import ALPHABET, TASK, Input, Submission, SubmissionError
+from bzzz.tasks.value import TaskRecord, decode_record, peer_id
+from bzzz.tasks.workflows.record import decode_workflow, is_workflow
 from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Body, Refusal, argument
 from bzzz.web.routes import RouteTable
@@ -85,6 +86,8 @@ LISTED: Final = 100
 
 # Nodes whose reasons an error tells.
 MAX_TOLD: Final = 10
+
+_BEGINNING: Final = re.compile(rf"[{ALPHABET}]{{0,26}}")
 
 
 class Wanted(Body, frozen=True):
@@ -198,8 +201,8 @@ class TaskRoutes:
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LISTED):
             raise Refusal(400, "bad_argument", f"limit={limit} is not from 1 to {MAX_LISTED}")
         listing = Listing(
-            before=(argument(request, b"before") or "").upper(),
-            since=(argument(request, b"since") or "").upper(),
+            before=_id_or_beginning(request, b"before"),
+            since=_id_or_beginning(request, b"since"),
             ended=argument(request, b"open") not in {"1", "true", "yes"},
             most=int(limit),
         )
@@ -257,12 +260,9 @@ class TaskRoutes:
             return
         state = record.state
         if state.state is State.ASSIGNED:
-            peer = next(
-                (each for each in self._service.peers.linked() if str(each) == state.worker),
-                self._service.own,
-            )
+            worker = peer_id(state.worker)
             await self._outputs.get(
-                peer, record.task, state.token, (0, 0), False, _output_to(lines)
+                worker, record.task, state.token, (0, 0), False, _output_to(lines)
             )
 
     def drain(self, by: Credentials, body: Drain) -> None:
@@ -375,14 +375,9 @@ class TaskRoutes:
                 return await self._service.find(wanted)
             except NoSuchTask as error:
                 raise Refusal(404, "no_such_task", str(error)) from None
-        listed = await self._service.list_here(Listing(most=MAX_LISTED))
-        found = [
-            record
-            for record in map(decode_record, filterfalse(is_workflow, listed.records))
-            if wanted and (record.task.startswith(wanted) or record.task.endswith(wanted))
-        ]
+        found = [] if not wanted else await self._kept_here(wanted)
         if len(found) > 1:
-            some = ", ".join(record.task for record in found[:3])
+            some = ", ".join(found[:3])
             raise Refusal(409, "ambiguous_task", f"'{text}' may be any of {some}; give more of it")
         if not found:
             raise Refusal(
@@ -391,7 +386,36 @@ class TaskRoutes:
                 f"no task that this node keeps begins or ends with '{text}'; of others, give the"
                 " whole ID: bzzz tasks lists them",
             )
-        return await self._service.find(found[0].task)
+        return await self._service.find(found[0])
+
+    async def _kept_here(self, text: str) -> Sequence[str]:
+        """Tasks that this node keeps and that begin or end so; some, where there are several."""
+        found: list[str] = []
+        before = ""
+        while len(found) < 2:
+            listed = await self._service.list_here(Listing(before=before, most=MAX_LISTED))
+            for value in listed.records:
+                before = _id_in(value)
+                if before.startswith(text) or before.endswith(text):
+                    found += [] if is_workflow(value) else [before]
+            if not listed.more:
+                break
+        return found
+
+
+def _id_in(value: bytes) -> str:
+    return decode_workflow(value).workflow if is_workflow(value) else decode_record(value).task
+
+
+def _id_or_beginning(request: IRequest, name: bytes) -> str:
+    """An argument that is an ID, or the beginning of one.
+
+    :raises Refusal: it is none: members would take the question for an offence.
+    """
+    text = argument(request, name) or ""
+    if _BEGINNING.fullmatch(text.upper()) is None:
+        raise Refusal(400, "bad_argument", f"{name.decode()}={text} is no task's ID")
+    return text.upper()
 
 
 def _output_to(lines: LineStream) -> Callable[[int, bytes], Deferred[None] | None]:

@@ -321,6 +321,15 @@ class SubmitTests(TaskRouteCase):
         self.over()
         self.assertEqual(self.ask("GET", f"tasks/{task}").json()["state"], "done")
 
+    def test_hang_up_at_the_end(self) -> None:
+        """Who hangs up while the last of the output comes ends that, too."""
+        self.outputs.wait()
+        answer = self.submit()
+        self.over()
+        self.assertEqual(self.outputs.cancelled, [])
+        answer.disconnect()
+        self.assertEqual(len(self.outputs.cancelled), 1)
+
     def test_reads_slowly(self) -> None:
         """A client that does not read holds up the output, and not more than that."""
         self.outputs.wait()
@@ -437,6 +446,14 @@ class FindTests(TaskRouteCase):
             self.assertEqual(sum(task in self.told_why(answer) for task in tasks), 3)
         for task in tasks:
             self.assertFalse(self.ask("GET", f"tasks/{task}").json()["cancel"])
+
+    def test_ambiguous_with_an_old_one(self) -> None:
+        """One of those that it may be is not the one because it is newer."""
+        self.patch(task_routes, "MAX_LISTED", 2)
+        tasks = [self.submitted() for _ in range(5)]
+        answer = self.ask("GET", f"tasks/{tasks[0][:6]}")
+        self.assertEqual(self.refused(answer), (409, "ambiguous_task"))
+        self.assertEqual(self.ask("GET", f"tasks/{tasks[0][-8:]}").json()["id"], min(tasks))
 
     def elsewhere(self) -> TaskRecord:
         """A task that others keep, as one of them says, once it is asked."""
@@ -556,6 +573,13 @@ class OutputTests(TaskRouteCase):
         self.outputs.ended = fail(NoOutput("it is not here"))
         self.assertEqual(self.refused(self.output(task)), (500, "node_error"))
 
+    def test_worker_not_linked(self) -> None:
+        """The output of an attempt is asked of its worker alone, linked or not."""
+        made = record(begin(name("hazel"), name("ironwood")), replicas=("ironwood",))
+        self.service.driver.learnt(made)
+        self.output(made.task)
+        self.assertEqual(self.outputs.asked, [(peer("hazel"), made.task, 1, False)])
+
     def test_hang_up(self) -> None:
         """Who hangs up ends the asking."""
         task = self.submitted()
@@ -604,6 +628,9 @@ class ListTests(TaskRouteCase):
             "?limit=x",
             "?limit=%C2%B2",
             "?limit=99999999999",
+            f"?before={'0' * 27}",
+            "?since=../x",
+            "?before=%00",
         ):
             self.assertEqual(self.refused(self.listed(question)), (400, "bad_argument"), question)
         self.assertEqual(self.peers.asked, [])
