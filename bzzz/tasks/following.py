@@ -168,9 +168,12 @@ class Following:
             self._napping.callback(None)
         if self._sink is None:
             return
-        getting, self._getting = self._getting, None
-        if getting is None and record.state.by:
-            # It had ended before anybody followed it.
+        getting = self._getting
+        if record.state.by and record.state.token != self._token:
+            # This attempt had ended before anybody heard that it began.
+            if getting is not None:
+                getting.cancel()
+            self._received = [0, 0]
             await self._once(record)
         elif getting is not None:
             waiting = after(getting)
