@@ -56,8 +56,10 @@ class OutputFiles:
 
     def over(self, task: str, token: int) -> None:
         """An attempt has ended: what is left of its output is looked for at once."""
-        for waiting in self._waiting.pop((task, token), ()):
-            waiting.callback(None)
+        # A copy: each that goes on takes itself off the list.
+        for waiting in tuple(self._waiting.pop((task, token), ())):
+            if not waiting.called:
+                waiting.callback(None)
 
     def has(self, task: str, token: int) -> bool:
         """Whether the attempt runs here."""
