@@ -285,7 +285,11 @@ class _Asking(Protocol):
     def _take(self, _: object = None) -> None:
         self._waiting = False
         while self._parts and not self._over:
-            which, data = _read_part(self._parts.pop(0))
+            try:
+                which, data = _read_part(self._parts.pop(0))
+            except RemoteProtocolError:
+                self.failed(Failure())
+                return
             if which == 0:
                 self._over = True
                 if self.transport is not None:
