@@ -404,16 +404,15 @@ class TaskService:
         if kept is not None and is_workflow(kept.value):
             return decode_workflow(kept.value)
         found: WorkflowRecord | None = None
-        asking = [self.peers.ask(peer, Find(workflow)) for peer in sorted(self.peers.linked())]
-        for each in asking:
+        peers = sorted(self.peers.linked())
+        asking = [self.peers.ask(peer, Find(workflow)) for peer in peers]
+        for peer, each in zip(peers, asking, strict=True):
             try:
-                answer = await each
+                record = self._found_workflow(peer, workflow, await each)
             except BzzzError:
                 continue
-            if isinstance(answer, Found) and answer.record and is_workflow(answer.record):
-                record = decode_workflow(answer.record)
-                if found is None or record.version > found.version:
-                    found = record
+            if record is not None and (found is None or record.version > found.version):
+                found = record
         return found
 
     async def change_workflow(self, record: WorkflowRecord, request: Cancel | Retry) -> None:
@@ -449,13 +448,13 @@ class TaskService:
             raise NoSuchTask(f"{task!r} is no task's ID")
         found = await self.here(task)
         if found is None:
-            asking = [self.peers.ask(peer, Find(task)) for peer in sorted(self.peers.linked())]
-            for each in asking:
+            peers = sorted(self.peers.linked())
+            asking = [self.peers.ask(peer, Find(task)) for peer in peers]
+            for peer, each in zip(peers, asking, strict=True):
                 try:
-                    answer = await each
+                    record = self._found(peer, task, await each)
                 except BzzzError:
                     continue
-                record = _found(answer)
                 if record is not None and (
                     found is None or record.state.version > found.state.version
                 ):
@@ -493,10 +492,10 @@ class TaskService:
         for each in record.submission.replicas:
             try:
                 answer = await self.peers.ask(peer_id(each), request)
+                found = self._found(peer_id(each), record.task, answer)
             except BzzzError as error:
                 reasons.append(str(error))
                 continue
-            found = _found(answer)
             if found is not None:
                 return found
             reasons.append(answer.reason if isinstance(answer, Failed) else "has no record of it")
@@ -663,6 +662,35 @@ class TaskService:
             )
         self._remember(signed)
 
+    def _found(self, peer: PeerID, task: str, answer: Answer) -> TaskRecord | None:
+        """What a member has told of a task; None where it has told of none.
+
+        Whether its origin may submit now is not looked at: it could when its replicas took it.
+
+        :raises RemoteProtocolError: it is no record of the task, or not the member's to tell.
+        """
+        if not isinstance(answer, Found) or answer.record is None or is_workflow(answer.record):
+            return None
+        record = decode_record(answer.record)
+        _check_told(peer, record.task, task, record.submission.replicas)
+        if _digest(record.signed) not in self._verified:
+            submissions.verify(record.signed)
+        return record
+
+    def _found_workflow(
+        self, peer: PeerID, workflow: str, answer: Answer
+    ) -> WorkflowRecord | None:
+        """The same of a workflow.
+
+        :raises RemoteProtocolError: likewise.
+        """
+        if not isinstance(answer, Found) or not answer.record or not is_workflow(answer.record):
+            return None
+        record = decode_workflow(answer.record)
+        _check_told(peer, record.workflow, workflow, record.submission.replicas)
+        verify_workflow(record.signed)
+        return record
+
     def _remember(self, signed: SignedSubmission) -> None:
         self._verified[_digest(signed)] = None
         if len(self._verified) > MAX_VERIFIED:
@@ -798,10 +826,11 @@ def _late(peer: PeerID, result: object, seconds: float) -> NoReturn:
     raise AnswerLost(f"{peer} did not answer within {seconds:g} s")
 
 
-def _found(answer: Answer) -> TaskRecord | None:
-    if not isinstance(answer, Found) or answer.record is None or is_workflow(answer.record):
-        return None
-    return decode_record(answer.record)
+def _check_told(peer: PeerID, about: str, task: str, replicas: Sequence[str]) -> None:
+    if about != task:
+        raise RemoteProtocolError(f"{peer} has told of {about}, not of {task}", "found_task")
+    if str(peer) not in replicas:
+        raise RemoteProtocolError(f"{peer} does not keep the record that it tells", "found_replica")
 
 
 def _answer_found(record: TaskRecord | None) -> Found:

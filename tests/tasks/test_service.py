@@ -684,9 +684,6 @@ class FindTests(OwnerCase):
         found = self.successResultOf(self.finds(self.found(TaskState(version=9))))
         self.assertEqual(found.state.version, 1)
 
-    test_garbage.todo = "one unreadable record ends the search"  # type: ignore[attr-defined]  # trial's
-    for _each in (test_another_task, test_forged):
-        _each.todo = "records that members tell are not looked at"  # type: ignore[attr-defined]  # trial's
 
 
 class AtReplicasTests(OwnerCase):
@@ -736,7 +733,16 @@ class AtReplicasTests(OwnerCase):
         self.told("ironwood", self.found(begin()))
         self.successResultOf(changing)
 
-    test_garbage.todo = "an unreadable answer ends it"  # type: ignore[attr-defined]  # trial's
+    def test_wrong(self) -> None:
+        """So is one that tells of another task, or of what its origin has not signed."""
+        changing = self.wait(self.service.cancel(record()))
+        self.told("walnut", self.found(begin(), 2))
+        forged = SignedSubmission(record().signed.data, bytes(64))
+        self.told("ironwood", Found(encode_record(forged, begin())))
+        self.peers.lose("acacia")
+        error = str(self.failureResultOf(changing, NoSuchTask).value)
+        for words in (task_id(2), "not signed by its origin", "the link was lost"):
+            self.assertIn(words, error)
 
 
 class SubmitTests(ServiceCase):
