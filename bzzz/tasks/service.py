@@ -527,7 +527,7 @@ class TaskService:
             case Offer():
                 return self._offered(peer, request)
             case Stop(task, token):
-                self.worker.stop_attempt(task, token)
+                self.worker.stop_attempt(peer, task, token)
                 return Done()
             case Report(task):
                 await self.driver.report(peer, request, await self._required(task))

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from bzzz.errors import BzzzError
+from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.background import in_background
 from bzzz.tasks.executors.interfaces import Ending, IExecutor, Over, Run
@@ -187,10 +187,18 @@ class Worker:
         self._background(self._prepare(attempt, env), "preparing an attempt")
         return Taken()
 
-    def stop_attempt(self, task: str, token: int) -> None:
-        """A cancel is recorded: end the attempt, if it is here."""
+    def stop_attempt(self, peer: PeerID, task: str, token: int) -> None:
+        """A cancel is recorded: end the attempt, if it is here.
+
+        :param peer: who says so.
+        :raises RemoteProtocolError: it is none of the task's replicas.
+        """
         attempt = self._attempts.get(task)
-        if attempt is None or attempt.token != token or attempt.stopping:
+        if attempt is None or attempt.token != token:
+            return
+        if peer not in attempt.replicas:
+            raise RemoteProtocolError(f"{peer} does not keep the task that it stops", "stop")
+        if attempt.stopping:
             return
         attempt.stopping = True
         if attempt.phase is _Phase.RUNNING:

@@ -490,7 +490,7 @@ class CancelTests(WorkerCase):
         self.workspace.slow = True
         self.offer()
         self.grant(*REPLICAS)
-        self.worker.stop_attempt(task_id(), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
         [report] = self.reports()
         self.assertEqual((report.end, self.taken), (End.CANCELLED, []))
         self.workspace.go_on()
@@ -502,7 +502,7 @@ class CancelTests(WorkerCase):
         """Its processes have a while to end; it is told once, however often it is wanted."""
         self.begin()
         for _ in range(3):
-            self.worker.stop_attempt(task_id(), 1)
+            self.worker.stop_attempt(peer("walnut"), task_id(), 1)
         self.assertEqual(self.executor.stopped, [(RUN, STOP_GRACE)])
         self.executor.end(RUN, Over(Ending.STOPPED, 143))
         self.assertEqual(self.reports()[0].end, End.CANCELLED)
@@ -511,14 +511,14 @@ class CancelTests(WorkerCase):
     def test_lease_ends_meanwhile(self) -> None:
         """Killed by its lease while it was to end, it is lost."""
         self.begin()
-        self.worker.stop_attempt(task_id(), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
         self.executor.end(RUN, Over(Ending.LEASE_ENDED))
         self.assertEqual(self.reports()[0].end, End.LOST)
 
     def test_ended_by_itself(self) -> None:
         """What ended by itself before it was stopped has its own end."""
         self.begin()
-        self.worker.stop_attempt(task_id(), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
         self.executor.end(RUN, EXITED)
         self.assertEqual(self.reports()[0].end, End.DONE)
 
@@ -527,18 +527,18 @@ class CancelTests(WorkerCase):
         self.begin()
         self.workspace.slow = True
         self.executor.end(RUN, EXITED)
-        self.worker.stop_attempt(task_id(), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
         self.workspace.go_on()
-        self.worker.stop_attempt(task_id(), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
         self.assertEqual([each.end for each in self.reports()], [End.DONE])
         self.assertEqual(self.executor.stopped, [])
 
     def test_not_here(self) -> None:
         """Of another token, or another task, it ends nothing."""
         self.begin()
-        self.worker.stop_attempt(task_id(), 2)
-        self.worker.stop_attempt(task_id(), 0)
-        self.worker.stop_attempt(task_id(2), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 2)
+        self.worker.stop_attempt(peer("walnut"), task_id(), 0)
+        self.worker.stop_attempt(peer("walnut"), task_id(2), 1)
         self.assertEqual((self.executor.stopped, self.reports()), ([], []))
 
 
@@ -563,7 +563,7 @@ class StopTests(WorkerCase):
         self.workspace.slow = True
         self.offer(number=2)
         self.offer(number=3)
-        self.worker.stop_attempt(task_id(3), 1)
+        self.worker.stop_attempt(peer("walnut"), task_id(3), 1)
         for each in self.peers.take(Report):
             for _ in REPLICAS:
                 each.answer.callback(Failed("the disk is full"))
