@@ -178,11 +178,17 @@ class Driver:
         """A record was decided."""
         self._take(record, settled=True)
 
-    def settled(self, tasks: Sequence[tuple[str, Ballot]]) -> None:
-        """Another replica has these ended tasks' records decided."""
+    def settled(self, peer: PeerID, tasks: Sequence[tuple[str, Ballot]]) -> None:
+        """Another replica has these ended tasks' records decided.
+
+        :param peer: who says so. Of a task that it does not keep it cannot know.
+        """
+        name = str(peer)
         for task, ballot in tasks:
             live = self._live.get(task)
-            if live is not None and live.record.ballot == ballot:
+            if live is None or name not in live.record.submission.replicas:
+                continue
+            if live.record.ballot == ballot:
                 self.decided(live.record)
 
     def _take(self, record: TaskRecord, settled: bool) -> None:

@@ -547,7 +547,7 @@ class TaskService:
             case Listing():
                 return await self.list_here(request)
             case Settled(tasks):
-                self.driver.settled(tasks)
+                self.driver.settled(peer, tasks)
                 return Done()
             case Hold():
                 return await self._hold(peer, request)

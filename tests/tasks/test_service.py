@@ -447,7 +447,15 @@ class LeaseTests(ServiceCase):
         self.ask("larch", Settled(((TASK, Ballot(1, 0)),)))
         self.assertEqual(len(self.service.driver), 1)
 
-    test_settled_by_a_stranger.todo = "who says that an end is decided is not looked at"  # type: ignore[attr-defined]  # trial's
+    def test_settled_by_both(self) -> None:
+        """What a member says of a task that it does not keep spoils nothing of one that it does."""
+        ended = record(done(begin(name("hazel"), name("walnut"))))
+        self.accept(ended, Ballot(1, 0))
+        other = record(done(begin(name("hazel"))), 2, replicas=("acacia", "ironwood"))
+        self.accept(other, by="acacia")
+        self.ask("walnut", Settled(((task_id(2), RESERVED), (TASK, Ballot(1, 0)))))
+        self.assertIsNone(self.service.driver.known(TASK))
+        self.assertIsNotNone(self.service.driver.known(task_id(2)))
 
 
 class OfferTests(ServiceCase):
