@@ -369,11 +369,11 @@ class NodeService(Service):
         else:
             self.supervision.stopping()
         self.availability.drain()
-        if self.availability.current_tasks:
+        if self.tasks.running:
             self.supervision.more_time(True)
             await self._tasks_ended()
-            self.supervision.more_time(False)
         await self.tasks.stop()
+        self.supervision.more_time(False)
         self.listening.stop()
         self.watcher.stop()
         self.inventory.stop()
@@ -392,8 +392,8 @@ class NodeService(Service):
             self._reactor.stop()
 
     async def _tasks_ended(self) -> None:
-        """Wait for the tasks that run, for as long as they may take."""
-        count = self.availability.current_tasks
+        """Wait until the tasks that run are over and recorded, for as long as they may take."""
+        count = self.tasks.running
         self._log.info(
             "{count} task{s} run{have} up to {seconds:g} s to end",
             count=count,
@@ -401,15 +401,13 @@ class NodeService(Service):
             have="s and has" if count == 1 else " and have",
             seconds=self._config.stop_timeout,
         )
-        idle = self.availability.when_idle()
-        idle.addTimeout(self._config.stop_timeout, self._reactor)
         try:
-            await idle
+            await self.tasks.drained().addTimeout(self._config.stop_timeout, self._reactor)
         except TimeoutError:
             self._log.warn(
                 "{count} task{s} had not ended and will run elsewhere",
-                count=self.availability.current_tasks,
-                s="" if self.availability.current_tasks == 1 else "s",
+                count=self.tasks.running,
+                s="" if self.tasks.running == 1 else "s",
             )
 
     def _interfaces_changed(self, verdicts: Verdicts) -> None:

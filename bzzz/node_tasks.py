@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 
 from bzzz.errors import BzzzError, LocalProtocolError
@@ -64,6 +64,10 @@ CACHE = "chunks"
 OUTPUT_QUOTA = 1 << 30
 CACHE_QUOTA = 10 << 30
 
+
+# Seconds that replicas have to hear of the attempts that are killed when the node stops. Where none
+# does, the next attempt begins when their leases are over.
+TELL_TIMEOUT = 5.0
 
 # Seconds between two looks for tasks that ended long ago.
 FORGET_EVERY = 3600.0
@@ -131,6 +135,7 @@ class NodeTasks:
         self._facts: dict[str, Facts] = {}
         self._rules: OwnerRules = EVERYTHING
         self._slots: Slots | None = None
+        self._reactor = reactor
         self._clock = BootClock(reactor)
         self._in_thread = in_thread
         self._rights = _Rights(cluster)
@@ -214,13 +219,31 @@ class NodeTasks:
         self._forgetting.start()
         self._everybody_changed()
 
+    @property
+    def running(self) -> int:
+        """Attempts here whose ends are not recorded yet."""
+        return len(self.service.worker)
+
+    def drained(self) -> Deferred[None]:
+        """Fires when there are none, which is later than when their commands have ended."""
+        return self.service.worker.drain()
+
     async def stop(self) -> None:
-        """End what runs, and do nothing more: before the mesh stops."""
+        """End what runs, tell of it, and do nothing more: before the mesh stops."""
         self._forgetting.stop()
+        self.service.worker.close()
+        await self.executor.close()
+        try:
+            await self.drained().addTimeout(TELL_TIMEOUT, self._reactor)
+        except TimeoutError:
+            self._log.warn(
+                "Nobody could be told how {count} task{s} ended",
+                count=self.running,
+                s="" if self.running == 1 else "s",
+            )
         self.service.stop()
         self.placing.stop()
         self.files.stop()
-        await self.executor.close()
 
     def routes(self) -> Sequence[Routes]:
         """The routes of the control API."""

@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from twisted.internet.defer import Deferred, succeed
 
 from bzzz.errors import LocalProtocolError
 from bzzz.mesh.capability import Count, Name
@@ -94,7 +93,6 @@ class Availability:
         # What is free, where it is known.
         self.room: Callable[[], FreeRoom | None] = lambda: None
         self._observers: list[Callable[[], None]] = []
-        self._idle: list[Deferred[None]] = []
 
     def on_change(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` after each change."""
@@ -145,24 +143,12 @@ class Availability:
         self._current -= 1
         self._last_activity = self._wall_time()
         self._changed()
-        if not self._current:
-            waiting, self._idle = self._idle, []
-            for idle in waiting:
-                idle.callback(None)
 
     def set_max_tasks(self, max_tasks: int) -> None:
         """Run at most ``max_tasks`` from now on; those that run are left to end."""
         if max_tasks != self._max_tasks:
             self._max_tasks = max_tasks
             self._changed()
-
-    def when_idle(self) -> Deferred[None]:
-        """Fires when no task runs any more, at once if none does."""
-        if not self._current:
-            return succeed(None)
-        idle: Deferred[None] = Deferred()
-        self._idle.append(idle)
-        return idle
 
     def drain(self) -> None:
         """Take nothing new."""

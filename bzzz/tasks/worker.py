@@ -135,6 +135,7 @@ class Worker:
         self._renew_at = 0.0
         self._calls: set[IDelayedCall] = set()
         self._idle: list[Deferred[None]] = []
+        self._closing = False
         self._stopped = False
 
     def __len__(self) -> int:
@@ -167,7 +168,7 @@ class Worker:
             # What was offered before was taken or refused then. To refuse it now could end an
             # attempt that runs.
             return Taken()
-        if self._stopped:
+        if self._closing or self._stopped:
             return Refused("the node stops")
         if task in self._attempts:
             return Refused("an older attempt of the task has not ended here yet")
@@ -206,8 +207,15 @@ class Worker:
         elif attempt.phase is _Phase.PREPARING:
             self._end(attempt, End.CANCELLED, reason="it was cancelled before it began")
 
+    def close(self) -> None:
+        """Begin nothing more: the executor is about to kill what runs, which is told as lost."""
+        self._closing = True
+        for attempt in [*self._attempts.values()]:
+            if attempt.phase is _Phase.PREPARING:
+                self._end(attempt, End.LOST, reason="the node stopped before it could begin")
+
     def drain(self) -> Deferred[None]:
-        """Fires when no attempt is left."""
+        """Fires when no attempt is left, and the ends of all are recorded."""
         idle: Deferred[None] = Deferred()
         self._idle.append(idle)
         self._look_idle()

@@ -48,17 +48,6 @@ class AvailabilityTests(SynchronousTestCase):
         self.availability.set_max_tasks(0)
         self.assertEqual(self.state(), ("busy", False))
 
-    def test_idle(self) -> None:
-        """Whoever waits for the end of all tasks hears of it, at once if none runs."""
-        self.successResultOf(self.availability.when_idle())
-        self.availability.task_started()
-        self.availability.task_started()
-        idle = self.availability.when_idle()
-        self.availability.task_ended()
-        self.assertNoResult(idle)
-        self.availability.task_ended()
-        self.successResultOf(idle)
-
     def test_too_many_ends(self) -> None:
         """An end without a start is a bug on this side, and is not counted."""
         with self.assertRaises(LocalProtocolError):

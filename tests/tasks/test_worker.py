@@ -557,6 +557,26 @@ class StopTests(WorkerCase):
         for each in drained:
             self.successResultOf(each)
 
+    def test_close(self) -> None:
+        """What had not begun is told as lost, as is what the executor kills; nothing is taken."""
+        self.begin()
+        self.workspace.slow = True
+        self.offer(number=2)
+        self.worker.close()
+        self.assertEqual(self.offer(number=3), Refused("the node stops"))
+        drained = self.worker.drain()
+        self.executor.end(RUN, Over(Ending.STOPPED, None, "the node ends"))
+        self.workspace.go_on()
+        self.assertEqual(
+            [(each.task, each.end) for each in self.reports("walnut")],
+            [(task_id(2), End.LOST), (task_id(), End.LOST)],
+        )
+        self.assertEqual(([*self.executor.started], self.taken), ([RUN], []))
+        for each in self.peers.take(Report):
+            self.assertNoResult(drained)
+            each.answer.callback(Done())
+        self.successResultOf(drained)
+
     def test_stop(self) -> None:
         """Nothing is planned any more, whatever phase attempts are in."""
         self.begin()

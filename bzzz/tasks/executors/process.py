@@ -227,8 +227,10 @@ class ProcessExecutor:
         if isinstance(report, Started):
             self._log.debug("Run {key} is process {pid}", key=report.key, pid=report.pid)
         elif isinstance(report, Ended):
-            over = Over(Ending(report.ending), report.exit_status, report.reason)
-            self._end(running, over)
+            ending, reason = Ending(report.ending), report.reason
+            if ending is Ending.STOPPED and self._closing:
+                reason = "the node ended"
+            self._end(running, Over(ending, report.exit_status, reason))
 
     def keeper_ended(self, keeper: _Keeper, reason: str) -> None:
         """The keeper is gone, and so are the shims of its runs."""
