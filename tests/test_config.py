@@ -67,7 +67,8 @@ class ConfigTests(SynchronousTestCase):
             'listen_port = 4001\nbootstrap = ["/ip4/192.0.2.7/tcp/4001"]\nmdns = false\n'
             'capability = ["a", "b", "a"]\nspecialization = "vision"\n'
             'broadcast_interval = "500ms"\n'
-            'max_links = 3\nmax_tasks = 0\nlog_level = "debug"\n\n[label]\nrack = "a3"\n'
+            'max_links = 3\nmax_tasks = 0\nstop_timeout = "1m"\nlog_level = "debug"\n\n'
+            '[label]\nrack = "a3"\n'
         )
         config = load({}, HOME, path)
         self.assertEqual(config.name, "walnut")
@@ -77,7 +78,7 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(config.broadcast_interval, 0.5)
         self.assertEqual(dict(config.label), {"rack": "a3"})
         self.assertEqual(set(config.sources), set(KEYS))
-        self.assertEqual(config.sources["label"], f"{path}:15")
+        self.assertEqual(config.sources["label"], f"{path}:16")
         self.assertEqual(config.sources["listen_port"], f"{path}:5")
 
     def test_precedence(self) -> None:
