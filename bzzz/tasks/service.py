@@ -677,9 +677,7 @@ class TaskService:
             submissions.verify(record.signed)
         return record
 
-    def _found_workflow(
-        self, peer: PeerID, workflow: str, answer: Answer
-    ) -> WorkflowRecord | None:
+    def _found_workflow(self, peer: PeerID, workflow: str, answer: Answer) -> WorkflowRecord | None:
         """The same of a workflow.
 
         :raises RemoteProtocolError: likewise.

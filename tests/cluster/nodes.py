@@ -55,15 +55,17 @@ class _ControlConnection(http.client.HTTPConnection):
 class NodeProcess:
     """A node that can be started, killed and started again on one state directory.
 
+    :param niceness: of the process; below zero, it goes before what else the machine does.
     :ivar started: when the process was last started, in seconds since the epoch.
     """
 
-    def __init__(self, host: Host, directory: Path, *options: str) -> None:
+    def __init__(self, host: Host, directory: Path, *options: str, niceness: int = 0) -> None:
         self.host = host
         self.name = host.name
         self.directory = directory
         self.started = 0.0
         self._options = options
+        self._niceness = niceness
         self._log = directory / "log"
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +75,8 @@ class NodeProcess:
         """Start the process, with these options beside the usual ones."""
         assert self._process is None or self._process.poll() is not None, "it still runs"
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        argv = [TWISTD, "--nodaemon", "bzzz", "--name", self.name]
+        argv = ["nice", "-n", str(self._niceness)]
+        argv += [TWISTD, "--nodaemon", "bzzz", "--name", self.name]
         argv += ["--state-dir", str(self.directory / "state")]
         argv += ["--runtime-dir", str(self.directory / "run")]
         with self._log.open("ab") as output:

@@ -1,7 +1,8 @@
 """A hostile peer on the network of a real node: it is dropped, and nobody else suffers.
 
 Measured for each attack: the node's memory, and the round trips of a well-behaved peer's pings. The
-attacker yields the CPU to the node, as it would have a machine of its own.
+attacker yields the CPU to the node, as it would have a machine of its own; and the node and its
+friend go before the other tests that run at the same time, which are no part of the attack.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ SLOW_SECONDS = 13.0
 # What the machine does to a ping happens once; what an attack does to it, each time.
 TRIES = 3
 
+# Of the node and of who pings it, and of the attacker.
+FIRST = -10
+LAST = 10
+
 # Seconds in which the node may take an attacker for a peer that is still to be pinged.
 AFTER = 1.0
 
@@ -49,7 +54,7 @@ class HostileTests(SynchronousTestCase):
         self.addCleanup(network.close)
         self.friend = network.hosts["ironwood"]
         self.mallory = network.hosts["mallory"]
-        self.node = NodeProcess(network.hosts["walnut"], self.directory / "walnut")
+        self.node = NodeProcess(network.hosts["walnut"], self.directory / "walnut", niceness=FIRST)
         self.other = NodeProcess(self.friend, self.directory / "ironwood")
         self.node.start()
         self.node.listening()
@@ -62,7 +67,7 @@ class HostileTests(SynchronousTestCase):
 
     def start_pinger(self) -> None:
         address = f"/ip4/{self.node.host.address}/tcp/{self.port}/p2p/{self.peer_id}"
-        argv = [sys.executable, "-m", "tests.cluster.pinger", address]
+        argv = ["nice", "-n", str(FIRST), sys.executable, "-m", "tests.cluster.pinger", address]
         with self.pings.open("wb") as output:
             self.friend.start(argv, output, {"PYTHONPATH": str(ROOT)})
         until(lambda: self.pings.stat().st_size, 30.0, "the first ping")
@@ -85,7 +90,7 @@ class HostileTests(SynchronousTestCase):
 
     def attack(self, name: str, seconds: float) -> tuple[dict[str, Any], int]:
         """Returns what the attacker tells, and the most memory that the node had."""
-        argv = [*("nice", "-n", "10", sys.executable, "-m", "tests.cluster.attacks", name)]
+        argv = [*("nice", "-n", str(LAST), sys.executable, "-m", "tests.cluster.attacks", name)]
         argv += [self.node.host.address, self.port, str(seconds)]
         output = self.directory / name
         most = 0

@@ -146,12 +146,15 @@ class KeptTests(FollowingCase):
         self.assertEqual(self.service._watchers, {})
 
     def test_not_settled(self) -> None:
-        """An end that is not decided yet is told, and is not the end of following."""
+        """An end that no replica says is decided is told, and is not the end of following."""
         ended = self.follow(self.made, sink=False)
         self.changes(assigned(self.state_now))
         self.changes(finished(self.state_now))
         self.assertNoResult(ended)
-        self.service.driver.settled([(self.made.task, Ballot(self.counter, 0))])
+        told = [(self.made.task, Ballot(self.counter, 0))]
+        self.service.driver.settled(peer("stranger"), told)
+        self.assertNoResult(ended)
+        self.service.driver.settled(peer("acacia"), told)
         self.successResultOf(ended)
 
     def test_broken_off(self) -> None:

@@ -691,7 +691,6 @@ class FindTests(OwnerCase):
         self.assertEqual(found.state.version, 1)
 
 
-
 class AtReplicasTests(OwnerCase):
     """Changes of tasks that others keep."""
 
