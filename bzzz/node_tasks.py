@@ -36,14 +36,16 @@ from bzzz.tasks.owner_rules import EVERYTHING, OwnerRules, offered
 from bzzz.tasks.peers import SwarmPeers
 from bzzz.tasks.placement import Candidate, Wanted, suits
 from bzzz.tasks.placing import Placing
+from bzzz.tasks.reading import is_open
 from bzzz.tasks.register_store import SqliteRegisterStore
 from bzzz.tasks.requirements import Facts
 from bzzz.tasks.requirements import compile as compile_requirement
-from bzzz.tasks.service import TaskService, TaskWorld, is_open
+from bzzz.tasks.service import TaskService
 from bzzz.tasks.slots import Need, Room, Short, Slots, gpu_environment, usable_gpus
 from bzzz.tasks.submission import Submission
 from bzzz.tasks.value import TaskRecord
 from bzzz.tasks.workspace import AttemptFiles
+from bzzz.tasks.world import TaskWorld
 from bzzz.trust.cluster import Cluster
 from bzzz.trust.statements import Right
 from bzzz.web.file_routes import FileRoutes
@@ -74,7 +76,7 @@ FORGET_EVERY = 3600.0
 
 
 class _Rights:
-    """Implements :class:`bzzz.tasks.service.Trusted` by the roster.
+    """Implements :class:`bzzz.tasks.world.Trusted` by the roster.
 
     An unclaimed node runs what its owner submits to it, and nothing else.
     """

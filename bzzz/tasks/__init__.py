@@ -1,7 +1,13 @@
 """Tasks: submitted anywhere, run once in the right place, never lost (``docs/tasks.rst``).
 
 ============================================ =====================================================
-service                                      one node's tasks, composed; read it first
+service                                      one node's tasks, composed, and what its owner wants of
+                                             them; read it first
+world, interfaces, everyone                  what it needs of its node; whom it can ask
+answering, record_checks                     what others ask of it, and whether what they say may be
+kept_records, reading                        what it keeps
+finding                                      what others keep
+watching                                     who wants to know of changes
 driver, records, registers, proposer         acting for a task, through a majority of its replicas
 replica, acceptor, register_store            keeping it
 worker, leases, executors                    running an attempt, as long as its lease lasts

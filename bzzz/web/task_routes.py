@@ -60,6 +60,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
 from bzzz.errors import BzzzError
+from bzzz.tasks.finding import NoSuchTask
 from bzzz.tasks.following import Following
 from bzzz.tasks.messages import MAX_LISTED, Listed, Listing
 from bzzz.tasks.output_streams import OutputStreams
@@ -69,7 +70,7 @@ from bzzz.tasks.record import State
 from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
 from bzzz.tasks.requirements import compile as compile_requirement
-from bzzz.tasks.service import NoSuchTask, TaskService
+from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import ALPHABET, TASK, Input, Submission, SubmissionError
 from bzzz.tasks.value import TaskRecord, decode_record, peer_id
 from bzzz.tasks.workflows.record import decode_workflow, is_workflow

@@ -11,11 +11,11 @@ from bzzz.errors import StreamReset
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import record as states
 from bzzz.tasks.ballots import Ballot
+from bzzz.tasks.finding import NoSuchTask
 from bzzz.tasks.following import LAST_OUTPUT, POLL, TRY_AGAIN, Following
 from bzzz.tasks.messages import Find, Found
 from bzzz.tasks.output import NoOutput, Sink
 from bzzz.tasks.record import End, Policy, Produced, TaskState, begin
-from bzzz.tasks.service import NoSuchTask
 from bzzz.tasks.value import TaskRecord, encode_record
 from tests.tasks.fakes import name, peer, record
 from tests.tasks.test_service import ServiceCase
@@ -143,7 +143,7 @@ class KeptTests(FollowingCase):
             [("waiting", 0), ("assigned", 1), ("waiting", 1), ("assigned", 2), ("ended", 2)],
         )
         self.assertEqual(self.printed, [(1, b"first"), (2, b"second")])
-        self.assertEqual(self.service._watchers, {})
+        self.assertEqual(self.service.watched, 0)
 
     def test_not_settled(self) -> None:
         """An end that no replica says is decided is told, and is not the end of following."""
@@ -236,7 +236,7 @@ class KeptTests(FollowingCase):
             following.cancel()
             self.failureResultOf(following, CancelledError)
             self.assertEqual(self.outputs.cancelled, [self.outputs.last.ended])
-            self.assertEqual(self.service._watchers, {})
+            self.assertEqual(self.service.watched, 0)
 
     def test_no_sink(self) -> None:
         """Nobody is asked for output that is not wanted."""

@@ -20,9 +20,10 @@ from bzzz.tasks.files.fetching import Progress
 from bzzz.tasks.holding import AGAIN, ANSWER, ASK_AGAIN, FRESH, HELD, STALLED, Holding, NotHeld
 from bzzz.tasks.messages import Answer, Coming, Done, Failed, Hold, Register, Told
 from bzzz.tasks.record import begin
-from bzzz.tasks.service import SHARE_SECONDS, TaskService, TaskWorld
+from bzzz.tasks.service import SHARE_SECONDS, TaskService
 from bzzz.tasks.submission import Input, SubmissionError
 from bzzz.tasks.value import encode_record
+from bzzz.tasks.world import TaskWorld
 from tests.tasks.disks import Disk
 from tests.tasks.fakes import (
     REPLICAS,
@@ -385,7 +386,7 @@ class HoldTests(HoldingCase):
 
 
 class Everybody:
-    """Implements :class:`bzzz.tasks.service.Trusted`."""
+    """Implements :class:`bzzz.tasks.world.Trusted`."""
 
     def __init__(self) -> None:
         self.submitters = {peer(each) for each in REPLICAS}

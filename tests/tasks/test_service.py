@@ -13,12 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.calls import AnswerLost
+from bzzz.tasks import kept_records
 from bzzz.tasks import record as states
-from bzzz.tasks import service as service_module
 from bzzz.tasks import submission as submissions
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.ballots import RESERVED, Accept, Accepted, Ballot, Conflict, Prepare, Promise
+from bzzz.tasks.everyone import ANSWER_SECONDS
 from bzzz.tasks.executors.interfaces import Ending, Over
+from bzzz.tasks.finding import NoSuchTask
+from bzzz.tasks.kept_records import KEEP
 from bzzz.tasks.messages import (
     MAX_MESSAGE,
     Answer,
@@ -45,14 +48,7 @@ from bzzz.tasks.messages import (
 )
 from bzzz.tasks.record import End, Outcome, Policy, State, TaskState, begin
 from bzzz.tasks.registers import NoMajority
-from bzzz.tasks.service import (
-    ANSWER_SECONDS,
-    CREATE_SECONDS,
-    KEEP,
-    NoSuchTask,
-    TaskService,
-    TaskWorld,
-)
+from bzzz.tasks.service import CREATE_SECONDS, TaskService
 from bzzz.tasks.submission import (
     SignedSubmission,
     Submission,
@@ -61,6 +57,7 @@ from bzzz.tasks.submission import (
     submitted_at,
 )
 from bzzz.tasks.value import TaskRecord, encode_record
+from bzzz.tasks.world import TaskWorld
 from tests.tasks.disks import Disk
 from tests.tasks.fakes import (
     FakeExecutor,
@@ -81,7 +78,7 @@ T = TypeVar("T")
 
 
 class Rights:
-    """Implements :class:`bzzz.tasks.service.Trusted`."""
+    """Implements :class:`bzzz.tasks.world.Trusted`."""
 
     def __init__(self, *machines: str) -> None:
         self.all = {peer(each) for each in machines}
@@ -938,7 +935,7 @@ class AnswerTests(ServiceCase):
     def test_long_reason(self) -> None:
         """A reason is cut where a message could not have it: the peer would take it for an
         offence."""
-        self.patch(service_module, "NoSuchTask", lambda words: NoSuchTask("x" * 5000))
+        self.patch(kept_records, "NoSuchTask", lambda words: NoSuchTask("x" * 5000))
         answer = self.ask("hazel", Report(TASK, 1, End.DONE, 0))
         assert isinstance(answer, Failed)
         self.assertEqual(len(answer.reason), 2000)

@@ -317,7 +317,7 @@ class SubmitTests(TaskRouteCase):
         task = answer.lines()[0]["task"]
         answer.disconnect()
         self.assertEqual(len(self.outputs.cancelled), 1)
-        self.assertEqual(self.service._watchers, {})
+        self.assertEqual(self.service.watched, 0)
         self.over()
         self.assertEqual(self.ask("GET", f"tasks/{task}").json()["state"], "done")
 

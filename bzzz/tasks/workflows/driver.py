@@ -23,6 +23,7 @@ from bzzz.tasks import submission as submissions
 from bzzz.tasks.ballots import RESERVED
 from bzzz.tasks.driver import CHANGE_SECONDS, CHECK, PATIENCE, Driver
 from bzzz.tasks.interfaces import Peers
+from bzzz.tasks.messages import Cancel, Retry
 from bzzz.tasks.record import Outcome, TaskState
 from bzzz.tasks.records import NoRecord, Records
 from bzzz.tasks.submission import Submission, SubmissionError
@@ -204,6 +205,15 @@ class WorkflowDriver:
         return await self._change(
             record, lambda progress: progresses.retry(record.plan, progress, round_)
         )
+
+    async def change(self, record: WorkflowRecord, request: Cancel | Retry) -> WorkflowRecord:
+        """Do either, as a member has asked for it.
+
+        :raises BzzzError: likewise.
+        """
+        if isinstance(request, Cancel):
+            return await self.cancel(record)
+        return await self.retry(record, request.token)
 
     # -- inside
 

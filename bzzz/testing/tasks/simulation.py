@@ -19,10 +19,12 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.net.background import in_background
 from bzzz.tasks.executors.interfaces import Run
 from bzzz.tasks.messages import Refused
+from bzzz.tasks.reading import is_open
 from bzzz.tasks.record import Produced, State
-from bzzz.tasks.service import TaskService, TaskWorld, is_open
+from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import Submission
 from bzzz.tasks.value import TaskRecord, decode_record
+from bzzz.tasks.world import TaskWorld
 from bzzz.testing.clock import NodeClock, SimReactor
 from bzzz.testing.tasks.disk import Platter, SimDisk
 from bzzz.testing.tasks.executor import SimExecutor
@@ -51,7 +53,7 @@ PEACE = 240.0
 
 
 class _Everybody:
-    """Implements :class:`bzzz.tasks.service.Trusted`: all nodes are members with all rights."""
+    """Implements :class:`bzzz.tasks.world.Trusted`: all nodes are members with all rights."""
 
     def __init__(self, peers: Collection[PeerID]) -> None:
         self._peers = peers

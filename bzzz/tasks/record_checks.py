@@ -1,0 +1,147 @@
+"""What members say of tasks, and whether it may be so: signatures, rights, whose a record is.
+
+Enters: records that peers propose or tell. Leaves: nothing, or an error. docs/tasks.rst, "On the
+wire".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from bzzz.errors import RemoteProtocolError
+from bzzz.identity.peer_id import PeerID
+from bzzz.tasks import submission as submissions
+from bzzz.tasks.ballots import Accept
+from bzzz.tasks.messages import Answer, Found
+from bzzz.tasks.reading import LastRead
+from bzzz.tasks.submission import SignedSubmission, Submission
+from bzzz.tasks.value import TaskRecord, decode_record, peer_id
+from bzzz.tasks.workflows.record import (
+    WorkflowRecord,
+    decode_workflow,
+    is_workflow,
+    verify_workflow,
+)
+from bzzz.tasks.world import Trusted
+
+__all__ = ["RecordChecks"]
+
+# Submissions whose signature is remembered as good: those of tasks that change often.
+MAX_VERIFIED: Final = 10_000
+
+
+class RecordChecks:
+    """The checks of one node.
+
+    :param known: the newest record of a task that is driven here.
+    :param known_workflow: the same of a workflow.
+    """
+
+    def __init__(
+        self,
+        own: PeerID,
+        trusted: Trusted,
+        reading: LastRead,
+        known: Callable[[str], TaskRecord | None],
+        known_workflow: Callable[[str], WorkflowRecord | None],
+    ) -> None:
+        self._own_text = str(own)
+        self._trusted = trusted
+        self._reading = reading
+        self._known = known
+        self._known_workflow = known_workflow
+        self._verified: OrderedDict[bytes, None] = OrderedDict()
+
+    def remember(self, signed: SignedSubmission) -> None:
+        """A submission's signature is good."""
+        self._verified[_digest(signed)] = None
+        if len(self._verified) > MAX_VERIFIED:
+            self._verified.popitem(last=False)
+
+    def check_right(self, peer: PeerID) -> None:
+        """See that a member may change tasks.
+
+        :raises RemoteProtocolError: it may not.
+        """
+        if not self._trusted.may_submit(peer):
+            raise RemoteProtocolError(f"{peer} may not change tasks: its role does not allow it")
+
+    def check_accept(self, peer: PeerID, task: str, request: Accept) -> None:
+        """See that a value is one that this replica may be asked to keep.
+
+        :raises RemoteProtocolError: it is not.
+        """
+        if is_workflow(request.value):
+            known = self._known_workflow(task)
+            workflow = decode_workflow(request.value, known=known)
+            self._check_place(peer, request, workflow.workflow, task, workflow.submission.replicas)
+            if known is None or known.signed != workflow.signed:
+                verify_workflow(workflow.signed)
+                self.check_right(peer_id(workflow.submission.origin))
+            return
+        record = self._reading.read(request.value)
+        submission = record.submission
+        self._check_place(peer, request, submission.task, task, submission.replicas)
+        self._check_signed(record.signed, submission)
+
+    def found(self, peer: PeerID, task: str, answer: Answer) -> TaskRecord | None:
+        """What a member has told of a task; None where it has told of none.
+
+        Whether its origin may submit now is not looked at: it could when its replicas took it.
+
+        :raises RemoteProtocolError: it is no record of the task, or not the member's to tell.
+        """
+        if not isinstance(answer, Found) or answer.record is None or is_workflow(answer.record):
+            return None
+        record = decode_record(answer.record)
+        _check_told(peer, record.task, task, record.submission.replicas)
+        if _digest(record.signed) not in self._verified:
+            submissions.verify(record.signed)
+        return record
+
+    def found_workflow(self, peer: PeerID, workflow: str, answer: Answer) -> WorkflowRecord | None:
+        """The same of a workflow.
+
+        :raises RemoteProtocolError: likewise.
+        """
+        if not isinstance(answer, Found) or not answer.record or not is_workflow(answer.record):
+            return None
+        record = decode_workflow(answer.record)
+        _check_told(peer, record.workflow, workflow, record.submission.replicas)
+        verify_workflow(record.signed)
+        return record
+
+    def _check_place(
+        self, peer: PeerID, request: Accept, about: str, task: str, replicas: Sequence[str]
+    ) -> None:
+        if about != task:
+            raise RemoteProtocolError("a record is of another task", "record_task")
+        if self._own_text not in replicas:
+            raise RemoteProtocolError("a record is not this node's to keep", "record_replica")
+        if request.ballot.place >= len(replicas) or replicas[request.ballot.place] != str(peer):
+            raise RemoteProtocolError("a ballot is another replica's", "record_proposer")
+
+    def _check_signed(self, signed: SignedSubmission, submission: Submission) -> None:
+        known = self._known(submission.task)
+        if (known is not None and known.signed == signed) or _digest(signed) in self._verified:
+            return
+        submissions.verify(signed)
+        if not self._trusted.may_submit(peer_id(submission.origin)):
+            raise RemoteProtocolError(
+                f"{submission.origin} may not submit tasks", "submission_right"
+            )
+        self.remember(signed)
+
+
+def _digest(signed: SignedSubmission) -> bytes:
+    return hashlib.blake2b(signed.data, key=signed.signature, digest_size=16).digest()
+
+
+def _check_told(peer: PeerID, about: str, task: str, replicas: Sequence[str]) -> None:
+    if about != task:
+        raise RemoteProtocolError(f"{peer} has told of {about}, not of {task}", "found_task")
+    if str(peer) not in replicas:
+        raise RemoteProtocolError(f"{peer} does not keep the record that it tells", "found_replica")
