@@ -36,6 +36,7 @@ from bzzz.tasks.messages import (
     Stop,
     Told,
 )
+from bzzz.tasks.record import shorten
 from bzzz.tasks.record_checks import RecordChecks
 from bzzz.tasks.replica import Replica
 from bzzz.tasks.value import peer_id
@@ -131,7 +132,10 @@ class Answering:
             return Refused(f"{submission.origin} may not submit tasks", for_good=True)
         if not self._trusted.may_run(self._own):
             return Refused("its role does not let it run tasks", for_good=True)
-        return self._worker.offer(peer, offer.signed, submission, offer.token)
+        answer = self._worker.offer(peer, offer.signed, submission, offer.token)
+        if isinstance(answer, Refused):
+            return Refused(shorten(answer.reason), answer.for_good)
+        return answer
 
     async def _hold(self, peer: PeerID, request: Hold) -> Answer:
         """Keep files of a task that is to be submitted, or that was run by who has them.
@@ -152,4 +156,4 @@ class Answering:
 
 def _failed(failure: Failure) -> Answer:
     failure.trap(BzzzError)
-    return Failed(failure.getErrorMessage()[:2000])
+    return Failed(shorten(failure.getErrorMessage()))

@@ -25,6 +25,7 @@ from bzzz.tasks.files.errors import ChunkMissing
 from bzzz.tasks.files.fetching import Progress
 from bzzz.tasks.interfaces import Peers
 from bzzz.tasks.messages import Answer, Coming, Done, Failed, Hold
+from bzzz.tasks.record import shorten
 from bzzz.tasks.submission import peer_id
 
 __all__ = ["HELD", "Copied", "HeldFiles", "Holding", "NotHeld"]
@@ -197,7 +198,7 @@ class Holding:
         finally:
             if late.active():
                 late.cancel()
-        return Failed(reason[:2000]) if reason else Done()
+        return Failed(shorten(reason)) if reason else Done()
 
     # -- inside
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from bzzz.errors import RemoteProtocolError
 from bzzz.tasks.ballots import Accept, Accepted, Ballot, Conflict, NotYet, Prepare, Promise
-from bzzz.tasks.record import End, Produced
+from bzzz.tasks.record import MAX_REASON, End, Produced
 from bzzz.tasks.register_messages import MAX_VALUE, check_answer, check_request
 from bzzz.tasks.submission import MAX_FILES, TASK, SignedSubmission
 
@@ -61,7 +61,7 @@ MAX_LISTED: Final = 500
 
 Task = Annotated[str, Meta(pattern=TASK.pattern + r"\Z")]
 Token = Annotated[int, Meta(ge=0, le=1 << 53)]
-Text = Annotated[str, Meta(max_length=2000)]
+Text = Annotated[str, Meta(max_length=MAX_REASON)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Size = Annotated[int, Meta(ge=0, le=1 << 53)]

@@ -18,6 +18,7 @@ __all__ = [
     "ATTEMPTS_KEPT",
     "Attempt",
     "MAX_LOST",
+    "MAX_REASON",
     "End",
     "Outcome",
     "Policy",
@@ -31,6 +32,7 @@ __all__ = [
     "lose",
     "refuse",
     "retry",
+    "shorten",
 ]
 
 # Attempts whose end is kept with the task; of a task that has had more, the last.
@@ -40,8 +42,16 @@ ATTEMPTS_KEPT: Final = 16
 # failed, and all there is once its worker is gone.
 TAIL: Final = 2048
 
+# Characters of a reason. A person reads the first lines, and the record has room for the reasons of
+# all attempts that it keeps: register_messages.MAX_VALUE.
+MAX_REASON: Final = 2000
+
 # Lost workers after which a task is not restarted any more: it may be what they died of.
 MAX_LOST: Final = 4
+
+
+Peer = Annotated[str, Meta(max_length=128)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 
 
 class State(Enum):
@@ -89,10 +99,10 @@ class Attempt(Struct, frozen=True, omit_defaults=True):
     """
 
     token: int
-    worker: str
+    worker: Peer
     end: End
     exit_status: int | None = None
-    reason: str = ""
+    reason: Reason = ""
 
 
 class Produced(Struct, frozen=True, omit_defaults=True):
@@ -144,18 +154,18 @@ class TaskState(Struct, frozen=True, omit_defaults=True):
     state: State = State.WAITING
     token: int = 0
     version: int = 0
-    worker: str = ""
-    driver: str = ""
+    worker: Peer = ""
+    driver: Peer = ""
     failed: int = 0
     lost: int = 0
     cancel: bool = False
     outcome: Outcome | None = None
     exit_status: int | None = None
-    why: str = ""
-    by: str = ""
+    why: Reason = ""
+    by: Peer = ""
     produced: Produced | None = None
     changed: float = 0.0
-    attempts: tuple[Attempt, ...] = ()
+    attempts: Annotated[tuple[Attempt, ...], Meta(max_length=ATTEMPTS_KEPT)] = ()
 
 
 def begin(worker: str = "", driver: str = "") -> TaskState:
@@ -179,7 +189,7 @@ def refuse(state: TaskState, worker: str, token: int, reason: str) -> TaskState 
     """The worker did not begin: the task waits again, and nothing counts against it."""
     if not _current(state, token) or worker != state.worker:
         return None
-    over = Attempt(token, state.worker, End.REFUSED, reason=reason)
+    over = Attempt(token, state.worker, End.REFUSED, reason=shorten(reason))
     if state.cancel:
         return _ended(state, over, Outcome.CANCELLED)
     return _waiting(state, over, failed=state.failed)
@@ -205,7 +215,7 @@ def finish(
     """
     if end not in _OUTCOMES:
         raise ValueError(f"{end.value} is no end that a worker tells")
-    over = Attempt(token, worker, end, exit_status, reason)
+    over = Attempt(token, worker, end, exit_status, shorten(reason))
     if not _current(state, token) or worker != state.worker:
         return _stale(state, over)
     if end is End.DONE:
@@ -225,7 +235,7 @@ def lose(state: TaskState, policy: Policy, token: int, reason: str) -> TaskState
     """
     if not _current(state, token):
         return None
-    over = Attempt(token, state.worker, End.LOST, reason=reason)
+    over = Attempt(token, state.worker, End.LOST, reason=shorten(reason))
     state = msgspec.structs.replace(state, lost=state.lost + 1)
     if state.cancel:
         return _ended(state, over, Outcome.CANCELLED)
@@ -255,6 +265,12 @@ def retry(state: TaskState, token: int) -> TaskState | None:
     if state.state is not State.ENDED or state.token != token:
         return None
     return TaskState(token=state.token, version=state.version, attempts=state.attempts)
+
+
+def shorten(reason: str) -> str:
+    """As much of a reason as a record and a message have room for, in UTF-8 in any case: it may
+    have the name of a file in it."""
+    return reason[:MAX_REASON].encode(errors="replace").decode()
 
 
 _OUTCOMES: Final = {

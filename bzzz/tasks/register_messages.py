@@ -14,8 +14,10 @@ from bzzz.tasks.ballots import Accept, Answer, Ballot, Conflict, NotYet, Promise
 
 __all__ = ["MAX_VALUE", "check_answer", "check_request"]
 
-# Bytes of a record: what a task is to run with its environment, and its last attempts.
-MAX_VALUE: Final = 256 << 10
+# Bytes of a record: what a task is to run with its environment, of 128 KiB at most, and how its
+# last 16 attempts ended, with a reason of up to 8000 bytes for each. The longest that can be made
+# fits, whatever workers say: a task whose end could not be recorded would never end.
+MAX_VALUE: Final = 288 << 10
 
 # Counters go up by one with each try: one that is greater is made up. A replica keeps them in 64
 # bits.

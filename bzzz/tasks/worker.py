@@ -34,7 +34,7 @@ from bzzz.tasks.messages import (
     Taken,
 )
 from bzzz.tasks.proposer import majority
-from bzzz.tasks.record import End, Produced
+from bzzz.tasks.record import End, Produced, shorten
 from bzzz.tasks.submission import SignedSubmission, Submission
 from bzzz.tasks.value import peer_id
 
@@ -380,7 +380,7 @@ class Worker:
         attempt.phase = _Phase.REPORTING
         attempt.lost = end is End.LOST
         self._free(attempt)
-        report = Report(attempt.task, attempt.token, end, exit_status, reason[:2000], produced)
+        report = Report(attempt.task, attempt.token, end, exit_status, shorten(reason), produced)
         self._background(self._report(attempt, report), "reporting the end of an attempt")
 
     def _free(self, attempt: _Attempt) -> None:

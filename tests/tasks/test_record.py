@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.tasks.record import (
     ATTEMPTS_KEPT,
     MAX_LOST,
+    MAX_REASON,
     Attempt,
     End,
     Outcome,
@@ -97,6 +98,20 @@ class StateTests(SynchronousTestCase):
             assert refused is not None
             state = assigned("walnut", refused)
         self.assertIsNone(finish(state, TWICE, "walnut", 1, End.DONE, 0))
+
+    def test_long_words(self) -> None:
+        """Whatever a worker says, and however it says it, a record has room for it."""
+        for words in ("\U0001f41d" * 5000, "\udcff" * 5000):
+            ends = (
+                refuse(assigned(), "walnut", 1, words),
+                finish(assigned(), ONCE, "walnut", 1, End.FAILED, 1, words),
+                lose(assigned(), ONCE, 1, words),
+            )
+            for state in ends:
+                assert state is not None
+                for reason in (state.why, state.attempts[-1].reason):
+                    self.assertEqual(len(reason), MAX_REASON)
+                    self.assertLessEqual(len(reason.encode()), 4 * MAX_REASON)
 
     def test_refused(self) -> None:
         """A refusal costs nothing but the token."""

@@ -46,7 +46,7 @@ from bzzz.tasks.messages import (
     TaskCodec,
     Told,
 )
-from bzzz.tasks.record import End, Outcome, Policy, State, TaskState, begin
+from bzzz.tasks.record import MAX_REASON, End, Outcome, Policy, State, TaskState, begin
 from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.service import CREATE_SECONDS, TaskService
 from bzzz.tasks.submission import (
@@ -496,6 +496,15 @@ class OfferTests(ServiceCase):
         self.assertEqual((answer.for_good, "role" in answer.reason), (True, True))
         self.assertEqual(self.taken, set())
 
+    def test_long_refusal(self) -> None:
+        """A refusal is cut where a message could not have it."""
+        self.patch(self, "admit", lambda peer, submission: Refused("x" * 5000, for_good=True))
+        self.service = self.make()
+        self.successResultOf(self.wait(self.service.start()))
+        answer = self.offer()
+        assert isinstance(answer, Refused)
+        self.assertEqual((len(answer.reason), answer.for_good), (MAX_REASON, True))
+
     def begin(self) -> None:
         """The task's attempt runs here."""
         self.offer()
@@ -938,4 +947,4 @@ class AnswerTests(ServiceCase):
         self.patch(kept_records, "NoSuchTask", lambda words: NoSuchTask("x" * 5000))
         answer = self.ask("hazel", Report(TASK, 1, End.DONE, 0))
         assert isinstance(answer, Failed)
-        self.assertEqual(len(answer.reason), 2000)
+        self.assertEqual(len(answer.reason), MAX_REASON)
