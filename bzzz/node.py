@@ -369,6 +369,8 @@ class NodeService(Service):
         else:
             self.supervision.stopping()
         self.availability.drain()
+        # What this node gives to others it would not be there to offer, or to hear the end of.
+        self.tasks.placing.stop()
         if self.tasks.running:
             self.supervision.more_time(True)
             await self._tasks_ended()

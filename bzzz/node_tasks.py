@@ -233,6 +233,7 @@ class NodeTasks:
     async def stop(self) -> None:
         """End what runs, tell of it, and do nothing more: before the mesh stops."""
         self._forgetting.stop()
+        self.placing.stop()
         self.service.worker.close()
         await self.executor.close()
         try:
@@ -244,7 +245,6 @@ class NodeTasks:
                 s="" if self.running == 1 else "s",
             )
         self.service.stop()
-        self.placing.stop()
         self.files.stop()
 
     def routes(self) -> Sequence[Routes]:

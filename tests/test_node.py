@@ -165,6 +165,21 @@ class NodeServiceTests(SynchronousTestCase):
             ],
         )
 
+    def test_nothing_is_placed_when_it_stops(self) -> None:
+        """From the first moment on, also while what runs is waited for."""
+        order: list[str] = []
+        tasks = self.node.tasks
+        self.patch(tasks.placing, "stop", lambda: order.append("placing"))
+        self.patch(type(tasks), "running", 1)
+
+        def drained() -> Deferred[None]:
+            order.append("waiting")
+            return Deferred()
+
+        self.patch(tasks, "drained", drained)
+        Deferred.fromCoroutine(self.node._stop())
+        self.assertEqual(order, ["placing", "waiting"])
+
     def recorded(self) -> list[tuple[str, dict[str, Any]]]:
         """What the audit log is told from now on, each as the log would have it."""
         recorded: list[tuple[str, dict[str, Any]]] = []

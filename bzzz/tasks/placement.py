@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -156,6 +156,12 @@ class Outlook(Enum):
     NEVER = "never"
 
 
+_QUARANTINED: Final = {
+    Standing.NONE: "it is quarantined: tasks failed there that then succeeded elsewhere",
+    Standing.TRIAL: "it was quarantined, and has the one task that shows whether it is well",
+}
+
+
 def judge(wanted: Wanted, requirement: Requirement, candidate: Candidate) -> tuple[Unfit, ...]:
     """All that a member lacks for a task; nothing where it fits now.
 
@@ -167,8 +173,6 @@ def judge(wanted: Wanted, requirement: Requirement, candidate: Candidate) -> tup
     for what in candidate.room.lacks(wanted.need):
         if what not in lacking:
             text = too_little(what, wanted.need, candidate.room, everything)
-            if what == "tasks" and candidate.standing is Standing.ONE:
-                text = "it was quarantined, and has the one task that shows whether it is well"
             found.append(Unfit(f"{what}_free", text, never=False))
     return tuple(found)
 
@@ -182,8 +186,8 @@ def suits(wanted: Wanted, requirement: Requirement, candidate: Candidate) -> tup
         found.append(Unfit("role", "its role runs no tasks", never=True))
     if candidate.draining:
         found.append(Unfit("draining", "it is draining and takes nothing new", never=False))
-    if candidate.standing is Standing.NONE:
-        text = "it is quarantined: tasks failed there that then succeeded elsewhere"
+    text = _QUARANTINED.get(candidate.standing)
+    if text is not None:
         found.append(Unfit("quarantined", text, never=False))
     found += [Unfit("where", text, never=True) for text in explain(requirement, candidate.facts)]
     found += [
@@ -211,7 +215,7 @@ def suited(
         (not wanted.on or wanted.on == candidate.peer)
         and candidate.may_run
         and not candidate.draining
-        and candidate.standing is not Standing.NONE
+        and candidate.standing not in _QUARANTINED
         and everything.has(wanted.need)
         and evaluate(requirement, candidate.facts)
         and (

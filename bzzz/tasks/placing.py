@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from bzzz.tasks.placement import Candidate, Outlook, Unfit, Wanted, choose, judge, outlook, suited
 from bzzz.tasks.quarantine import Quarantine, Standing
-from bzzz.tasks.record import End
+from bzzz.tasks.record import Attempt, End
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.slots import Need, Room
 from bzzz.tasks.submission import Submission
@@ -104,6 +104,11 @@ class Placing:
         self._members: dict[str, _Member] = {}
         self._given: dict[str, str] = {}
         self._counted: OrderedDict[tuple[str, int], None] = OrderedDict()
+        # By task: where it is tried, as the one of a member that was in quarantine.
+        self._trials: dict[str, str] = {}
+        # Of members that the queue takes for something else than free: for what.
+        self._standings: dict[str, Standing] = {}
+        self._stopped = False
         self._look_call: IDelayedCall | None = None
         self._look_at = 0.0
 
@@ -111,7 +116,8 @@ class Placing:
         return len(self._waiting)
 
     def stop(self) -> None:
-        """Place nothing more."""
+        """Place nothing more, whatever is still wanted."""
+        self._stopped = True
         if self._look_call is not None and self._look_call.active():
             self._look_call.cancel()
         self._look_call = None
@@ -123,6 +129,7 @@ class Placing:
         told = self._describe(peer)
         if told is None:
             if self._members.pop(peer, None) is not None:
+                self._standings.pop(peer, None)
                 self._waiting.gone(peer)
             return
         member = self._members.get(peer)
@@ -130,7 +137,7 @@ class Placing:
             member = self._members[peer] = _Member(told)
         else:
             member.tell(told)
-        self._update(peer)
+        self._update(peer, said=True)
 
     def knows(self, peer: str) -> bool:
         """Whether it is known what a member can do."""
@@ -147,6 +154,8 @@ class Placing:
     def want(self, record: TaskRecord) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
         submission = record.submission
+        self._count_attempts(record)
+        self._no_trial(record.task)
         self._waiting.add(
             record.task,
             self._wanted(submission),
@@ -167,9 +176,11 @@ class Placing:
             return
         self.over(submission.task)
         self._given[submission.task] = worker
+        if self._trials.get(submission.task) != worker:
+            self._no_trial(submission.task)
         member = self._members.get(worker)
         if member is not None:
-            self._quarantine.started(worker, self._clock.seconds())
+            self._try(submission.task, worker)
             member.since[submission.task] = Need.of(submission)
             self._update(worker)
 
@@ -187,7 +198,7 @@ class Placing:
 
     def refused(self, submission: Submission, worker: str, reason: str) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
-        self._quarantine.not_started(worker)
+        self._no_trial(submission.task)
         self._waiting.avoid(worker, self._clock.seconds() + AVOID)
         self._log.debug(
             "{worker} has refused task {task}: {reason}",
@@ -197,39 +208,17 @@ class Placing:
         )
 
     def ended(self, record: TaskRecord) -> None:
-        """Count how a task's last attempt ended, for or against its worker."""
-        attempts = record.state.attempts
-        if not attempts or (record.task, attempts[-1].token) in self._counted:
-            return
-        last = attempts[-1]
-        self._counted[record.task, last.token] = None
-        if len(self._counted) > MAX_COUNTED:
-            self._counted.popitem(last=False)
-        now = self._clock.seconds()
-        caught: Sequence[str] = ()
-        if last.end in (End.FAILED, End.TIMED_OUT):
-            on_trial = self._quarantine.standing(last.worker, now) is Standing.ONE
-            self._quarantine.failed(record.task, last.worker, now)
-            caught = (last.worker,) if on_trial else ()
-        elif last.end is End.DONE:
-            caught = self._quarantine.succeeded(record.task, last.worker, now)
-        if record.has_ended and last.end is not End.DONE:
+        """Count how a task's attempts ended, for or against their workers."""
+        self._count_attempts(record)
+        if record.has_ended:
+            self._no_trial(record.task)
             self._quarantine.ended(record.task)
-        for peer in caught:
-            self._log.warn(
-                "{name} ({peer}) gets no tasks for {seconds:.0f} s: tasks failed there that"
-                " succeeded elsewhere",
-                name=self._name_of(peer),
-                peer=peer,
-                seconds=(self._quarantine.until(peer, now) or now) - now,
-            )
-            self._update(peer)
 
     # -- for who submits
 
     def suggest(self, submission: Submission) -> str:
-        """Who takes a new task now; "" where others wait, or nobody fits."""
-        if len(self._waiting):
+        """Who takes a new task now; "" where the queue has to say."""
+        if len(self._waiting) or self._stopped:
             return ""
         wanted = self._wanted(submission)
         requirement = compile_requirement(submission.where)
@@ -241,7 +230,11 @@ class Placing:
             ):
                 fitting.append(candidate)
         chosen = choose(fitting, self._rng)
-        return "" if chosen is None else chosen.peer
+        if chosen is None or chosen.standing is Standing.ONE:
+            # It would be given to others as well until this one is recorded; the queue sees to
+            # that.
+            return ""
+        return chosen.peer
 
     def why(self, submission: Submission) -> Sequence[tuple[Candidate, tuple[Unfit, ...]]]:
         """For each member what it lacks for a task; nothing where it fits."""
@@ -274,15 +267,21 @@ class Placing:
             return candidate
         return msgspec.structs.replace(candidate, standing=standing)
 
-    def _update(self, peer: str) -> None:
+    def _update(self, peer: str, *, said: bool = False) -> None:
         member = self._members.get(peer)
         if member is not None:
-            now = self._clock.seconds()
-            self._waiting.member(self._standing(peer, member.now(member.told), now))
+            candidate = self._standing(peer, member.now(member.told), self._clock.seconds())
+            if candidate.standing is Standing.FREE:
+                self._standings.pop(peer, None)
+            else:
+                self._standings[peer] = candidate.standing
+            self._waiting.member(candidate, said=said)
             if len(self._waiting):
                 self._plan(0.0)
 
     def _plan(self, seconds: float) -> None:
+        if self._stopped:
+            return
         at = self._clock.seconds() + seconds
         if self._look_call is not None and self._look_call.active():
             if self._look_at <= at:
@@ -294,12 +293,16 @@ class Placing:
     def _look(self) -> None:
         self._look_call = None
         now = self._clock.seconds()
+        for peer in tuple(self._standings):
+            self._see_standing(peer, now)
         wakes = self._quarantine.wakes_at(now)
         placed, more = self._waiting.place(now)
         for task, peer in placed:
             # It is counted as what the member was given as soon as that is decided.
             self._waiting.answered(task, peer)
+            self._try(task, peer)
             if not self._place(task, peer):
+                self._no_trial(task)
                 self._update(peer)
         if more:
             self._plan(0.0)
@@ -307,3 +310,54 @@ class Placing:
         wakes = min(self._waiting.wakes_at(), float("inf") if wakes is None else wakes)
         if len(self._waiting) and wakes < float("inf"):
             self._plan(max(0.0, wakes - now))
+
+    # -- quarantine
+
+    def _count_attempts(self, record: TaskRecord) -> None:
+        now = self._clock.seconds()
+        for attempt in record.state.attempts:
+            if (record.task, attempt.token) not in self._counted:
+                self._counted[record.task, attempt.token] = None
+                self._count(record.task, attempt, now)
+        while len(self._counted) > MAX_COUNTED:
+            self._counted.popitem(last=False)
+
+    def _count(self, task: str, attempt: Attempt, now: float) -> None:
+        caught: Sequence[str] = ()
+        if attempt.end in (End.FAILED, End.TIMED_OUT):
+            caught = self._quarantine.failed(task, attempt.worker, now)
+        elif attempt.end is End.DONE:
+            caught = self._quarantine.succeeded(task, attempt.worker, now)
+        if self._trials.get(task) == attempt.worker:
+            # A success or a failure has told; anything else has not.
+            self._no_trial(task)
+        for peer in caught:
+            self._log.warn(
+                "{name} ({peer}) gets no tasks for {seconds:.0f} s: tasks failed there that"
+                " succeeded elsewhere",
+                name=self._name_of(peer),
+                peer=peer,
+                seconds=(self._quarantine.until(peer, now) or now) - now,
+            )
+        for peer in (attempt.worker, *caught):
+            self._see_standing(peer, now)
+
+    def _see_standing(self, peer: str, now: float) -> None:
+        """Have the queue know of a member whose quarantine has begun or is over."""
+        known = self._standings.get(peer, Standing.FREE)
+        if self._quarantine.standing(peer, now) is not known:
+            self._update(peer)
+
+    def _try(self, task: str, peer: str) -> None:
+        """A member is given a task, which may be the one that shows whether it is well."""
+        now = self._clock.seconds()
+        if self._quarantine.standing(peer, now) is Standing.ONE:
+            self._quarantine.started(task, peer, now)
+            self._trials[task] = peer
+
+    def _no_trial(self, task: str) -> None:
+        """Nothing is learnt of a task any more about where it was tried."""
+        peer = self._trials.pop(task, None)
+        if peer is not None:
+            self._quarantine.not_started(task, peer)
+            self._update(peer)

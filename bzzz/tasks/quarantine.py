@@ -36,11 +36,13 @@ MAX_MEMBERS: Final = 1024
 class Standing(Enum):
     """What a member may be given.
 
-    ``FREE``: anything. ``ONE``: one task, to see. ``NONE``: nothing, until a time.
+    ``FREE``: anything. ``ONE``: one task, to see. ``TRIAL``: nothing, until that one has ended.
+    ``NONE``: nothing, until a time.
     """
 
     FREE = "free"
     ONE = "one"
+    TRIAL = "trial"
     NONE = "none"
 
 
@@ -55,8 +57,8 @@ class _Member:
         # Seconds of the quarantine that it is in, or was in last; 0 for none since it was free.
         self.length = 0.0
         self.until = 0.0
-        # When it got its one task.
-        self.trial: float | None = None
+        # Its one task, and when it got it.
+        self.trial: tuple[str, float] | None = None
 
 
 class Quarantine:
@@ -77,8 +79,8 @@ class Quarantine:
             return Standing.FREE
         if now < member.until:
             return Standing.NONE
-        if member.trial is not None and now < member.trial + TRIAL:
-            return Standing.NONE
+        if member.trial is not None and now < member.trial[1] + TRIAL:
+            return Standing.TRIAL
         return Standing.ONE
 
     def until(self, peer: str, now: float) -> float | None:
@@ -94,29 +96,32 @@ class Quarantine:
         """When the next quarantine ends; None where nobody is in one."""
         return min(self.quarantined(now).values(), default=None)
 
-    def started(self, peer: str, now: float) -> None:
-        """A member was given a task; the one, if it is to have no more."""
+    def started(self, task: str, peer: str, now: float) -> None:
+        """A member is given a task; the one, if it is to have no more."""
         if self.standing(peer, now) is Standing.ONE:
-            self._members[peer].trial = now
+            self._members[peer].trial = (task, now)
 
-    def not_started(self, peer: str) -> None:
-        """The member refused it, or the task ended by another's will: its one task is to come."""
-        member = self._members.get(peer)
-        if member is not None:
-            member.trial = None
+    def not_started(self, task: str, peer: str) -> None:
+        """The member refused it, or it ended by another's will: the one task is to come."""
+        if self._is_trial(task, peer):
+            self._members[peer].trial = None
 
-    def failed(self, task: str, peer: str, now: float) -> None:
-        """An attempt of a task failed on a member."""
+    def failed(self, task: str, peer: str, now: float) -> tuple[str, ...]:
+        """An attempt of a task failed on a member.
+
+        Those that this puts into quarantine: the member, where it was its one task.
+        """
         member = self._member(peer)
-        if member.trial is not None:
+        if self._is_trial(task, peer):
             self._quarantine(member, now)
-            return
+            return (peer,)
         places = self._failed.setdefault(task, {})
         self._failed.move_to_end(task)
         if len(places) < MAX_PLACES:
             places[peer] = member.successes
         while len(self._failed) > MAX_TASKS:
             self._failed.popitem(last=False)
+        return ()
 
     def succeeded(self, task: str, peer: str, now: float) -> tuple[str, ...]:
         """An attempt succeeded on a member: it is free, and those on which it failed are not.
@@ -148,6 +153,10 @@ class Quarantine:
     def forget(self, peer: str) -> None:
         """A member is none any more."""
         self._members.pop(peer, None)
+
+    def _is_trial(self, task: str, peer: str) -> bool:
+        member = self._members.get(peer)
+        return member is not None and member.trial is not None and member.trial[0] == task
 
     def _member(self, peer: str) -> _Member:
         member = self._members.get(peer)

@@ -179,12 +179,14 @@ class Waiting:
 
     # -- members
 
-    def member(self, candidate: Candidate) -> None:
-        """A member has come, or said something new."""
+    def member(self, candidate: Candidate, *, said: bool = True) -> None:
+        """A member has come, or something new is known of it.
+
+        :param said: whether by its own word, so that it need not be avoided any more.
+        """
         if candidate.standing is Standing.ONE:
-            # One task to see whether it is well again.
-            ran = candidate.max_tasks - candidate.room.tasks
-            one = max(0, min(candidate.room.tasks, 1 - ran))
+            # One task to see whether it is well again; what it has begun before may go on.
+            one = min(1, candidate.room.tasks)
             candidate = msgspec.structs.replace(
                 candidate, room=msgspec.structs.replace(candidate.room, tasks=one)
             )
@@ -203,7 +205,8 @@ class Waiting:
             candidate = with_room(candidate, room, candidate.offered)
         before = member.candidate
         self._set(member, candidate)
-        member.avoided = float("-inf")
+        if said:
+            member.avoided = float("-inf")
         if not candidate.same_for_all(before):
             member.offered = candidate.offered
             self._forget(member)

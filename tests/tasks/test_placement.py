@@ -151,8 +151,8 @@ class JudgeTests(SynchronousTestCase):
             ),
             (
                 wanted(),
-                member("walnut", room=Room(4.0, 8 * GIB, 0, 0), standing=Standing.ONE),
-                "tasks_free",
+                member("walnut", standing=Standing.TRIAL),
+                "quarantined",
                 "has the one task that shows whether it is well",
                 False,
             ),
@@ -452,16 +452,17 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.place(), [(1, "acacia")])
 
     def test_one_task(self) -> None:
-        """A member that comes out of quarantine gets one task until that has succeeded."""
+        """A member that comes out of quarantine gets one task, whatever it still runs, and no more
+        until that has ended."""
         self.waiting.member(member("walnut", standing=Standing.NONE))
         for number in range(3):
             self.add(number)
         self.assertEqual(self.place(), [])
-        self.waiting.member(member("walnut", standing=Standing.ONE))
-        self.assertEqual(self.place(), [(0, "walnut")])
-        self.waiting.answered(task(0), "peer-walnut")
         running = Room(3.0, 8 * GIB, 0, 3)
         self.waiting.member(member("walnut", standing=Standing.ONE, room=running))
+        self.assertEqual(self.place(), [(0, "walnut")])
+        self.waiting.answered(task(0), "peer-walnut")
+        self.waiting.member(member("walnut", standing=Standing.TRIAL, room=running))
         self.assertEqual(self.place(), [])
         self.waiting.member(member("walnut", room=running))
         self.assertEqual(self.place(), [(1, "walnut"), (2, "walnut")])
