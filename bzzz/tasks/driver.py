@@ -490,13 +490,18 @@ class Driver:
         self._act(live, self._lose(record))
 
     async def _lose(self, record: TaskRecord) -> None:
-        token = record.state.token
-        reason = "it was not heard of any more"
-        await self._change(
-            record,
-            lambda state: states.lose(state, record.policy, token, reason),
-            close=token,
-        )
+        token, worker = record.state.token, record.state.worker
+        made = False
+
+        def edit(state: TaskState) -> TaskState | None:
+            nonlocal made
+            lost = states.lose(state, record.policy, token, "it was not heard of any more")
+            made = made or lost is not None
+            return lost
+
+        await self._change(record, edit, close=token)
+        if made:
+            self._placer.lost(worker)
 
     async def _tell_stop(self, record: TaskRecord) -> None:
         try:

@@ -49,6 +49,9 @@ class Placer(Shape):
     def refused(self, submission: Submission, worker: str, reason: str) -> None:
         """A worker has refused it."""
 
+    def lost(self, worker: str) -> None:
+        """A worker was not heard of for so long that its attempt was given up."""
+
 
 class Workspace(Shape):
     """Where an attempt has its files."""

@@ -32,6 +32,12 @@ __all__ = ["Placing"]
 
 # Seconds for which a member that has refused is given nothing, if it does not say what is free.
 AVOID: Final = 1.0
+REFUSED: Final = "it refused a task a moment ago, and has not said since what is free"
+
+# The same for one that was not heard of. A link to a machine that vanished is noticed to be dead
+# within 10 s, to a process that hangs within 20.
+AVOID_SILENT: Final = 30.0
+SILENT: Final = "it was not heard of any more when it had a task, and has said nothing since"
 
 # Attempts of which it is remembered that their end was counted.
 MAX_COUNTED: Final = 10_000
@@ -199,13 +205,17 @@ class Placing:
     def refused(self, submission: Submission, worker: str, reason: str) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
         self._no_trial(submission.task)
-        self._waiting.avoid(worker, self._clock.seconds() + AVOID)
+        self._waiting.avoid(worker, self._clock.seconds() + AVOID, REFUSED)
         self._log.debug(
             "{worker} has refused task {task}: {reason}",
             worker=worker,
             task=submission.task,
             reason=reason,
         )
+
+    def lost(self, worker: str) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Placer`."""
+        self._waiting.avoid(worker, self._clock.seconds() + AVOID_SILENT, SILENT)
 
     def ended(self, record: TaskRecord) -> None:
         """Count how a task's attempts ended, for or against their workers."""
@@ -223,10 +233,12 @@ class Placing:
         wanted = self._wanted(submission)
         requirement = compile_requirement(submission.where)
         fitting = []
+        now = self._clock.seconds()
         for candidate in self._candidates():
-            everything = candidate.offered
-            if candidate.room.has(wanted.need) and suited(
-                wanted, requirement, candidate, everything
+            if (
+                candidate.room.has(wanted.need)
+                and not self._waiting.avoided(candidate.peer, now)
+                and suited(wanted, requirement, candidate, candidate.offered)
             ):
                 fitting.append(candidate)
         chosen = choose(fitting, self._rng)
@@ -243,7 +255,10 @@ class Placing:
             return self._waiting.judge(submission.task, now)
         wanted = self._wanted(submission)
         requirement = compile_requirement(submission.where)
-        return [(each, judge(wanted, requirement, each)) for each in self._candidates()]
+        return [
+            (each, judge(wanted, requirement, each) or self._waiting.avoided(each.peer, now))
+            for each in self._candidates()
+        ]
 
     def outlook(self, submission: Submission) -> Outlook:
         """What may become of a task with the members that are linked now."""

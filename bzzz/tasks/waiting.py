@@ -205,8 +205,9 @@ class Waiting:
             candidate = with_room(candidate, room, candidate.offered)
         before = member.candidate
         self._set(member, candidate)
-        if said:
+        if said and member.avoided > float("-inf"):
             member.avoided = float("-inf")
+            self._changed.add(candidate.peer)
         if not candidate.same_for_all(before):
             member.offered = candidate.offered
             self._forget(member)
@@ -247,12 +248,22 @@ class Waiting:
             self._open.discard(candidate.peer)
             self._passing.discard(candidate.peer)
 
-    def avoid(self, peer: str, until: float) -> None:
-        """A member has refused: it gets nothing until then, or until it says what is free."""
+    def avoid(self, peer: str, until: float, why: str) -> None:
+        """A member gets nothing until then, or until it says what is free.
+
+        :param why: for people; goes after the member's name.
+        """
         member = self._members.get(peer)
         if member is not None:
-            member.avoided = until
+            member.avoided, member.why_avoided = until, why
             self._avoided_until = min(self._avoided_until, until)
+
+    def avoided(self, peer: str, now: float) -> tuple[Unfit, ...]:
+        """Why a member gets nothing now, whatever it is; nothing where it does."""
+        member = self._members.get(peer)
+        if member is None or member.avoided <= now:
+            return ()
+        return (Unfit("avoided", member.why_avoided, never=False),)
 
     def answered(self, task: str, peer: str) -> None:
         """A member has answered the offer of a task: what it says from now on counts it."""
@@ -269,10 +280,8 @@ class Waiting:
         judged = []
         for member in self._members.values():
             found = judge(group.wanted, group.requirement, member.candidate)
-            if not found and member.avoided > now:
-                text = "it refused a task a moment ago, and has not said since what is free"
-                found = (Unfit("avoided", text, never=False),)
-            elif not found and not self._room(group, member).has(group.wanted.need):
+            found = found or self.avoided(member.candidate.peer, now)
+            if not found and not self._room(group, member).has(group.wanted.need):
                 oldest = member.kept.tasks[0] if member.kept is not None else ""
                 text = f"what is free is kept for task {oldest}, which has waited longer"
                 found = (Unfit("kept", text, never=False),)

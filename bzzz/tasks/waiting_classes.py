@@ -58,14 +58,16 @@ class TaskClass:
 class Member:
     """What is known of a member."""
 
-    __slots__ = ("avoided", "bit", "candidate", "kept", "offered", "offers")
+    __slots__ = ("avoided", "bit", "candidate", "kept", "offered", "offers", "why_avoided")
 
     def __init__(self, candidate: Candidate, bit: int) -> None:
         # Its room is without what was given to it since it told it.
         self.candidate = candidate
         self.offered = candidate.offered
         self.bit = bit
+        # Until when nothing is given to it, and why.
         self.avoided = float("-inf")
+        self.why_avoided = ""
         # The class for which it keeps something free.
         self.kept: TaskClass | None = None
         # What it has been given and has not answered yet, by task.

@@ -135,12 +135,14 @@ class FakePlacer:
 
     :ivar waiting: tasks that it has.
     :ivar given: workers of tasks that are assigned.
+    :ivar silent: those that were not heard of.
     """
 
     def __init__(self) -> None:
         self.waiting: list[str] = []
         self.given: dict[str, str] = {}
         self.refusals: list[tuple[str, str]] = []
+        self.silent: list[str] = []
 
     def want(self, record: TaskRecord) -> None:
         self.waiting.append(record.task)
@@ -157,6 +159,9 @@ class FakePlacer:
 
     def refused(self, submission: Submission, worker: str, reason: str) -> None:
         self.refusals.append((worker, reason))
+
+    def lost(self, worker: str) -> None:
+        self.silent.append(worker)
 
 
 class FakeRecords:

@@ -326,6 +326,8 @@ class LeaseTests(DriverCase):
         self.assertEqual(self.records.closed, [1])
         self.assertEqual((self.state.state, self.state.lost), (State.WAITING, 1))
         self.assertEqual((self.placer.waiting, self.placer.given), ([TASK], {}))
+        # Its link may seem to be there for some seconds more.
+        self.assertEqual(self.placer.silent, [name("hazel")])
 
     def test_heard_of_again(self) -> None:
         """A renewal that comes before it acts is in time."""
@@ -364,7 +366,7 @@ class LeaseTests(DriverCase):
         self.records.known[TASK] = record(ended(made.state), ballot=Ballot(6, 1))
         self.closing()
         self.assertEqual(self.state.outcome, Outcome.DONE)
-        self.assertEqual(len(self.driver), 0)
+        self.assertEqual((len(self.driver), self.placer.silent), (0, []))
 
     def test_at_most_once(self) -> None:
         """What may not run again is lost with its worker."""

@@ -403,7 +403,7 @@ class WaitingTests(SynchronousTestCase):
         """Who refused gets nothing for a while, or until it says what is free."""
         for name in ("walnut", "acacia"):
             self.waiting.member(member(name, max_tasks=100, known=facts(cpus=100)))
-        self.waiting.avoid("peer-walnut", self.now + 5)
+        self.waiting.avoid("peer-walnut", self.now + 5, "it is full")
         for number in range(10):
             self.add(number)
         self.assertEqual({peer for _, peer in self.place()}, {"acacia"})
@@ -412,13 +412,25 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.place(), [])
         self.assertEqual(self.waiting.wakes_at(), self.now + 5)
         ((_, unfits),) = self.waiting.judge(task(20), self.now)
-        self.assertEqual([unfit.code for unfit in unfits], ["avoided"])
+        self.assertEqual(unfits, (Unfit("avoided", "it is full", never=False),))
         self.now += 5
         self.assertEqual(self.place(), [(20, "walnut")])
-        self.waiting.avoid("peer-walnut", self.now + 5)
+        self.waiting.avoid("peer-walnut", self.now + 5, "it is full")
         self.add(21)
         self.waiting.member(member("walnut", max_tasks=100, known=facts(cpus=100)))
         self.assertEqual(self.place(), [(21, "walnut")])
+
+    def test_avoid_until_it_says_something(self) -> None:
+        """What waited meanwhile is placed then, though no more is free than before."""
+        walnut = member("walnut")
+        self.waiting.member(walnut)
+        self.waiting.avoid("peer-walnut", self.now + 5, "it is full")
+        self.add(1)
+        self.assertEqual(self.place(), [])
+        self.waiting.member(walnut, said=False)
+        self.assertEqual(self.place(), [])
+        self.waiting.member(walnut)
+        self.assertEqual(self.place(), [(1, "walnut")])
 
     def test_remove(self) -> None:
         """A task that was cancelled is not placed, and one that comes again is there once."""

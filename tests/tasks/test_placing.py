@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.tasks import record as states
 from bzzz.tasks.placement import Candidate
-from bzzz.tasks.placing import Placing
+from bzzz.tasks.placing import AVOID_SILENT, SILENT, Placing
 from bzzz.tasks.quarantine import FAILURES, FIRST
 from bzzz.tasks.record import End, Policy, TaskState
 from bzzz.tasks.value import TaskRecord
@@ -299,6 +299,37 @@ class RoomTests(PlacingCase):
         self.placing.member_changed(name("hazel"))
         self.clock.advance(0)
         self.assertEqual(self.given[2:], [(2, "hazel")])
+
+    def test_not_heard_of(self) -> None:
+        """Whose attempt was given up in silence gets nothing while its link seems to be there."""
+        self.want(1)
+        silent = self.given[0][1]
+        (other,) = {*MEMBERS} - {silent}
+        self.assign(1, silent)
+        self.finish(1, End.LOST)
+        self.placing.lost(name(silent))
+        self.placing.want(self.records[1])
+        self.clock.advance(0)
+        self.assertEqual(self.given[1:], [(1, other)])
+        for number in range(2, 12):
+            submission = record(None, number).submission
+            self.assertEqual(self.placing.suggest(submission), name(other))
+        told = {each.peer: unfit for each, unfit in self.placing.why(submission)}
+        self.assertEqual(told[name(other)], ())
+        self.assertEqual([unfit.text for unfit in told[name(silent)]], [SILENT])
+
+    def test_heard_of_again(self) -> None:
+        """It gets what waits for it as soon as it says something, or after a while."""
+        for wait, says in ((1.0, True), (AVOID_SILENT, False)):
+            self.given.clear()
+            self.placing.lost(name("hazel"))
+            self.want(1, on=name("hazel"))
+            self.clock.advance(wait - 0.1)
+            self.assertEqual(self.given, [])
+            if says:
+                self.placing.member_changed(name("hazel"))
+            self.clock.advance(0.1)
+            self.assertEqual(self.given, [(1, "hazel")])
 
 
 class StopTests(PlacingCase):

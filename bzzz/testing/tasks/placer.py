@@ -69,6 +69,10 @@ class SimPlacer:
         """See :class:`Placer`."""
         self._avoid[worker] = self._clock.seconds() + AVOID
 
+    def lost(self, worker: str) -> None:
+        """See :class:`Placer`."""
+        self._avoid[worker] = self._clock.seconds() + AVOID
+
     def suggest(self) -> str:
         """Who has room, or ""."""
         now = self._clock.seconds()
