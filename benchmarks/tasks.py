@@ -34,6 +34,8 @@ __all__ = ["main"]
 QUEUES = Path(__file__).parent / "peers" / "queues"
 PYTHON = QUEUES / ".venv" / "bin" / "python"
 
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
 # Programs that wait for results at one time.
 AT_ONCE = 64
 
@@ -61,7 +63,7 @@ class Nodes:
 
     def __init__(self, children: Children, place: Path, count: int, *, none: bool) -> None:
         self.places = [place / f"n{index}" for index in range(count)]
-        module = "benchmarks.peers.bzzz_tasks" if none else "twisted"
+        program = ["-m", "benchmarks.peers.bzzz_tasks"] if none else ["-c", TWISTD]
         self.processes = []
         for index, each in enumerate(self.places):
             each.mkdir(parents=True)
@@ -71,7 +73,7 @@ class Nodes:
             options += ["--log-level", "warn"]
             with (each / "log").open("wb") as log:
                 self.processes.append(
-                    children.start([sys.executable, "-m", module, *options], stdout=log, stderr=log)
+                    children.start([sys.executable, *program, *options], stdout=log, stderr=log)
                 )
         self.asks = [NodeClient(each / "run" / "control.sock") for each in self.places]
         for ask in self.asks:

@@ -6,7 +6,7 @@ last the record of its end. docs/tasks.rst, "Output".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredQueue, TimeoutError
@@ -25,6 +25,10 @@ __all__ = ["Following"]
 
 # Seconds between two looks at a task that this node does not keep.
 POLL: Final = 1.0
+
+# Seconds that an attempt runs before its output is asked for: what ends sooner mostly has it in its
+# record, and nobody sees so short a delay.
+BEGIN_OUTPUT: Final = 0.1
 
 # Seconds between two tries to get the output of an attempt, which may not have begun.
 TRY_AGAIN: Final = 0.1
@@ -132,6 +136,7 @@ class Following:
             return sink(which, data)
 
         state = record.state
+        await self._nap(BEGIN_OUTPUT)
         while True:
             try:
                 await self._outputs.get(
@@ -145,14 +150,14 @@ class Following:
             except BzzzError:
                 if self._is_over:
                     return
-                await self._nap()
+                await self._nap(TRY_AGAIN)
                 continue
             return
 
-    async def _nap(self) -> None:
-        """Until the output is asked for again: at once when the task has ended."""
+    async def _nap(self, seconds: float) -> None:
+        """Until the output is asked for: at once when the task has ended."""
         napping = self._napping = Deferred()
-        call = self._clock.callLater(TRY_AGAIN, napping.callback, None)
+        call = self._clock.callLater(seconds, napping.callback, None)
         try:
             await napping
         finally:
@@ -161,39 +166,51 @@ class Following:
                 call.cancel()
 
     async def _last_output(self, record: TaskRecord) -> None:
-        """Wait for the rest; what its worker does not tell any more is in the record, if it is
-        short."""
+        """Wait for the rest, unless the record has it; so it may when its worker does not tell it
+        any more."""
         self._is_over = True
-        if self._napping is not None:
-            self._napping.callback(None)
         if self._sink is None:
             return
         getting = self._getting
         if record.state.by and record.state.token != self._token:
             # This attempt had ended before anybody heard that it began.
+            self._received = [0, 0]
             if getting is not None:
                 getting.cancel()
-            self._received = [0, 0]
-            await self._once(record)
+            if not self._is_all_in(record):
+                await self._once(record)
+        elif getting is not None and self._is_all_in(record):
+            getting.cancel()
         elif getting is not None:
+            if self._napping is not None:
+                self._napping.callback(None)
             waiting = after(getting)
             waiting.addTimeout(LAST_OUTPUT, self._clock)
             try:
                 await waiting
             except TimeoutError:
                 getting.cancel()
-        produced = record.state.produced
-        if produced is None:
-            return
-        for place, tail, size in (
-            (0, produced.stdout, produced.stdout_size),
-            (1, produced.stderr, produced.stderr_size),
-        ):
-            missing = size - self._received[place]
+        for which, missing, tail in self._missing(record):
             if 0 < missing <= len(tail):
-                written = self._sink(place + 1, tail[-missing:])
+                written = self._sink(which, tail[-missing:])
                 if written is not None:
                     await written
+
+    def _missing(self, record: TaskRecord) -> Sequence[tuple[int, int, bytes]]:
+        """How many bytes of each output were not received, with what the record has of it."""
+        produced = record.state.produced
+        if produced is None:
+            return ()
+        return (
+            (1, produced.stdout_size - self._received[0], produced.stdout),
+            (2, produced.stderr_size - self._received[1], produced.stderr),
+        )
+
+    def _is_all_in(self, record: TaskRecord) -> bool:
+        """Whether the record has all that was not received."""
+        return record.state.produced is not None and all(
+            missing <= len(tail) for _, missing, tail in self._missing(record)
+        )
 
     async def _once(self, record: TaskRecord) -> None:
         state = record.state

@@ -4,7 +4,8 @@ Enters: submissions of attempts that are to begin, and that have ended. Leaves: 
 what was left in them. Below the directory of all of them::
 
     <task>.<token>/work      the working directory; gone when the attempt's end is recorded
-    <task>.<token>/stdout    its output, kept within the quota, the oldest go first
+    <task>.<token>/stdout    its output, kept within the quota, the oldest go first; where there is
+                             none, nothing is kept
     <task>.<token>/stderr
 
 docs/tasks.rst, "Execution".
@@ -12,9 +13,11 @@ docs/tasks.rst, "Execution".
 
 from __future__ import annotations
 
+import heapq
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from typing import Protocol as Shape
@@ -25,6 +28,7 @@ from twisted.logger import Logger
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.background import in_background
+from bzzz.tasks.batches import Batches
 from bzzz.tasks.executors.interfaces import Run
 from bzzz.tasks.record import TAIL, Produced
 from bzzz.tasks.submission import Submission
@@ -88,8 +92,9 @@ class AttemptFiles:
         files: TaskFiles,
     ) -> None:
         self._directory = directory
-        self._quota = quota
         self._in_thread = in_thread
+        self._batches = Batches(in_thread)
+        self._kept = _Kept(quota)
         self._files = files
         self._put_out: dict[Path, str] = {}
         self.share: Callable[[Submission, str], Awaitable[None]] = _not_shared
@@ -120,7 +125,7 @@ class AttemptFiles:
         if digest:
             self._files.unpin(digest)
         in_background(
-            self._in_thread(lambda: self._clean(directory)), "removing an attempt", self._log
+            self._batches(lambda: self._clean(directory)), "removing an attempt", self._log
         )
 
     # -- inside
@@ -128,7 +133,7 @@ class AttemptFiles:
     async def _prepare(self, submission: Submission, token: int, env: dict[str, str]) -> Run:
         directory = self.directory_of(submission.task, token)
         work = directory / "work"
-        await self._in_thread(lambda: _make(directory, work))
+        await self._batches(lambda: _make(directory, work))
         sources = [peer_id(each) for each in submission.replicas]
         for each in submission.inputs:
             pinned = self._files.pin(each.digest)
@@ -161,7 +166,7 @@ class AttemptFiles:
 
     async def _collect(self, submission: Submission, token: int) -> Produced:
         directory = self.directory_of(submission.task, token)
-        tails: Sequence[tuple[bytes, int]] = await self._in_thread(
+        tails: Sequence[tuple[bytes, int]] = await self._batches(
             lambda: [_tail(directory / name) for name in ("stdout", "stderr")]
         )
         (stdout, stdout_size), (stderr, stderr_size) = tails
@@ -178,33 +183,55 @@ class AttemptFiles:
     def _open(self) -> None:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            for each in self._directory.iterdir():
-                shutil.rmtree(each / "work", ignore_errors=True)
+            found = [each.path for each in os.scandir(self._directory)]
         except OSError as error:
             raise WorkspaceError(
                 f"{self._directory} cannot be used: {error.strerror}; mend that"
             ) from None
-        self._keep_quota()
+        for path in found:
+            self._clean(Path(path))
 
     def _clean(self, directory: Path) -> None:
-        shutil.rmtree(directory / "work", ignore_errors=True)
-        self._keep_quota()
+        """Remove what is not output, and the oldest output that is too much."""
+        _remove_tree(directory / "work")
+        files = [directory / name for name in ("stdout", "stderr")]
+        size = sum(map(_size, files))
+        if size:
+            self._kept.add(directory, size)
+            return
+        for each in files:
+            with suppress(OSError):
+                each.unlink()
+        _remove_tree(directory)
 
-    def _keep_quota(self) -> None:
-        """Remove the oldest output of ended attempts until the rest is within the quota."""
-        ended = []
-        for each in self._directory.iterdir():
-            if not (each / "work").exists():
-                sizes = [_size(each / name) for name in ("stdout", "stderr")]
-                # A directory takes a block, also with no output in it.
-                ended.append((each.name, sum(sizes) + 4096, each))
-        total = sum(size for _, size, _ in ended)
+
+class _Kept:
+    """The output of ended attempts, in a thread.
+
+    :param quota: bytes.
+    """
+
+    def __init__(self, quota: int) -> None:
+        self._quota = quota
+        self._total = 0
         # Their names begin with the tasks' IDs, which sort by age.
-        for _, size, each in sorted(ended):
-            if total <= self._quota:
-                break
-            shutil.rmtree(each, ignore_errors=True)
-            total -= size
+        self._oldest: list[tuple[str, int, Path]] = []
+        self._names: set[str] = set()
+
+    def add(self, directory: Path, size: int) -> None:
+        """Keep one, and remove the oldest that are too much with it."""
+        if directory.name in self._names:
+            return
+        # A directory and its files take blocks.
+        size += 4096
+        self._names.add(directory.name)
+        heapq.heappush(self._oldest, (directory.name, size, directory))
+        self._total += size
+        while self._total > self._quota:
+            name, size, oldest = heapq.heappop(self._oldest)
+            self._names.discard(name)
+            self._total -= size
+            _remove_tree(oldest)
 
 
 async def _not_shared(submission: Submission, digest: str) -> None:
@@ -219,6 +246,16 @@ def _make(directory: Path, work: Path) -> None:
         raise WorkspaceError(
             f"{error.filename or directory} cannot be made: {error.strerror}"
         ) from None
+
+
+def _remove_tree(directory: Path) -> None:
+    try:
+        # Mostly it is empty.
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _size(path: Path) -> int:

@@ -12,7 +12,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import record as states
 from bzzz.tasks.ballots import Ballot
 from bzzz.tasks.finding import NoSuchTask
-from bzzz.tasks.following import LAST_OUTPUT, POLL, TRY_AGAIN, Following
+from bzzz.tasks.following import BEGIN_OUTPUT, LAST_OUTPUT, POLL, TRY_AGAIN, Following
 from bzzz.tasks.messages import Find, Found
 from bzzz.tasks.output import NoOutput, Sink
 from bzzz.tasks.record import End, Policy, Produced, TaskState, begin
@@ -121,16 +121,21 @@ class KeptTests(FollowingCase):
         changed = record(self.state_now, ballot=Ballot(self.counter, 0))
         (self.service.driver.decided if settled else self.service.driver.learnt)(changed)
 
+    def runs(self, worker: str = "hazel") -> None:
+        """An attempt began, and it is some time since."""
+        self.changes(assigned(self.state_now, worker))
+        self.clock.advance(BEGIN_OUTPUT)
+
     def test_all(self) -> None:
         """Each record is told, each attempt's output is got from its worker, and the end is."""
         ended = self.follow(self.made)
-        self.changes(assigned(self.state_now))
+        self.runs()
         self.assertEqual(
             self.outputs.last[:4], (peer("hazel"), 1, (0, 0), True), self.outputs.asked
         )
         self.outputs.last.sink(1, b"first")
         self.changes(finished(self.state_now, End.FAILED, retries=1))
-        self.changes(assigned(self.state_now, "larch"))
+        self.runs("larch")
         self.assertEqual(self.outputs.cancelled, [self.outputs.asked[0].ended])
         self.assertEqual(self.outputs.last[:4], (peer("larch"), 2, (0, 0), True))
         self.outputs.last.sink(2, b"second")
@@ -160,7 +165,7 @@ class KeptTests(FollowingCase):
     def test_broken_off(self) -> None:
         """Output that breaks off is asked for again in a moment, from where it broke off."""
         self.follow(self.made)
-        self.changes(assigned(self.state_now))
+        self.runs()
         for out, err in ((2, 0), (5, 3)):
             self.outputs.last.sink(1, bytes(out - self.outputs.last.offsets[0]))
             if err:
@@ -177,22 +182,44 @@ class KeptTests(FollowingCase):
         """What is missing at the end is taken from the record, if the record has all of it."""
         for produced, rest in (
             (Produced(b"one two", b"e", 7, 1), [(1, b" two"), (2, b"e")]),
-            (Produced(b"two", b"", 7, 0), []),
+            (Produced(b"two", b"", 8, 0), []),
             (Produced(b"one", b"", 3, 0), []),
         ):
             self.setUp()
             ended = self.follow(self.made)
-            self.changes(assigned(self.state_now))
+            self.runs()
             self.outputs.last.sink(1, b"one")
             self.changes(finished(self.state_now, produced=produced), settled=True)
-            self.outputs.last.ended.errback(StreamReset("the worker is gone"))
+            if not rest and produced.stdout_size > 3:
+                self.outputs.last.ended.errback(StreamReset("the worker is gone"))
             self.successResultOf(ended)
             self.assertEqual(self.printed, [(1, b"one"), *rest])
+
+    def test_short(self) -> None:
+        """What ends soon and prints little is asked for nothing: its record has it."""
+        ended = self.follow(self.made)
+        self.changes(assigned(self.state_now))
+        self.clock.advance(BEGIN_OUTPUT / 2)
+        self.changes(
+            finished(self.state_now, produced=Produced(b"out", b"err", 3, 3)), settled=True
+        )
+        self.successResultOf(ended)
+        self.clock.advance(BEGIN_OUTPUT)
+        self.assertEqual(self.outputs.asked, [])
+        self.assertEqual(self.printed, [(1, b"out"), (2, b"err")])
+
+    def test_unheard_short(self) -> None:
+        """So it is with an attempt that ended before anybody heard that it began."""
+        ended = self.follow(self.made)
+        over = finished(assigned(self.state_now), produced=Produced(b"out", b"", 3, 0))
+        self.changes(over, settled=True)
+        self.successResultOf(ended)
+        self.assertEqual((self.outputs.asked, self.printed), ([], [(1, b"out")]))
 
     def test_asked_at_once(self) -> None:
         """With the end nobody waits for the next try."""
         ended = self.follow(self.made)
-        self.changes(assigned(self.state_now))
+        self.runs()
         self.outputs.last.ended.errback(NoOutput("not yet"))
         self.changes(finished(self.state_now), settled=True)
         self.assertEqual(len(self.outputs.asked), 2)
@@ -202,7 +229,7 @@ class KeptTests(FollowingCase):
     def test_late_rest(self) -> None:
         """The rest is waited for some seconds, and no longer."""
         ended = self.follow(self.made)
-        self.changes(assigned(self.state_now))
+        self.runs()
         self.changes(finished(self.state_now), settled=True)
         self.run_for(LAST_OUTPUT - 0.2)
         self.assertNoResult(ended)
@@ -214,22 +241,22 @@ class KeptTests(FollowingCase):
         """Of an attempt that ended before anybody heard that it began the output is got all the
         same, and what an attempt before it printed is not counted as this one's."""
         ended = self.follow(self.made)
-        self.changes(assigned(self.state_now))
+        self.runs()
         self.outputs.last.sink(1, b"first")
         second = assigned(finished(self.state_now, End.FAILED, retries=1), "larch")
-        self.changes(finished(second, produced=Produced(b"second", b"", 6, 0)), settled=True)
+        self.changes(finished(second, produced=Produced(b"econd", b"", 6, 0)), settled=True)
         self.assertEqual(self.outputs.cancelled, [self.outputs.asked[0].ended])
         self.assertEqual(self.outputs.last[:4], (peer("larch"), 2, (0, 0), False))
         self.outputs.last.ended.errback(NoOutput("it is gone"))
         self.successResultOf(ended)
-        self.assertEqual(self.printed, [(1, b"first"), (1, b"second")])
+        self.assertEqual(self.printed, [(1, b"first")])
 
     def test_cancelled(self) -> None:
         """Who follows no more gets no more, and nothing is left."""
         for ends in (False, True):
             self.setUp()
             following = self.follow(self.made)
-            self.changes(assigned(self.state_now))
+            self.runs()
             if ends:
                 self.changes(finished(self.state_now), settled=True)
             self.assertNoResult(following)

@@ -137,3 +137,35 @@ class AttemptFilesTests(SynchronousTestCase):
         self.successResultOf(self.workspace.prepare(wanted, 1, {}))
         produced = self.successResultOf(self.workspace.collect(wanted, 1))
         self.assertEqual((produced.outputs, self.shared, self.files.pinned), ("", [], {}))
+
+    def leave(self, number: int, size: int) -> Path:
+        """An attempt that has ended with so much output."""
+        wanted = submission()
+        self.successResultOf(self.workspace.prepare(wanted, number, {}))
+        directory = self.workspace.directory_of(wanted.task, number)
+        (directory / "work" / "file").touch()
+        (directory / "stdout").write_bytes(bytes(size))
+        self.workspace.clean(wanted.task, number)
+        return directory
+
+    def test_quota(self) -> None:
+        """The oldest output goes when there is too much, that of before a restart with it."""
+        size = (1 << 20) // 4 - 4096
+        first, second, third = (self.leave(number, size) for number in (1, 2, 3))
+        self.assertTrue(first.exists())
+        self.workspace = AttemptFiles(self.place, 1 << 20, execute, self.files)
+        self.successResultOf(self.workspace.start())
+        self.leave(4, size)
+        self.assertTrue(first.exists())
+        self.leave(5, size)
+        self.assertEqual([each.exists() for each in (first, second, third)], [False, True, True])
+
+    def test_no_output(self) -> None:
+        """Of an attempt that has printed nothing, nothing is kept."""
+        self.assertFalse(self.leave(1, 0).exists())
+        # Of one that a killed daemon has left behind neither.
+        self.successResultOf(self.workspace.prepare(submission(), 2, {}))
+        directory = self.workspace.directory_of(submission().task, 2)
+        self.assertTrue(directory.exists())
+        self.successResultOf(AttemptFiles(self.place, 1 << 20, execute, self.files).start())
+        self.assertFalse(directory.exists())
