@@ -17,6 +17,7 @@ from bzzz.tasks.acceptor import EMPTY, Kept
 from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Prepare, Request
 from bzzz.tasks.record import Outcome, State, TaskState, begin
 from bzzz.tasks.records import NoRecord, Records
+from bzzz.tasks.register_messages import MAX_VALUE
 from bzzz.tasks.register_store import Asked, answer
 from bzzz.tasks.registers import NoMajority, Registers
 from bzzz.tasks.submission import SubmissionError
@@ -199,7 +200,7 @@ class RecordsTests(SynchronousTestCase):
         """A state that no replica would take is not proposed."""
         made = self.create()
         edit = self.wait(
-            self.records.change(made, lambda state: TaskState(why="x" * (1 << 18)), 10.0)
+            self.records.change(made, lambda state: TaskState(why="x" * MAX_VALUE), 10.0)
         )
         self.failureResultOf(edit, SubmissionError)
         self.assertEqual(self.state(), made.state)
@@ -221,7 +222,7 @@ class RecordsTests(SynchronousTestCase):
         first = self.assign(made)
         # It ends at once when its turn comes, within the end of the first.
         second = self.wait(
-            self.records.change(made, lambda state: TaskState(why="x" * (1 << 18)), 10.0)
+            self.records.change(made, lambda state: TaskState(why="x" * MAX_VALUE), 10.0)
         )
         third: list[Deferred[TaskRecord]] = []
 
