@@ -170,6 +170,11 @@ class ConfigTests(SynchronousTestCase):
             " (write for example 30 or '500ms')",
             "broadcast_interval = 0": "broadcast_interval: 0 s is not between 0.1 s and 3600 s",
             "broadcast_interval = inf": "broadcast_interval: inf s is not between 0.1 s and 3600 s",
+            "max_links = 9999999999999999999999": "max_links: 9999999999999999999999 is not between"
+            " 1 and 4096",
+            f"max_links = 0x{'f' * 5000}": "max_links: a number is not between 1 and 4096",
+            f"broadcast_interval = 0x{'f' * 5000}": "broadcast_interval: a number s is not between"
+            " 0.1 s and 3600 s",
             'label = "a=b"': "label: 'a=b' is not a table (write { key = 'value' })",
             "label = {a = 1}": "label: a = 1 is not a string (write it in quotes)",
             'state_dir = "here"': "state_dir: 'here' is not an absolute path"
@@ -178,6 +183,10 @@ class ConfigTests(SynchronousTestCase):
         }.items():
             path = self.file(f"\n{text}\n")
             self.assertEqual(self.error(path), f"{path}:2: {wrong}")
+        path = self.file(f"max_links = {'9' * 5000}")
+        self.assertEqual(
+            self.error(path), f"{path}: not valid TOML: a number has thousands of digits"
+        )
         self.assertEqual(
             self.error(BZZZ_LISTEN_PORT="abc"),
             "environment BZZZ_LISTEN_PORT: 'abc' is not a whole number",

@@ -12,7 +12,7 @@ __all__ = ["seconds", "size"]
 def size(text: str, option: str) -> int:
     """Bytes: ``4GiB``, ``512M``, ``1000``.
 
-    :raises click.BadParameter: it is none.
+    :raises click.BadParameter: it is none, or more than there can be.
     """
     try:
         return amounts.size(text, option)
@@ -23,7 +23,7 @@ def size(text: str, option: str) -> int:
 def seconds(text: str, option: str) -> float:
     """Seconds: ``90s``, ``10m``, ``2h``, ``90``.
 
-    :raises click.BadParameter: it is none.
+    :raises click.BadParameter: it is none, or more than there can be.
     """
     try:
         return amounts.seconds(text, option)

@@ -346,10 +346,10 @@ def _time_of(line: Line) -> datetime.datetime:
 def _moment(text: str) -> datetime.datetime:
     """``2h``, or a time, by the clock here where it names no zone."""
     found = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if found is not None:
-        ago = datetime.timedelta(seconds=int(found[1]) * LENGTHS[found[2]])
-        return datetime.datetime.now(datetime.UTC) - ago
     try:
+        if found is not None:
+            ago = datetime.timedelta(seconds=int(found[1]) * LENGTHS[found[2]])
+            return datetime.datetime.now(datetime.UTC) - ago
         return datetime.datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
         raise click.BadParameter(

@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from bzzz.cli.client import TIMEOUT, NodeError, NoNode
+from bzzz.cli.numbers import Number
 from bzzz.cli.session import NobodyAnswers, Refusal, Session, shared
 
 __all__ = ["capabilities", "events", "peers", "status"]
@@ -23,6 +24,9 @@ WATCH_INTERVAL = 1.0
 
 # Seconds between two looks of `bzzz status --wait`.
 WAIT_INTERVAL = 0.1
+
+# Seconds: a year, as of all lengths of time that somebody gives.
+MAX_WAIT = 366 * 86400
 
 # Seconds that the completion of a peer's name may hold up the shell.
 COMPLETION_TIMEOUT = 0.5
@@ -51,7 +55,7 @@ def _complete_peer(
 @shared
 @click.option(
     "--wait",
-    type=click.FloatRange(0),
+    type=Number(0, MAX_WAIT),
     metavar="SECONDS",
     help="Wait until a node answers and has started, at most so long.",
 )

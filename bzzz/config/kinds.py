@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 from bzzz.wire.multiaddr import AddressError, Multiaddr
 
@@ -84,8 +84,18 @@ def _show(value: object) -> str:
     """A value as TOML would have it, shortened."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # a whole number of thousands of digits, written in base 16
+        return "a number"
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is one, which neither a boolean is, nor NaN."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class Text(Kind[str]):
@@ -139,7 +149,7 @@ class Whole(Kind[int]):
 
     def _in_range(self, number: int) -> int:
         if not self.least <= number <= self.most:
-            raise BadValue(f"{number} is not between {self.least} and {self.most}")
+            raise BadValue(f"{_show(number)} is not between {self.least} and {self.most}")
         return number
 
 
@@ -160,13 +170,15 @@ class Seconds(Kind[float]):
     def from_toml(self, value: object) -> float:
         if isinstance(value, str):
             return self.from_text(value)
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        if not _is_number(value):
             raise BadValue(f"{_show(value)} is not a time (write for example 30 or '500ms')")
         return float(self._in_range(value))
 
     def _in_range(self, seconds: float) -> float:
         if not self.least <= seconds <= self.most:
-            raise BadValue(f"{seconds} s is not between {self.least:g} s and {self.most:g} s")
+            raise BadValue(
+                f"{_show(seconds)} s is not between {self.least:g} s and {self.most:g} s"
+            )
         return seconds
 
 

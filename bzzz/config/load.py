@@ -121,6 +121,8 @@ def _from_file(path: Path, problems: list[str]) -> Said:
     except ValueError as error:  # TOMLDecodeError, and numbers of thousands of digits
         found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error), re.DOTALL)
         where, reason = (f"{path}:{found[2]}", found[1]) if found else (str(path), str(error))
+        if not isinstance(error, tomllib.TOMLDecodeError):
+            reason = "a number has thousands of digits"
         problems.append(f"{where}: not valid TOML: {reason}")
         return {}
     said: Said = {}

@@ -21,16 +21,28 @@ from bzzz.identity.peer_id import PeerID
 __all__ = [
     "ALPHABET",
     "ENV_NAME",
+    "MAX_CORES",
+    "MAX_COUNT",
+    "MAX_GPUS",
+    "MAX_PRIORITY",
     "MAX_REPLICAS",
+    "MAX_RETRIES",
+    "MAX_SECONDS",
     "MAX_SUBMISSION",
     "MIN_LEASE",
+    "TASK",
+    "Cores",
+    "Count",
+    "Gpus",
+    "Input",
     "Name",
     "Peer",
-    "TASK",
-    "Input",
+    "Priority",
+    "Retries",
     "SignedSubmission",
     "Submission",
     "SubmissionError",
+    "Timeout",
     "new_task_id",
     "peer_id",
     "read",
@@ -50,6 +62,10 @@ MIN_LEASE: Final = 0.5
 MAX_LEASE: Final = 600.0
 MAX_SECONDS: Final = 366 * 86400.0
 MAX_COUNT: Final = 1 << 53
+MAX_CORES: Final = 65536
+MAX_GPUS: Final = 64
+MAX_RETRIES: Final = 1000
+MAX_PRIORITY: Final = 1000
 
 # Words of a command line, variables, files: what a person or a program of theirs writes.
 MAX_WORDS: Final = 4096
@@ -67,6 +83,11 @@ Peer = Annotated[str, Meta(max_length=128)]
 Name = Annotated[str, Meta(max_length=128)]
 Text = Annotated[str, Meta(max_length=MAX_SUBMISSION)]
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Cores = Annotated[float, Meta(ge=0, le=MAX_CORES)]
+Gpus = Annotated[int, Meta(ge=0, le=MAX_GPUS)]
+Timeout = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
+Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
+Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 
 
 class SubmissionError(BzzzError):
@@ -123,13 +144,13 @@ class Submission(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
     env: Annotated[dict[str, Text], Meta(max_length=MAX_WORDS)] = {}
     where: Annotated[str, Meta(max_length=4096)] = ""
     on: Peer = ""
-    cpus: Annotated[float, Meta(ge=0, le=65536)] = 1.0
+    cpus: Cores = 1.0
     memory: Count = 0
-    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
-    timeout: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] = 0.0
-    retries: Annotated[int, Meta(ge=0, le=1000)] = 0
+    gpus: Gpus = 0
+    timeout: Timeout = 0.0
+    retries: Retries = 0
     restart: bool = True
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    priority: Priority = 0
     lease: Annotated[float, Meta(ge=MIN_LEASE, le=MAX_LEASE)] = 3.0
     profile: Annotated[str, Meta(max_length=64)] = "default"
     inputs: Annotated[tuple[Input, ...], Meta(max_length=MAX_FILES)] = ()

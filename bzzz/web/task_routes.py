@@ -71,7 +71,19 @@ from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.submission import ALPHABET, TASK, Input, Submission, SubmissionError
+from bzzz.tasks.submission import (
+    ALPHABET,
+    TASK,
+    Cores,
+    Count,
+    Gpus,
+    Input,
+    Priority,
+    Retries,
+    Submission,
+    SubmissionError,
+    Timeout,
+)
 from bzzz.tasks.value import TaskRecord, decode_record, peer_id
 from bzzz.tasks.workflows.record import decode_workflow, is_workflow
 from bzzz.web.credentials import Credentials
@@ -104,13 +116,13 @@ class Wanted(Body, frozen=True):
     env: Mapping[str, str] = {}
     where: str = ""
     on: str = ""
-    cpus: Annotated[float, Meta(ge=0)] = 1.0
-    memory: Annotated[int, Meta(ge=0)] = 0
-    gpus: Annotated[int, Meta(ge=0)] = 0
-    timeout: Annotated[float, Meta(ge=0)] = 0.0
-    retries: Annotated[int, Meta(ge=0)] = 0
+    cpus: Cores = 1.0
+    memory: Count = 0
+    gpus: Gpus = 0
+    timeout: Timeout = 0.0
+    retries: Retries = 0
     restart: bool = True
-    priority: int = 0
+    priority: Priority = 0
     profile: str = "default"
     inputs: tuple[Input, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -199,7 +211,7 @@ class TaskRoutes:
 
     async def tasks(self, request: IRequest) -> dict[str, object]:
         limit = argument(request, b"limit") or str(LISTED)
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_LISTED):
+        if re.fullmatch(r"[0-9]{1,4}", limit) is None or not 1 <= int(limit) <= MAX_LISTED:
             raise Refusal(400, "bad_argument", f"limit={limit} is not from 1 to {MAX_LISTED}")
         listing = Listing(
             before=_id_or_beginning(request, b"before"),

@@ -357,7 +357,7 @@ class ShowTests(AuditCommandTests):
         self.write()
         for since, count in (("2h", 1), ("30m", 0), ("1d", 2), ("99999s", 2)):
             self.assertEqual(len(self.show("--since", since)), count, since)
-        for wrong in ("yesterday", "2w", "", "h"):
+        for wrong in ("yesterday", "2w", "", "h", "999999d"):
             result = self.run_command("audit", "show", "--since", wrong)
             self.assertEqual(result.exit_code, 2)
             self.assertIn("is neither a length of time such as 2h", result.stderr)

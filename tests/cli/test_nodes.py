@@ -210,6 +210,13 @@ class NodeCommandTests(CommandTests):
         self.assertIn("connected", self.output("status", "--wait", "5"))
         self.assertEqual(len(waited), 2)
 
+    def test_wait_for_no_number(self) -> None:
+        """What is no number, or more than a year, is a wrong option."""
+        for wrong in ("nan", "1e400", "-1", "99999999999999999999999"):
+            result = self.run_command("status", "--wait", wrong)
+            self.assertEqual(result.exit_code, 2)
+            self.assertIn("--wait", result.stderr)
+
     def test_waited_in_vain(self) -> None:
         """When the time is over the exit code is 3, and the reason is the last one."""
         moments = iter([0.0, 0.0, 1.0, 2.0])

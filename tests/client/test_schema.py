@@ -12,10 +12,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import bzzz
 from bzzz import client
-from bzzz.client import Options, Result, TaskFailed, TaskInfo
+from bzzz.client import Options, Result, TaskFailed, TaskInfo, amounts
 from bzzz.client.lines import MAX_LINE
 from bzzz.client.wanted import wanted
 from bzzz.mesh.availability import AvailabilityDocument
+from bzzz.tasks import submission
 from bzzz.tasks.output import PART
 from bzzz.tasks.submission import MAX_SUBMISSION
 from bzzz.web import schema, task_schema
@@ -81,9 +82,29 @@ class SchemaTests(SynchronousTestCase):
         ):
             some: Any = {option: text}
             self.assertEqual(wanted(["x"], some)[option], value)
-        for option, text in (("memory", "4 stones"), ("timeout", "-1s"), ("timeout", "")):
+        for option, text in (
+            ("memory", "4 stones"),
+            ("memory", "1e400"),
+            ("memory", "9" * 400),
+            ("memory", "99999999999999999999999"),
+            ("memory", "8193TiB"),
+            ("memory", 16**5000),
+            ("memory", -1),
+            ("timeout", "-1s"),
+            ("timeout", ""),
+            ("timeout", "1e999h"),
+            ("timeout", "9" * 400 + "h"),
+            ("timeout", "367d"),
+            ("timeout", float("nan")),
+            ("timeout", float("inf")),
+            ("timeout", -1),
+        ):
             wrong: Any = {option: text}
-            self.assertIn(option, str(self.assertRaises(ValueError, wanted, ["x"], wrong)))
+            said = str(self.assertRaises(ValueError, wanted, ["x"], wrong))
+            self.assertTrue(said.startswith(f"{option}="), said)
+            self.assertLess(len(said), 120)
+        self.assertEqual(amounts.size("8192TiB", "memory"), submission.MAX_COUNT)
+        self.assertEqual(amounts.seconds("366d", "timeout"), submission.MAX_SECONDS)
 
     def test_limits(self) -> None:
         """A line has room for what a node puts into one, a question for what it takes."""

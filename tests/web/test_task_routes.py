@@ -209,12 +209,31 @@ class WriteTests(TaskRouteCase):
             self.assertIn(words, self.told_why(answer))
         self.assertEqual(self.disk.kept, {})
 
+    def test_numbers(self) -> None:
+        """A number that is more than there can be is refused with the field's name, wherever it is
+        given."""
+        for path in ("tasks", "fitting"):
+            for field, values in (
+                ("cpus", ["65537", "1e5", "1e308", "-0.1"]),
+                ("memory", [str((1 << 53) + 1), str(1 << 63), "1.5"]),
+                ("gpus", ["65"]),
+                ("timeout", ["31622401", "1e308"]),
+                ("retries", ["1001"]),
+                ("priority", ["1001", "-1001"]),
+            ):
+                for value in (*values, "1e400", "-1e400", "9" * 23, "-" + "9" * 23, "9" * 5000):
+                    body = f'{{"command": ["make"], "wait": true, "{field}": {value}}}'.encode()
+                    answer = self.ask("POST", path, body)
+                    self.assertEqual(self.refused(answer), (400, "bad_body"), (path, field, value))
+                    self.assertTrue(self.told_why(answer).startswith(f"{field}: "), value)
+                for value in ("NaN", "Infinity"):
+                    body = f'{{"command": ["make"], "{field}": {value}}}'.encode()
+                    self.assertEqual(self.refused(self.ask("POST", path, body)), (400, "bad_body"))
+        self.assertEqual(self.disk.kept, {})
+
     def test_bad_wishes(self) -> None:
         """What the body may have, and a task may not, is refused before anything is told."""
         for fields, words in (
-            ({"retries": 1001}, "retries"),
-            ({"priority": 1001}, "priority"),
-            ({"gpus": 65, "wait": True}, "gpus"),
             ({"name": "x" * 129}, "name"),
             ({"env": {"A B": "x"}}, "'A B' is no name of a variable"),
             ({"env": {"A": "x\0"}}, "zero byte"),
@@ -628,6 +647,8 @@ class ListTests(TaskRouteCase):
             "?limit=x",
             "?limit=%C2%B2",
             "?limit=99999999999",
+            "?limit=0000000015000",
+            f"?limit={'9' * 5000}",
             f"?before={'0' * 27}",
             "?since=../x",
             "?before=%00",

@@ -12,6 +12,9 @@ __all__ = ["explained"]
 
 PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
+# What Python does not read as a number.
+LONG_NUMBER: Final = re.compile(r"[0-9][0-9_]{4299,}")
+
 # What tomllib's messages begin with, and how it is said here. Others are told as they are.
 REASONS: Final = (
     ("Invalid statement", "this is neither a key with its value nor a [table]"),
@@ -49,8 +52,11 @@ def explained(message: str, text: str) -> tuple[int, int, str]:
     :param message: of the error that tomllib raised for the text.
     """
     found = PLACE.fullmatch(message)
-    if found is None:  # such as a number of thousands of digits
-        return 1, 0, message
+    if found is None:
+        number = LONG_NUMBER.search(text)
+        if number is None:
+            return 1, 0, message
+        return text.count("\n", 0, number.start()) + 1, 0, "a number has thousands of digits"
     reason = found[1]
     for start, words in REASONS:
         if reason.startswith(start):

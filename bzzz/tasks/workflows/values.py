@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from msgspec import Struct
 
@@ -166,6 +166,13 @@ def _named(most: int) -> Callable[[object], str]:
 name_of: Final = _named(MAX_NAME)
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is one, which neither a boolean is, nor NaN."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def seconds(value: object) -> float:
     """A length of time: seconds, or a number with its unit."""
     wrong = f"{show(value)} is not a time (write for example 30, '500ms' or '10m')"
@@ -174,7 +181,7 @@ def seconds(value: object) -> float:
         if found is None or (found[2] or "s") not in TIMES:
             raise BadValue(wrong)
         number = float(found[1]) * TIMES[found[2] or "s"]
-    elif isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    elif not _is_number(value):
         raise BadValue(wrong)
     else:
         number = value
@@ -216,7 +223,7 @@ def whole(least: int, most: int) -> Callable[[object], int]:
 
 
 def _cores(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if not _is_number(value):
         raise BadValue(f"{show(value)} is not a number of cores (write for example 2 or 0.5)")
     if not 0 <= value <= 65536:
         raise BadValue(f"{show(value)} is not between 0 and 65536")
