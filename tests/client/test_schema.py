@@ -82,7 +82,7 @@ class SchemaTests(SynchronousTestCase):
         ):
             some: Any = {option: text}
             self.assertEqual(wanted(["x"], some)[option], value)
-        for option, text in (
+        wrong: tuple[tuple[str, float | str], ...] = (
             ("memory", "4 stones"),
             ("memory", "1e400"),
             ("memory", "9" * 400),
@@ -98,9 +98,9 @@ class SchemaTests(SynchronousTestCase):
             ("timeout", float("nan")),
             ("timeout", float("inf")),
             ("timeout", -1),
-        ):
-            wrong: Any = {option: text}
-            said = str(self.assertRaises(ValueError, wanted, ["x"], wrong))
+        )
+        for option, given in wrong:
+            said = str(self.assertRaises(ValueError, wanted, ["x"], {option: given}))
             self.assertTrue(said.startswith(f"{option}="), said)
             self.assertLess(len(said), 120)
         self.assertEqual(amounts.size("8192TiB", "memory"), submission.MAX_COUNT)

@@ -13,10 +13,11 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks.executors.interfaces import Ending, Over
+from bzzz.tasks.following import BEGIN_OUTPUT
 from bzzz.tasks.messages import Cancel, Failed, Find, Found, Listed, Listing, TaskCodec
 from bzzz.tasks.output import NoOutput, Sink
 from bzzz.tasks.placing import Placing
-from bzzz.tasks.record import begin
+from bzzz.tasks.record import Produced, begin
 from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import TASK
 from bzzz.tasks.value import TaskRecord, encode_record
@@ -282,6 +283,7 @@ class SubmitTests(TaskRouteCase):
         self.outputs.parts = [(1, b"one\n"), (2, b"\xff")]
         answer = self.submit(name="build")
         self.assertEqual(answer.status, 200)
+        self.run_for(BEGIN_OUTPUT)
         self.assertEqual(self.events(answer), ["id", "kept", "running", "stdout", "stderr"])
         self.over(3)
         lines = answer.lines()
@@ -333,6 +335,7 @@ class SubmitTests(TaskRouteCase):
         self.outputs.wait()
         answer = self.submit()
         self.assertEqual(self.events(answer)[-1], "running")
+        self.run_for(BEGIN_OUTPUT)
         task = answer.lines()[0]["task"]
         answer.disconnect()
         self.assertEqual(len(self.outputs.cancelled), 1)
@@ -343,6 +346,7 @@ class SubmitTests(TaskRouteCase):
     def test_hang_up_at_the_end(self) -> None:
         """Who hangs up while the last of the output comes ends that, too."""
         self.outputs.wait()
+        self.workspace.produced = Produced(b"out", b"err", 4, 3)
         answer = self.submit()
         self.over()
         self.assertEqual(self.outputs.cancelled, [])
@@ -353,6 +357,7 @@ class SubmitTests(TaskRouteCase):
         """A client that does not read holds up the output, and not more than that."""
         self.outputs.wait()
         answer = self.submit()
+        self.run_for(BEGIN_OUTPUT)
         transport: Any = answer.transport
         transport.producer.pauseProducing()
         waiting = self.outputs.sink(1, bytes(1 << 17))
@@ -570,6 +575,7 @@ class OutputTests(TaskRouteCase):
 
     def test_ended(self) -> None:
         """Of one that has ended what is left, and its end."""
+        self.workspace.produced = Produced(b"ut", b"err", 3, 3)
         task = self.submitted()
         self.over()
         self.outputs.parts = [(1, b"out"), (2, b"err")]
@@ -579,12 +585,22 @@ class OutputTests(TaskRouteCase):
 
     def test_ended_and_gone(self) -> None:
         """Where its worker has it no more, the end of it is in the record."""
+        self.workspace.produced = Produced(b"ut", b"err", 3, 3)
         task = self.submitted()
         self.over()
         self.outputs.ended = fail(NoOutput("gone"))
         answer = self.output(task)
+        self.assertEqual(self.events(answer), ["stderr", "ended"])
+        self.assertEqual(base64.b64decode(answer.lines()[0]["data"]), b"err")
+
+    def test_ended_short(self) -> None:
+        """Where the record has all of it nobody is asked."""
+        task = self.submitted()
+        self.over()
+        answer = self.output(task)
         self.assertEqual(self.events(answer), ["stdout", "stderr", "ended"])
         self.assertEqual(base64.b64decode(answer.lines()[0]["data"]), b"out")
+        self.assertEqual(self.outputs.asked, [])
 
     def test_not_there(self) -> None:
         """Where it cannot be had now, that is told."""
