@@ -46,6 +46,7 @@ PURE = {"errors", "identity", "wire"}
 PURE_MODULES = {
     "net/token_bucket.py",
     "tasks/acceptor.py",
+    "tasks/askers.py",
     "tasks/ballots.py",
     "tasks/executors/keeper_messages.py",
     "tasks/files/chunk_messages.py",

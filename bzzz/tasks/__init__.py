@@ -10,6 +10,7 @@ finding                                      what others keep
 watching                                     who wants to know of changes
 driver, records, registers, proposer         acting for a task, through a majority of its replicas
 replica, acceptor, register_store            keeping it
+askers, asking                               who may ask a replica, and asking one
 worker, leases, executors                    running an attempt, as long as its lease lasts
 submission, record, value                    what was submitted, its state, both together
 messages, peers                              what members ask each other

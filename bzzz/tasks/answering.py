@@ -12,7 +12,6 @@ from twisted.python.failure import Failure
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import submission as submissions
-from bzzz.tasks.ballots import Accept
 from bzzz.tasks.driver import Driver
 from bzzz.tasks.holding import Holding
 from bzzz.tasks.kept_records import KeptRecords, found
@@ -89,9 +88,8 @@ class Answering:
         match request:
             case Register(task, what):
                 await self._kept.check_age(task)
-                if isinstance(what, Accept):
-                    self._checks.check_accept(peer, task, what)
-                return Told(await self._replica.ask(task, what))
+                asker = self._checks.asker(peer, request)
+                return Told(await self._replica.ask(task, what, asker))
             case Offer():
                 return self._offered(peer, request)
             case Stop(task, token):

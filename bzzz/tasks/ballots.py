@@ -20,6 +20,7 @@ __all__ = [
     "Prepare",
     "Promise",
     "Request",
+    "Unknown",
 ]
 
 
@@ -90,5 +91,11 @@ class NotYet(Struct, frozen=True, array_like=True, tag=6):
     seconds: float
 
 
+class Unknown(Struct, frozen=True, array_like=True, tag=7):
+    """The replica has nothing of the register, and promises nothing until it is shown a record."""
+
+    ballot: Ballot
+
+
 Request = Prepare | Accept
-Answer = Promise | Accepted | Conflict | NotYet
+Answer = Promise | Accepted | Conflict | NotYet | Unknown

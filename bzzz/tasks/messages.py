@@ -13,7 +13,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bzzz.errors import RemoteProtocolError
-from bzzz.tasks.ballots import Accept, Accepted, Ballot, Conflict, NotYet, Prepare, Promise
+from bzzz.tasks.ballots import (
+    Accept,
+    Accepted,
+    Ballot,
+    Conflict,
+    NotYet,
+    Prepare,
+    Promise,
+    Unknown,
+)
 from bzzz.tasks.record import MAX_REASON, End, Produced
 from bzzz.tasks.register_messages import MAX_VALUE, check_answer, check_request
 from bzzz.tasks.submission import MAX_FILES, TASK, SignedSubmission
@@ -68,10 +77,15 @@ Size = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Register(Struct, frozen=True, array_like=True, tag=1):
-    """To a replica: a request to the register of a task. Answered by :class:`Told`."""
+    """To a replica: a request to the register of a task. Answered by :class:`Told`.
+
+    :ivar record: with a prepare that was answered by :class:`~bzzz.tasks.ballots.Unknown`: the
+        value that the asker goes by. The replica looks at its submission only.
+    """
 
     task: Task
     request: Prepare | Accept
+    record: Value = b""
 
 
 class Renew(Struct, frozen=True, array_like=True, tag=2):
@@ -168,7 +182,7 @@ class Hold(Struct, frozen=True, array_like=True, tag=11):
 class Told(Struct, frozen=True, array_like=True, tag=1):
     """A replica's answer, of what is on its disk."""
 
-    answer: Promise | Accepted | Conflict | NotYet
+    answer: Promise | Accepted | Conflict | NotYet | Unknown
 
 
 class Granted(Struct, frozen=True, array_like=True, tag=2):
@@ -270,6 +284,8 @@ class TaskCodec:
         for _, request in requests:
             if isinstance(request, Register):
                 check_request(request.request)
+                if request.record and isinstance(request.request, Accept):
+                    raise RemoteProtocolError("an accept comes with a second record")
             elif isinstance(request, Report) and request.end is End.STALE:
                 raise RemoteProtocolError("a worker reports an end that is not its to tell")
         return requests

@@ -141,7 +141,7 @@ class Proposal:
             if isinstance(answer, NotYet):
                 self._early[place] = answer.seconds
                 self._count_refusals()
-            elif answer.closed >= self._request.close:
+            elif isinstance(answer, Promise) and answer.closed >= self._request.close:
                 self._early.pop(place, None)
                 self._refused.pop(place, None)
                 self._promises[place] = answer

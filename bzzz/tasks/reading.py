@@ -45,7 +45,10 @@ class LastRead:
         record = self.read(value)
         if record.state.state is not State.ASSIGNED:
             return None
-        return Current(record.state.token, record.state.worker, record.submission.lease)
+        submission = record.submission
+        return Current(
+            record.state.token, record.state.worker, submission.lease, submission.replicas
+        )
 
 
 def is_open(value: bytes) -> bool:

@@ -14,8 +14,9 @@ from typing import Final
 from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import submission as submissions
-from bzzz.tasks.ballots import Accept
-from bzzz.tasks.messages import Answer, Found
+from bzzz.tasks.askers import Asker, has_place, same_step, submitted
+from bzzz.tasks.ballots import Accept, Ballot
+from bzzz.tasks.messages import Answer, Found, Register
 from bzzz.tasks.reading import LastRead
 from bzzz.tasks.submission import SignedSubmission, Submission
 from bzzz.tasks.value import TaskRecord, decode_record, peer_id
@@ -69,22 +70,53 @@ class RecordChecks:
         if not self._trusted.may_submit(peer):
             raise RemoteProtocolError(f"{peer} may not change tasks: its role does not allow it")
 
-    def check_accept(self, peer: PeerID, task: str, request: Accept) -> None:
-        """See that a value is one that this replica may be asked to keep.
+    def asker(self, peer: PeerID, register: Register) -> Asker:
+        """Who asks about a register, when what has come along was found to be good.
 
         :raises RemoteProtocolError: it is not.
         """
-        if is_workflow(request.value):
+        request = register.request
+        if isinstance(request, Accept):
+            self._check_good(peer, register.task, request.ballot, request.value)
+        elif register.record:
+            self._check_good(peer, register.task, request.ballot, register.record)
+        elif str(peer) != self._own_text:
+            return Asker(str(peer), shown=False)
+        return Asker(str(peer), shown=True)
+
+    def check_promised(self, task: str, shown: bytes, value: bytes) -> None:
+        """See that a replica has promised to change what its proposer goes by.
+
+        :param shown: that.
+        :param value: what the replica has.
+        :raises RemoteProtocolError: it is another task.
+        """
+        before, after = submitted(shown), submitted(value)
+        if before.signed == after.signed:
+            return
+        if not same_step(before, after):
+            raise RemoteProtocolError(
+                f"another task has the ID {task} at a replica", "promise_of_another"
+            )
+        record = decode_record(value)
+        self._check_signed(record.signed, record.submission)
+
+    def _check_good(self, peer: PeerID, task: str, ballot: Ballot, value: bytes) -> None:
+        """See that a value's submission is good: docs/tasks.rst, "Who may ask a replica".
+
+        :raises RemoteProtocolError: it is not.
+        """
+        if is_workflow(value):
             known = self._known_workflow(task)
-            workflow = decode_workflow(request.value, known=known)
-            self._check_place(peer, request, workflow.workflow, task, workflow.submission.replicas)
+            workflow = decode_workflow(value, known=known)
+            self._check_place(peer, ballot, workflow.workflow, task, workflow.submission.replicas)
             if known is None or known.signed != workflow.signed:
                 verify_workflow(workflow.signed)
                 self.check_right(peer_id(workflow.submission.origin))
             return
-        record = self._reading.read(request.value)
+        record = self._reading.read(value)
         submission = record.submission
-        self._check_place(peer, request, submission.task, task, submission.replicas)
+        self._check_place(peer, ballot, submission.task, task, submission.replicas)
         self._check_signed(record.signed, submission)
 
     def found(self, peer: PeerID, task: str, answer: Answer) -> TaskRecord | None:
@@ -115,13 +147,13 @@ class RecordChecks:
         return record
 
     def _check_place(
-        self, peer: PeerID, request: Accept, about: str, task: str, replicas: Sequence[str]
+        self, peer: PeerID, ballot: Ballot, about: str, task: str, replicas: Sequence[str]
     ) -> None:
         if about != task:
             raise RemoteProtocolError("a record is of another task", "record_task")
         if self._own_text not in replicas:
             raise RemoteProtocolError("a record is not this node's to keep", "record_replica")
-        if request.ballot.place >= len(replicas) or replicas[request.ballot.place] != str(peer):
+        if not has_place(replicas, ballot, str(peer)):
             raise RemoteProtocolError("a ballot is another replica's", "record_proposer")
 
     def _check_signed(self, signed: SignedSubmission, submission: Submission) -> None:

@@ -57,6 +57,7 @@ class Records:
             lambda before: value if before is None else None,
             within,
             first=RESERVED if fresh else None,
+            shown=value,
         )
         return _read(decided, record)
 
@@ -77,6 +78,7 @@ class Records:
             lambda value: self._edited(value, record, edit),
             within,
             close=close,
+            shown=encode_record(record.signed, record.state),
         )
         return _read(decided, record)
 
@@ -89,6 +91,7 @@ class Records:
         *,
         close: int = 0,
         first: Ballot | None = None,
+        shown: bytes,
     ) -> Decided:
         """Change any register, one change at a time; see
         :meth:`bzzz.tasks.registers.Registers.propose`."""
@@ -100,6 +103,7 @@ class Records:
                 within,
                 close=close,
                 first=first,
+                shown=shown,
             )
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from bzzz.database import Database
 from bzzz.tasks import acceptor
 from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.askers import Asker, Denied
 from bzzz.tasks.ballots import Answer, Ballot, Prepare, Request
 
 __all__ = ["MIGRATIONS", "Answered", "Asked", "RegisterStore", "SqliteRegisterStore", "answer"]
@@ -68,17 +69,19 @@ class Asked(NamedTuple):
     """A request to the register of a task.
 
     :ivar until_closed: seconds for which the token that it is to close may be in use still.
+    :ivar asker: who asks; None: whoever it is may.
     """
 
     task: str
     request: Request
     until_closed: float = 0.0
+    asker: Asker | None = None
 
 
 class Answered(NamedTuple):
     """An answer, and what is kept since."""
 
-    answer: Answer
+    answer: Answer | Denied
     kept: Kept
 
 
@@ -183,6 +186,10 @@ class SqliteRegisterStore:
 
 def answer(kept: Kept, asked: Asked) -> Answered:
     """What a replica answers that has this, and what it has then."""
+    instead = None if asked.asker is None else asked.asker.judge(kept, asked.request)
+    if instead is not None:
+        return Answered(instead, kept)
+    told: Answer
     if isinstance(asked.request, Prepare):
         kept, told = acceptor.prepare(kept, asked.request, asked.until_closed)
     else:

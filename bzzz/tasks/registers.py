@@ -40,8 +40,9 @@ MAX_BEATEN = 1.0
 # Tasks whose next ballot this node has been promised. One that is dropped costs a round trip.
 MAX_HELD = 20_000
 
-Ask = Callable[[PeerID, str, Request], Deferred[Answer]]
-"""Asks a replica, this node among them; fails with a BzzzError if it cannot be reached or asked."""
+Ask = Callable[[PeerID, str, Request, bytes], Deferred[Answer]]
+"""Asks a replica, this node among them, and shows it a value where it has none; fails with a
+BzzzError if it cannot be reached or asked."""
 
 
 class NoMajority(BzzzError):
@@ -83,7 +84,7 @@ class Registers:
         def change(before: bytes | None) -> bytes | None:
             return value if before is None else None
 
-        decided = await self.propose(task, replicas, change, within, first=RESERVED)
+        decided = await self.propose(task, replicas, change, within, first=RESERVED, shown=value)
         return decided.value
 
     async def change(
@@ -94,6 +95,7 @@ class Registers:
         within: float,
         *,
         close: int = 0,
+        shown: bytes = b"",
     ) -> bytes | None:
         """Change a register, or read it by a change that returns None.
 
@@ -105,10 +107,11 @@ class Registers:
         :param within: seconds.
         :param close: the token that has to be closed first, 0 for none. It is waited for as long as
             ``within`` allows.
+        :param shown: a value, for replicas that have none.
         :returns: the value that was decided; None: the register is empty.
         :raises NoMajority: it is not known whether it was changed.
         """
-        decided = await self.propose(task, replicas, change, within, close=close)
+        decided = await self.propose(task, replicas, change, within, close=close, shown=shown)
         return decided.value
 
     async def propose(
@@ -120,6 +123,7 @@ class Registers:
         *,
         close: int = 0,
         first: Ballot | None = None,
+        shown: bytes = b"",
     ) -> Decided:
         """Like :meth:`change`, and tell also with which ballot the value was decided.
 
@@ -129,7 +133,7 @@ class Registers:
             before.end()
         turn = self._turns[task] = _Turn(self._clock, lambda: self._turns.pop(task, None))
         try:
-            return await self._tries(turn, task, replicas, change, within, close, first)
+            return await self._tries(turn, task, replicas, change, within, close, first, shown)
         except Exception:
             # Whoever waited does so no more, or the change cannot be made.
             turn.end()
@@ -149,6 +153,7 @@ class Registers:
         within: float,
         close: int,
         ballot: Ballot | None,
+        shown: bytes,
     ) -> Decided:
         place = replicas.index(self._own)
         deadline = self._clock.seconds() + within
@@ -161,7 +166,7 @@ class Registers:
         beaten = BEATEN
 
         def ask(place: int, request: Request) -> Deferred[Answer]:
-            return self._ask(replicas[place], task, request)
+            return self._ask(replicas[place], task, request, shown)
 
         while True:
             if ballot is None:

@@ -18,11 +18,12 @@ from twisted.python.failure import Failure
 from bzzz.database import DatabaseError
 from bzzz.errors import BzzzError
 from bzzz.tasks.acceptor import Kept
+from bzzz.tasks.askers import Asker, Denied, has_place
 from bzzz.tasks.ballots import Accepted, Answer, Prepare, Request
 from bzzz.tasks.leases import MAX_LEASE, Grants
 from bzzz.tasks.register_store import Answered, Asked, RegisterStore
 
-__all__ = ["MAX_ASKED", "Current", "Replica", "ReplicaBusy"]
+__all__ = ["MAX_ASKED", "AskerDenied", "Current", "Replica", "ReplicaBusy"]
 
 # Requests that wait for the disk. A disk that syncs writes some thousands a second, so these are
 # seconds of work, after which who asks has long asked again.
@@ -36,17 +37,23 @@ class ReplicaBusy(BzzzError):
     """Too many requests wait for this replica's disk."""
 
 
+class AskerDenied(BzzzError):
+    """Who asks may not."""
+
+
 class Current(NamedTuple):
     """The attempt that a value says is current.
 
     :ivar worker: peer ID of whom it was given to. Until it is decided, two workers may have been
         given one token.
     :ivar lease: seconds.
+    :ivar replicas: peer IDs of those that keep the task.
     """
 
     token: int
     worker: str
     lease: float
+    replicas: tuple[str, ...] = ()
 
 
 class _Live(NamedTuple):
@@ -97,16 +104,19 @@ class Replica:
             self._learn(task, kept)
             self._tell(task, kept)
 
-    def ask(self, task: str, request: Request) -> Deferred[Answer]:
+    def ask(self, task: str, request: Request, asker: Asker | None = None) -> Deferred[Answer]:
         """Answer a request. Fires when the answer may be sent.
 
-        Fails with a ReplicaBusy if too many wait, and with a DatabaseError if it is not known
-        whether it is on the disk; nothing may be answered then.
+        Fails with an AskerDenied if it may not be answered, with a ReplicaBusy if too many wait,
+        and with a DatabaseError if it is not known whether it is on the disk; nothing may be
+        answered then.
+
+        :param asker: None: whoever it is may.
         """
         if len(self._waiting) >= MAX_ASKED:
             return fail(ReplicaBusy(f"{MAX_ASKED} requests wait for the disk of this replica"))
         answered: Deferred[Answer] = Deferred()
-        self._waiting.append((Asked(task, request), answered))
+        self._waiting.append((Asked(task, request, asker=asker), answered))
         if not self._is_writing:
             self._write()
         return answered
@@ -143,20 +153,23 @@ class Replica:
 
     def _timed(self, asked: Asked) -> Asked:
         """With how long the token cannot be closed; if it can, it is granted no more."""
-        task, request, _ = asked
+        task, request, _, asker = asked
         if not isinstance(request, Prepare) or not request.close:
             return asked
         live = self._live.get(task)
         if live is None or live.current.token > request.close:
             # It grants no lease of a token that it has not heard of, or that has a successor here.
             return asked
+        if asker is not None and not has_place(live.current.replicas, request.ballot, asker.peer):
+            # It will be denied; what it wants closed is not.
+            return asked
         # A greater token is closed with all before it, of which one may be in use.
-        token, _, lease = live.current
+        token, lease = live.current.token, live.current.lease
         now = self._clock.seconds()
         until = self._grants.until_closed(task, token, min(lease, MAX_LEASE), now)
         if until == 0.0:
             self._closing[task] = max(request.close, self._closing.get(task, 0))
-        return Asked(task, request, until)
+        return Asked(task, request, until, asker)
 
     def _written(
         self, answers: list[Answered], batch: list[tuple[Asked, Deferred[Answer]]]
@@ -170,6 +183,9 @@ class Replica:
                 self._grants.grant(asked.task, begun, now)
         self._write()
         for (asked, waiting), answered in zip(batch, answers, strict=True):
+            if isinstance(answered.answer, Denied):
+                waiting.errback(AskerDenied(answered.answer.reason))
+                continue
             waiting.callback(answered.answer)
             if isinstance(answered.answer, Accepted):
                 self._tell(asked.task, answered.kept)

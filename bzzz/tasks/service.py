@@ -13,13 +13,11 @@ from typing import Final
 import msgspec
 from twisted.internet.defer import Deferred, succeed
 
-from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import submission as submissions
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.answering import Answering
-from bzzz.tasks.ballots import Answer as RegisterAnswer
-from bzzz.tasks.ballots import Request as RegisterRequest
+from bzzz.tasks.asking import Asking
 from bzzz.tasks.driver import Driver
 from bzzz.tasks.everyone import Everyone
 from bzzz.tasks.finding import Finding, NoSuchTask
@@ -32,10 +30,8 @@ from bzzz.tasks.messages import (
     Failed,
     Listed,
     Listing,
-    Register,
     Request,
     Retry,
-    Told,
 )
 from bzzz.tasks.reading import LastRead
 from bzzz.tasks.record import begin
@@ -88,8 +84,16 @@ class TaskService:
         self.placer = placer(self.place)
         self._watching: Watching[Callable[[TaskRecord, bool], object]] = Watching()
         self._watching_workflows: Watching[Callable[[WorkflowRecord], object]] = Watching()
-        self._registers = Registers(world.clock, world.rng, self.own, self._ask_register)
         self._reading = LastRead()
+        self._checks = RecordChecks(
+            self.own,
+            world.trusted,
+            self._reading,
+            self._known,
+            self._known_workflow,
+        )
+        asking = Asking(self.peers, self._checks)
+        self._registers = Registers(world.clock, world.rng, self.own, asking.ask)
         self.replica = Replica(
             world.store, world.clock, self._reading.current, self._learnt, world.disk_broken
         )
@@ -129,9 +133,7 @@ class TaskService:
             self.here,
             lambda record: self._watching_workflows.tell(record.workflow, record),
         )
-        known = (self.driver.known, self.workflows.known)
-        self._kept = KeptRecords(world.store, world.wall_time, *known)
-        self._checks = RecordChecks(self.own, world.trusted, self._reading, *known)
+        self._kept = KeptRecords(world.store, world.wall_time, self._known, self._known_workflow)
         self._finding = Finding(self.peers, self._checks)
         self._answering = Answering(
             self.own,
@@ -343,16 +345,11 @@ class TaskService:
 
     # -- inside
 
-    def _ask_register(
-        self, peer: PeerID, task: str, request: RegisterRequest
-    ) -> Deferred[RegisterAnswer]:
-        def told(answer: Answer) -> RegisterAnswer:
-            if isinstance(answer, Told):
-                return answer.answer
-            reason = answer.reason if isinstance(answer, Failed) else "an answer of another kind"
-            raise RemoteProtocolError(f"{peer} did not keep a record: {reason}")
+    def _known(self, task: str) -> TaskRecord | None:
+        return self.driver.known(task)
 
-        return self.peers.ask(peer, Register(task, request)).addCallback(told)
+    def _known_workflow(self, workflow: str) -> WorkflowRecord | None:
+        return self.workflows.known(workflow)
 
     def _learnt(self, task: str, kept: Kept) -> None:
         if kept.accepted is None:

@@ -18,6 +18,7 @@ from bzzz.tasks.ballots import (
     NotYet,
     Prepare,
     Promise,
+    Unknown,
 )
 from bzzz.tasks.messages import (
     Answer,
@@ -42,7 +43,12 @@ ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 CODEC = TaskCodec()
 BALLOTS = st.builds(Ballot, st.integers(0, MAX_COUNTER), st.integers(0, 63))
 REQUESTS = st.one_of(
-    st.builds(Register, st.just(ID), st.builds(Prepare, BALLOTS, st.integers(0, MAX_COUNTER))),
+    st.builds(
+        Register,
+        st.just(ID),
+        st.builds(Prepare, BALLOTS, st.integers(0, MAX_COUNTER)),
+        st.binary(max_size=100),
+    ),
     st.builds(
         lambda ballot, value: Register(
             ID, Accept(ballot, value, Ballot(ballot.counter + 1, ballot.place))
@@ -78,6 +84,7 @@ PROMISES = st.builds(
 ANSWERS = st.one_of(
     st.builds(Told, PROMISES),
     st.builds(Told, st.builds(Accepted, BALLOTS)),
+    st.builds(Told, st.builds(Unknown, BALLOTS)),
     st.builds(Told, st.builds(Conflict, BALLOTS, BALLOTS)),
     st.builds(Told, st.builds(NotYet, BALLOTS, st.floats(0.001, MAX_SECONDS))),
     st.builds(Failed, st.text(max_size=20)),
@@ -133,6 +140,8 @@ class MessageTests(SynchronousTestCase):
             Register(ID, Accept(RESERVED, b"x" * (MAX_VALUE + 1), Ballot(1, 0))),
             Report(ID, 1, End.STALE),
             Stop(ID, -1),
+            Register(ID, Accept(RESERVED, b"", Ballot(1, 0)), b"x"),
+            Register(ID, Prepare(Ballot(1, 0)), b"x" * (MAX_VALUE + 1)),
             Hold(ID, ()),
             Hold(ID, ("ab" * 31,)),
             Hold(ID, ("ab" * 32 + "\n",)),
@@ -150,6 +159,7 @@ class MessageTests(SynchronousTestCase):
             Promise(one, None, b"x" * (MAX_VALUE + 1), 0),
             Promise(one, None, b"", -1),
             Accepted(Ballot(0, -1)),
+            Unknown(Ballot(-1, 0)),
             Conflict(one, Ballot(0, 64)),
             NotYet(one, 0.0),
             NotYet(one, -1.0),

@@ -14,6 +14,7 @@ from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import record as states
 from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.askers import Denied
 from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Prepare, Request
 from bzzz.tasks.record import Outcome, State, TaskState, begin
 from bzzz.tasks.records import NoRecord, Records
@@ -38,6 +39,7 @@ class RecordsTests(SynchronousTestCase):
         self.slow = False
         self.waiting: list[tuple[Deferred[Answer], PeerID, str, Request]] = []
         self.requests: list[Request] = []
+        self.shown: list[bytes] = []
         self.registers = Registers(self.clock, Random(1), peer("walnut"), self.ask)
         self.records = Records(self.registers, lambda: 77.0 + self.clock.seconds())
         self.addCleanup(self.no_locks)
@@ -46,9 +48,10 @@ class RecordsTests(SynchronousTestCase):
         """Nothing is kept of tasks that nobody changes."""
         self.assertEqual(self.records._locks, {})
 
-    def ask(self, replica: PeerID, task: str, request: Request) -> Deferred[Answer]:
+    def ask(self, replica: PeerID, task: str, request: Request, shown: bytes) -> Deferred[Answer]:
         told: Deferred[Answer] = Deferred()
         self.requests.append(request)
+        self.shown.append(shown)
         self.waiting.append((told, replica, task, request))
         if not self.slow:
             self.go_on()
@@ -64,6 +67,7 @@ class RecordsTests(SynchronousTestCase):
             kept = self.kept[replica]
             answered = answer(kept.get(task, EMPTY), Asked(task, request))
             kept[task] = answered.kept
+            assert not isinstance(answered.answer, Denied)
             told.callback(answered.answer)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:

@@ -58,7 +58,7 @@ class Network:
     def start(self, place: int) -> Registers:
         """A proposer that knows nothing."""
 
-        def ask(to: PeerID, task: str, request: Request) -> Deferred[Answer]:
+        def ask(to: PeerID, task: str, request: Request, shown: bytes) -> Deferred[Answer]:
             return self._ask(place, NODES.index(to), task, request)
 
         return Registers(self.clock, Random(self.rng.random()), NODES[place], ask)
@@ -237,7 +237,7 @@ class ChangeTests(SynchronousTestCase):
     def waits(self, *waits: float | None) -> Registers:
         """A proposer whose replicas close no token before so many seconds; None: is gone."""
 
-        def ask(to: PeerID, task: str, request: Request) -> Deferred[Answer]:
+        def ask(to: PeerID, task: str, request: Request, shown: bytes) -> Deferred[Answer]:
             place = NODES.index(to)
             wait, now = waits[place], self.network.clock.seconds()
             if wait is None:

@@ -149,7 +149,7 @@ class WorkflowDriver:
     def task_changed(self, record: TaskRecord, settled: bool) -> None:
         """A task that this node keeps has a newer record."""
         live = self._live.get(record.submission.workflow)
-        if live is None:
+        if live is None or not _is_step(live, record):
             return
         live.made.add(record.task)
         if record.has_ended and settled:
@@ -180,6 +180,7 @@ class WorkflowDriver:
             lambda before: value if before is None else None,
             within,
             first=RESERVED,
+            shown=value,
         )
         if decided.value is None or decided.ballot is None:
             raise NoRecord(f"there is no record of workflow {submission.workflow}")
@@ -237,7 +238,11 @@ class WorkflowDriver:
             )
 
         decided = await self._records.propose(
-            record.workflow, record.submission.replicas, change, CHANGE_SECONDS
+            record.workflow,
+            record.submission.replicas,
+            change,
+            CHANGE_SECONDS,
+            shown=encode_workflow(record),
         )
         if decided.value is None or decided.ballot is None:
             raise NoRecord(f"there is no record of workflow {record.workflow}")
@@ -322,7 +327,7 @@ class WorkflowDriver:
             if entry.status not in ACTIVE or entry.task in live.made:
                 continue
             known = await self._here(entry.task)
-            if known is not None:
+            if known is not None and _is_step(live, known):
                 live.made.add(entry.task)
                 if known.has_ended:
                     live.ends[entry.task] = _end_of(known.state)
@@ -386,11 +391,18 @@ class WorkflowDriver:
     async def _cancel(self, live: _Live, task: str) -> None:
         live.cancelled.add(task)
         known = await self._here(task)
-        if known is not None and not known.has_ended:
+        if known is not None and _is_step(live, known) and not known.has_ended:
             await self._tasks.cancel(known)
 
     def _background(self, doing: Coroutine[Any, Any, None], what: str) -> None:
         in_background(doing, what, self._log)
+
+
+def _is_step(live: _Live, task: TaskRecord) -> bool:
+    """Whether one of the workflow's replicas has submitted a task. The IDs of steps are known to
+    others, who may submit tasks of their own that have them."""
+    step, workflow = task.submission, live.record
+    return step.workflow == workflow.workflow and step.replicas == workflow.submission.replicas
 
 
 def _end_of(state: TaskState) -> _End:
