@@ -26,8 +26,10 @@ from bzzz.testing.tasks.simulation import TaskSimulation
 # Some of the seeds; all of them are run by ``python -m bzzz.testing.tasks``.
 SEEDS = range(1, 6)
 
-# A planted bug has to be found within so many; the first does, mostly.
+# A planted bug has to be found within so many; the first does, mostly. One that takes a worker that
+# is cut off just then is found by one seed in six.
 FEW = 8
+MORE = 40
 
 SCRIPT = """
 import sys
@@ -103,16 +105,16 @@ class TaskSimulationTests(SynchronousTestCase):
 class PlantedTests(SynchronousTestCase):
     """A bug in what all of it rests on is found within a few seeds."""
 
-    def found(self, *words: str) -> None:
-        """One of the seeds goes wrong, with one of these words."""
-        for seed in range(1, FEW + 1):
+    def found(self, *words: str, within: int = FEW) -> None:
+        """One of so many seeds goes wrong, with one of these words."""
+        for seed in range(1, within + 1):
             problems = check(run(seed, tasks=100, faults=20, seconds=15.0).history)
             if problems:
                 self.assertTrue(
                     any(word in problem for problem in problems for word in words), problems
                 )
                 return
-        self.fail(f"not found within {FEW} seeds")
+        self.fail(f"not found within {within} seeds")
 
     def test_no_fsync(self) -> None:
         """A replica answers before what it says is on the disk."""
@@ -143,7 +145,7 @@ class PlantedTests(SynchronousTestCase):
     def test_lease_longer_than_grace(self) -> None:
         """A token is closed while its worker may have its lease."""
         self.patch(leases, "grace", lambda lease: lease * 0.5)
-        self.found("runs on", "ran on")
+        self.found("runs on", "ran on", within=MORE)
 
     def test_two_offers(self) -> None:
         """A worker begins whatever token it is offered, without its lease."""
