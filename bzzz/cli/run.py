@@ -4,12 +4,15 @@ Enters: the command line. Leaves: the command's output, and its exit status, or 
 
 ==== =====================================================================================
 121  the machine that ran it was lost, and it may not run again
-122  no machine could run it, or it was refused; nothing was run
+122  it was refused, or no machine could run it; nothing was run
 123  it is done, but what it has put out is not here: ``bzzz fetch``
 124  it took longer than its timeout
-125  the node cannot be asked, or it is not known what became of the task
-130  it was cancelled
+125  the node cannot be asked, it is not known what became of the task, or the command was
+     ended, or not begun, for a reason that is told
+130  it was cancelled, or is left to itself
 ==== =====================================================================================
+
+A wrong option is 2, as of all commands. docs/commands.rst has the same table.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ from typing import Any, NoReturn
 import click
 
 from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.numbers import Number
 from bzzz.cli.session import Session, shared
 
-__all__ = ["LOST", "TaskOptions", "follow", "run", "task_options"]
+__all__ = ["LOST", "TaskOptions", "exit_code", "follow", "run", "task_options"]
 
 LOST = 121
 REFUSED = 122
@@ -35,10 +39,24 @@ TIMED_OUT = 124
 UNKNOWN = 125
 CANCELLED = 130
 
-# Errors that say that nothing was run.
-NOT_RUN = frozenset({"bad_requirement", "unplaceable", "not_submitted", "no_such_member"})
+# Errors that do not say that nothing was submitted; before the task is kept, all others do.
+UNSURE = frozenset({"unknown", "node_error", "internal_error", "starting", "stopping", "too_slow"})
+
+# What a node takes (bzzz.tasks.submission).
+MAX_CORES = 65536
+MAX_GPUS = 64
+MAX_RETRIES = 1000
+MAX_PRIORITY = 1000
 
 ENDS = {"timed_out": TIMED_OUT, "cancelled": CANCELLED, "lost": LOST}
+
+
+def exit_code(error: NodeError, kept: bool = False) -> int:
+    """What to exit with on an error.
+
+    :param kept: whether what was submitted is known to be.
+    """
+    return UNKNOWN if kept or error.code in UNSURE else REFUSED
 
 
 def task_options(command: Any) -> Any:
@@ -48,18 +66,32 @@ def task_options(command: Any) -> Any:
             click.option("--where", default="", metavar="CEL", help="What the machine must be."),
             click.option("--on", default="", metavar="NAME", help="The machine."),
             click.option(
-                "--cpus", type=click.FloatRange(0), default=1.0, metavar="N", help="Cores."
+                "--cpus", type=Number(0, MAX_CORES), default=1.0, metavar="N", help="Cores."
             ),
             click.option("--memory", default="0", metavar="SIZE", help="Such as 4GiB."),
-            click.option("--gpus", type=click.IntRange(0), default=0, metavar="N", help="GPUs."),
+            click.option(
+                "--gpus", type=click.IntRange(0, MAX_GPUS), default=0, metavar="N", help="GPUs."
+            ),
             click.option("--timeout", default="0", metavar="TIME", help="Such as 90s, 10m, 2h."),
-            click.option("--retries", type=click.IntRange(0), default=0, metavar="N"),
+            click.option(
+                "--retries",
+                type=click.IntRange(0, MAX_RETRIES),
+                default=0,
+                metavar="N",
+                help="How often it may fail, and is run again.",
+            ),
             click.option(
                 "--no-restart",
                 is_flag=True,
                 help="Do not run it again when its machine is lost: it may have run.",
             ),
-            click.option("--priority", type=int, default=0, metavar="N", help="Greater is first."),
+            click.option(
+                "--priority",
+                type=click.IntRange(-MAX_PRIORITY, MAX_PRIORITY),
+                default=0,
+                metavar="N",
+                help="Greater is first.",
+            ),
             click.option(
                 "--env",
                 multiple=True,
@@ -108,7 +140,7 @@ def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         if name not in os.environ:
-            raise click.BadParameter(f"{name} is not set here; give it as {name}=VALUE")
+            raise click.BadParameter(f"{name} is not set here; give it as --env {name}=VALUE")
         value = os.environ[name]
     return name, value
 
@@ -159,6 +191,13 @@ def run(
     Files travel where --in, --dir and --out say so. With --detach, bzzz fetch brings what --out is
     given for. Ctrl-C cancels it; pressed again, it leaves it running. Options come before COMMAND,
     which begins after --.
+
+    \b
+    Exit status: COMMAND's own (127: it was not found, 126: it cannot be
+    executed, 128 + N: signal N ended it), or 121: its machine was lost; 122: it
+    was refused, and nothing was run; 123: its files are not here; 124: it took
+    longer than --timeout; 125: no node can be asked, or it is not known what
+    became of it; 130: it was cancelled.
     """
     options = TaskOptions(command, given)
     if ins or directory is not None or outs:
@@ -170,7 +209,11 @@ def run(
                 " Then bring those of each: bzzz fetch ID --into DIR"
             )
         options.body["outputs"] = outputs_of(outs)
-        sent = send_inputs(session, inputs_of(ins, directory))
+        try:
+            sent = send_inputs(session, inputs_of(ins, directory))
+        except KeyboardInterrupt:
+            click.echo("Nothing was submitted.", err=True)
+            sys.exit(CANCELLED)
         options.body["inputs"] = [(one["path"], one["digest"], one["size"]) for one in sent]
     if each:
         from bzzz.cli.run_each import run_each
@@ -193,6 +236,7 @@ def follow(session: Session, task: str) -> NoReturn:
     """Tell of a task that was submitted before, until it has ended."""
     running = _Running(session, cancels=False)
     running.task = task
+    running.kept = True
     lines = session.client().stream(f"tasks/{task}/output", {"follow": True})
     sys.exit(running.run(lines, False))
 
@@ -202,11 +246,13 @@ class _Running:
 
     :param cancels: whether Ctrl-C cancels the task, or only ends the telling.
     :ivar task: its ID, once that is known.
+    :ivar kept: whether it is known to be submitted.
     :ivar ended: what the node says of it, once it has ended.
     """
 
     def __init__(self, session: Session, cancels: bool = True) -> None:
         self.task = ""
+        self.kept = False
         self.ended: Mapping[str, Any] | None = None
         self._session = session
         self._cancels = cancels
@@ -227,24 +273,38 @@ class _Running:
         except NodeError as error:
             self._clear()
             self._say(str(error))
-            return REFUSED if error.code in NOT_RUN else UNKNOWN
+            return exit_code(error, self.kept)
         except NoNode as error:
             self._clear()
             self._say(str(error))
-            if self.task:
+            if self.kept:
                 self._say(
                     f"The task may go on; its end, on this machine or another member's:"
                     f" bzzz logs -f {self.task}"
                 )
+            else:
+                self._tell_unsure()
             return UNKNOWN
         except _Detached:
             self._clear()
-            self._say(f"It runs on. To see more of it: bzzz logs -f {self.task}")
+            if self.kept:
+                self._say(f"It runs on. To see more of it: bzzz logs -f {self.task}")
+            else:
+                self._tell_unsure()
             return CANCELLED
-        if detach:
+        if detach and self.kept:
             return 0
         self._say("The node has ended the answer without the task's end.")
         return UNKNOWN
+
+    def _tell_unsure(self) -> None:
+        if self.task:
+            self._say(
+                "It is not known whether the task was submitted. To see whether it was:"
+                f" bzzz task {self.task}"
+            )
+        else:
+            self._say("Nothing was submitted.")
 
     def _take(self, line: Mapping[str, Any], detach: bool) -> int | None:
         if self._session.json:
@@ -254,8 +314,10 @@ class _Running:
         match line:
             case {"event": "id", "task": str(task)}:
                 self.task = task
-            case {"event": "kept"} if detach and not self._session.json:
-                click.echo(self.task)
+            case {"event": "kept"}:
+                self.kept = True
+                if detach and not self._session.json:
+                    click.echo(self.task)
             case {"event": "copying", "to": str(name), "done": int(done), "total": int(total)}:
                 size = f"{done / (1 << 20):.1f} of {total / (1 << 20):.1f} MiB"
                 self._show(f"{name} gets {size}, too")
@@ -298,7 +360,8 @@ class _Running:
 
     def _interrupted(self, number: int, frame: object) -> None:
         self._interrupts += 1
-        if not self._cancels or self._interrupts > 1 or not self.task:
+        if not self._cancels or self._interrupts > 1 or not self.kept:
+            # Before it is kept, who hangs up has most likely not submitted it.
             raise _Detached
         self._clear()
         self._say("Cancelling it; press Ctrl-C again to leave it alone.")

@@ -19,31 +19,51 @@ from bzzz.cli.session import Session
 
 __all__ = ["run_each"]
 
-REFUSED = 122
+# Exit status of one of which nothing is known.
 UNKNOWN = 125
 
 
 def run_each(session: Session, body: Mapping[str, Any], detach: bool) -> int:
     """Run it, and return the exit status."""
-    verdicts = session.post("fitting", {**body, "follow": False})["nodes"]
+    from bzzz.cli.run import CANCELLED, REFUSED, exit_code
+
+    try:
+        verdicts = session.client().post("fitting", {**body, "follow": False})["nodes"]
+    except NodeError as error:
+        _say(str(error))
+        return exit_code(error)
+    except NoNode as error:
+        _say(str(error))
+        return UNKNOWN
     # Also where there is no room now: it waits there.
     nodes = [node for node in verdicts if not any(unfit["never"] for unfit in node["unfit"])]
     if not nodes:
-        click.echo("No machine could run it. To see why: bzzz why, or leave out --where.", err=True)
+        _say(
+            "No machine could run it." if verdicts else "No machine that runs tasks is known here."
+        )
+        for node in verdicts:
+            reasons = [unfit["text"] for unfit in node["unfit"] if unfit["never"]]
+            _say(f"{node['name']}: {'; '.join(reasons)}")
         return REFUSED
     width = max(len(node["name"]) for node in nodes)
     runs = [_Run(session, {**body, "on": node["peer_id"]}, node, width, detach) for node in nodes]
-    for each in runs:
-        each.start()
     try:
         for each in runs:
-            each.join()
+            each.start()
+        for each in runs:
+            each.over.wait()
     except KeyboardInterrupt:
         click.echo("Cancelling all; press Ctrl-C again to leave them alone.", err=True)
-        for each in runs:
-            each.cancel()
-        for each in runs:
-            each.join()
+        try:
+            for each in runs:
+                each.cancel()
+            for each in runs:
+                each.over.wait()
+        except KeyboardInterrupt:
+            left = [each.task for each in runs if each.task and not each.over.is_set()]
+            if left:
+                _say(f"They run on. To end them: bzzz cancel {' '.join(left)}")
+            return CANCELLED
     failed = [each for each in runs if each.status]
     if failed and not session.json:
         names = ", ".join(f"{each.name_of} ({each.status})" for each in failed)
@@ -51,8 +71,19 @@ def run_each(session: Session, body: Mapping[str, Any], detach: bool) -> int:
     return max(each.status for each in runs)
 
 
+def _say(text: str) -> None:
+    from bzzz.cli.text import safe
+
+    for line in text.splitlines():
+        click.echo(safe(line), err=True)
+
+
 class _Run(threading.Thread):
-    """One of them, in a thread of its own: each waits for its own answer."""
+    """One of them, in a thread of its own: each waits for its own answer.
+
+    :ivar over: is set at its end. In Python 3.11 a join() that Ctrl-C interrupts takes the thread
+        for ended.
+    """
 
     lock = threading.Lock()
 
@@ -65,8 +96,10 @@ class _Run(threading.Thread):
         detach: bool,
     ) -> None:
         super().__init__(daemon=True)
+        self.over = threading.Event()
         self.status = UNKNOWN
         self.task = ""
+        self._kept = False
         self.name_of = str(node["name"])
         self._session = session
         self._body = {**body, "follow": not detach}
@@ -75,25 +108,35 @@ class _Run(threading.Thread):
         self._partial = {"stdout": b"", "stderr": b""}
 
     def run(self) -> None:
+        """See :class:`threading.Thread`."""
+        try:
+            self._run()
+        finally:
+            self.over.set()
+
+    def _run(self) -> None:
+        from bzzz.cli.run import exit_code
+
         try:
             for line in self._session.client().stream("tasks", self._body):
                 self._take(line)
         except NodeError as error:
-            self._print("stderr", str(error).encode())
-            self.status = REFUSED
+            self._tell(str(error))
+            self.status = exit_code(error, self._kept)
         except NoNode as error:
-            self._print("stderr", str(error).encode())
+            self._tell(str(error))
+            self.status = UNKNOWN
         for which, rest in self._partial.items():
             if rest:
                 self._print(which, rest)
 
     def cancel(self) -> None:
         """Cancel it."""
-        if self.task and self.is_alive():
+        if self.task and not self.over.is_set():
             try:
                 self._session.client().post(f"tasks/{self.task}/cancel")
             except (NoNode, NodeError) as error:
-                self._print("stderr", f"could not be cancelled: {error}".encode())
+                self._tell(f"could not be cancelled: {error}")
 
     def _take(self, line: Mapping[str, Any]) -> None:
         if self._session.json:
@@ -104,9 +147,11 @@ class _Run(threading.Thread):
         match line:
             case {"event": "id", "task": str(task)}:
                 self.task = task
-                self.status = 0 if self._detach else UNKNOWN
-            case {"event": "kept"} if self._detach:
-                self._print("stdout", self.task.encode())
+            case {"event": "kept"}:
+                self._kept = True
+                if self._detach:
+                    self.status = 0
+                    self._print("stdout", self.task.encode())
             case {"event": "stdout" | "stderr" as which, "data": str(data)}:
                 *whole, rest = (self._partial[which] + base64.b64decode(data)).split(b"\n")
                 self._partial[which] = rest
@@ -121,10 +166,21 @@ class _Run(threading.Thread):
         if task["state"] == "done":
             return 0
         if task["why"]:
-            self._print("stderr", str(task["why"]).encode())
+            self._tell(str(task["why"]))
         if task["state"] == "failed" and task["exit_status"]:
             return int(task["exit_status"])
         return ENDS.get(str(task["state"]), UNKNOWN)
+
+    def _tell(self, text: str) -> None:
+        """Tell what the node, or another machine, has said."""
+        from bzzz.cli.text import safe
+
+        for line in text.splitlines():
+            if self._session.json:
+                with self.lock:
+                    click.echo(f"{self.name_of}: {safe(line)}", err=True)
+            else:
+                self._print("stderr", safe(line).encode())
 
     def _print(self, which: str, line: bytes) -> None:
         if self._session.json:

@@ -1,7 +1,7 @@
 """``bzzz submit``: a workflow from its file; and what is shown of workflows.
 
 Exit statuses are those of ``bzzz run`` (:mod:`bzzz.cli.run`): 0 where all steps are done, 1 where
-one has failed.
+one has failed, 122 where FILE has a mistake or the workflow was refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from urllib.parse import quote
 import click
 
 from bzzz.cli.client import NodeError, NoNode
-from bzzz.cli.session import Refusal, Session, shared
+from bzzz.cli.run import exit_code
+from bzzz.cli.session import Session, shared
 
 __all__ = ["show_workflow", "submit"]
 
@@ -66,7 +67,7 @@ def _read(session: Session, file: Path) -> dict[str, Any]:
         checks = Checks(inputs=wrong_input, where=wrong_requirement)
         workflow = parse(text, str(file), checks)
     except OSError as error:
-        raise Refusal(f"{file} cannot be read: {error.strerror}") from None
+        raise _BadFile(f"{file} cannot be read: {error.strerror}") from None
     except WorkflowFileError as error:
         raise _BadFile(str(error)) from None
     paths = plan(workflow).paths
@@ -80,7 +81,7 @@ def _read(session: Session, file: Path) -> dict[str, Any]:
 
 
 class _BadFile(click.ClickException):
-    exit_code = 2
+    exit_code = REFUSED
 
     def show(self, file: Any = None) -> None:
         from bzzz.cli.text import safe
@@ -109,16 +110,22 @@ class _Running:
         except NodeError as error:
             for each in str(error).splitlines():
                 self._say(each)
-            return REFUSED if error.code in ("bad_workflow", "not_submitted") else UNKNOWN
+            return exit_code(error, bool(self.workflow))
         except NoNode as error:
             self._say(str(error))
             if self.workflow:
                 self._say(f"The workflow goes on. To see how far it is: bzzz task {self.workflow}")
             return UNKNOWN
         except _Detached:
-            self._say(f"It goes on. To see how far it is: bzzz task {self.workflow}")
+            if self.workflow:
+                self._say(f"It goes on. To see how far it is: bzzz task {self.workflow}")
+            else:
+                self._say("It is not known whether the workflow was submitted.")
             return CANCELLED
-        return 0 if detach else UNKNOWN
+        if detach and self.workflow:
+            return 0
+        self._say("The node has ended the answer without the workflow's end.")
+        return UNKNOWN
 
     def _take(self, line: Mapping[str, Any], detach: bool) -> int | None:
         from bzzz.cli.text import as_json, safe

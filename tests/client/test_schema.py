@@ -82,7 +82,7 @@ class SchemaTests(SynchronousTestCase):
         ):
             some: Any = {option: text}
             self.assertEqual(wanted(["x"], some)[option], value)
-        wrong: tuple[tuple[str, float | str], ...] = (
+        bad: tuple[tuple[str, Any], ...] = (
             ("memory", "4 stones"),
             ("memory", "1e400"),
             ("memory", "9" * 400),
@@ -99,8 +99,9 @@ class SchemaTests(SynchronousTestCase):
             ("timeout", float("inf")),
             ("timeout", -1),
         )
-        for option, given in wrong:
-            said = str(self.assertRaises(ValueError, wanted, ["x"], {option: given}))
+        for option, text in bad:
+            wrong: Any = {option: text}
+            said = str(self.assertRaises(ValueError, wanted, ["x"], wrong))
             self.assertTrue(said.startswith(f"{option}="), said)
             self.assertLess(len(said), 120)
         self.assertEqual(amounts.size("8192TiB", "memory"), submission.MAX_COUNT)
