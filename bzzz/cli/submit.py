@@ -40,7 +40,11 @@ def submit(session: Session, file: Path, detach: bool) -> None:
     Everything that is wrong with FILE is told, with its line, before anything runs. Ctrl-C cancels
     it; pressed again, it leaves it running.
     """
-    body = {**_read(session, file), "follow": not detach}
+    try:
+        body = {**_read(session, file), "follow": not detach}
+    except KeyboardInterrupt:
+        click.echo("Nothing was submitted.", err=True)
+        sys.exit(CANCELLED)
     running = _Running(session)
     sys.exit(running.run(session.client().stream("workflows", body), detach))
 
@@ -152,7 +156,7 @@ class _Running:
             for step in failed:
                 if step["task"]:
                     self._say(f"{step['label']} {step['outcome']}: bzzz logs {step['task']}")
-            click.echo(f"The workflow is {state}.")
+            click.echo(f"The workflow {'has failed' if state == 'failed' else f'is {state}'}.")
         return {"done": 0, "cancelled": CANCELLED}.get(state, FAILED)
 
     def _interrupted(self, number: int, frame: object) -> None:

@@ -18,13 +18,17 @@ __all__ = ["cancel", "drain", "logs", "retry", "task", "tasks", "undrain", "why"
 
 HEADINGS = ("id", "state", "on", "age", "by", "command")
 
-# Words of a command in a table.
+# Letters of a command in a table.
 SHOWN = 60
+
+# What a task may be; ``cancelling`` is running or waiting, and to be ended.
+STATES = ("waiting", "running", "cancelling", "done", "failed", "timed_out", "cancelled", "lost")
+OPEN = ("waiting", "running", "cancelling")
 
 
 @click.command()
 @click.option("--all", "every", is_flag=True, help="Also those that have ended.")
-@click.option("--state", metavar="STATE", help="Such as waiting, running, done, failed.")
+@click.option("--state", type=click.Choice(STATES), help="Those in this state alone.")
 @click.option("--since", metavar="TIME", help="Submitted in the last 10m, 2h, 3d.")
 @click.option("--mine", is_flag=True, help="Submitted by this user on this machine.")
 @click.option("--limit", type=click.IntRange(1, 500), default=100, metavar="N")
@@ -34,14 +38,14 @@ def tasks(
     session: Session, every: bool, state: str | None, since: str | None, mine: bool, limit: int
 ) -> None:
     """The cluster's tasks that have not ended, the newest first."""
-    ended = every or state not in (None, "waiting", "running")
+    ended = every or state not in (None, *OPEN)
     query = {"limit": str(limit)}
     if not ended:
         query["open"] = "1"
     if since is not None:
         query["since"] = _id_of(since)
     answer = session.ask(f"tasks?{urlencode(query)}", 30.0)
-    known = [each for each in answer["tasks"] if state is None or each["state"] == state]
+    known = [each for each in answer["tasks"] if state is None or _state(each) == state]
     if mine:
         me, here = _user(), session.ask("id")["peer_id"]
         known = [each for each in known if (each["submitter"], each["origin"]) == (me, here)]
@@ -53,12 +57,24 @@ def tasks(
     if known:
         show(table(HEADINGS, map(_row, known)))
     else:
-        click.echo("No tasks." if ended else "No task waits or runs. All of them: bzzz tasks --all")
+        click.echo(_none(state, mine, since is not None, ended))
     if answer["more"]:
-        click.echo(f"There are more: --limit, or --since; {limit} were asked for.", err=True)
-    if answer["answered"] < answer["asked"]:
-        silent = answer["asked"] - answer["answered"]
-        click.echo(f"{silent} members did not answer: theirs may be missing.", err=True)
+        click.echo(f"The newest {limit} were looked at, and there are more: --limit N", err=True)
+    silent = answer["asked"] - answer["answered"]
+    if silent > 0:
+        who = "1 member" if silent == 1 else f"{silent} members"
+        click.echo(f"{who} did not answer, so tasks may be missing: bzzz peers", err=True)
+
+
+def _none(state: str | None, mine: bool, since: bool, ended: bool) -> str:
+    """That there are none, and how to see others."""
+    if state is not None:
+        said = f"No task is {state.replace('_', ' ')}"
+    else:
+        said = "There is no task" if ended else "No task waits or runs"
+    said += ", of yours on this machine" if mine else ""
+    said += ", of those submitted since then" if since else ""
+    return f"{said}." if ended else f"{said}. All tasks: bzzz tasks --all"
 
 
 def _row(each: Mapping[str, Any]) -> tuple[object, ...]:
@@ -154,25 +170,20 @@ def logs(session: Session, task_id: str, follow: bool) -> None:
 
         each = session.ask(f"tasks/{_quoted(task_id)}", 30.0)
         follow_task(session, each["id"])
-    try:
-        for line in session.client().stream(f"tasks/{_quoted(task_id)}/output", {}):
-            if session.json:
-                from bzzz.cli.text import as_json
+    for line in session.stream(f"tasks/{_quoted(task_id)}/output", {}):
+        if session.json:
+            from bzzz.cli.text import as_json
 
-                click.echo(as_json(line, line=True))
-                continue
-            match line:
-                case {"event": "stdout", "data": str(data)}:
-                    sys.stdout.buffer.write(base64.b64decode(data))
-                case {"event": "stderr", "data": str(data)}:
-                    sys.stdout.flush()
-                    sys.stderr.buffer.write(base64.b64decode(data))
-                    sys.stderr.flush()
-        sys.stdout.flush()
-    except NodeError as error:
-        raise NodeRefused(str(error)) from None
-    except NoNode as error:
-        raise NodeRefused(str(error)) from None
+            click.echo(as_json(line, line=True))
+            continue
+        match line:
+            case {"event": "stdout", "data": str(data)}:
+                sys.stdout.buffer.write(base64.b64decode(data))
+            case {"event": "stderr", "data": str(data)}:
+                sys.stdout.flush()
+                sys.stderr.buffer.write(base64.b64decode(data))
+                sys.stderr.flush()
+    sys.stdout.flush()
 
 
 @click.command()
@@ -181,19 +192,34 @@ def logs(session: Session, task_id: str, follow: bool) -> None:
 @click.pass_obj
 def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
     """End tasks, with all their processes, or workflows with all their tasks."""
-    answers = [_acted(session, task_id, "cancel") for task_id in task_ids]
+    answers, refusals = [], []
+    for task_id in task_ids:
+        try:
+            answers.append(_acted(session, task_id, "cancel"))
+        except NodeRefused as error:
+            # The others are to be cancelled all the same.
+            refusals.append(error)
     if session.json:
         session.print_json({"tasks": answers})
-        return
-    for each in answers:
-        if "steps" in each:
-            click.echo(f"Workflow {each['id']} is {each['state']}.")
-        elif each["state"] == "running":
-            click.echo(f"{each['id']} is being ended on {each['worker_name']}.")
-        elif each["state"] == "cancelled":
-            click.echo(f"{each['id']} is cancelled.")
-        else:
-            click.echo(f"{each['id']} had ended: {each['state']}.")
+    else:
+        for each in answers:
+            click.echo(_cancelled(each))
+    if refusals:
+        for refusal in refusals[:-1]:
+            refusal.show()
+        raise refusals[-1]
+
+
+def _cancelled(each: Mapping[str, Any]) -> str:
+    from bzzz.cli.text import safe
+
+    if "steps" in each:
+        return safe(f"Workflow {each['id']} is {each['state']}.")
+    if each["state"] == "running":
+        return safe(f"{each['id']} is being ended on {each['worker_name']}.")
+    if each["state"] == "cancelled":
+        return safe(f"{each['id']} is cancelled.")
+    return safe(f"{each['id']} had ended: {each['state']}.")
 
 
 @click.command()

@@ -67,7 +67,14 @@ def info(task: str = TASK, state: str = "done", **fields: Any) -> dict[str, Any]
 
 def step(label: str, state: str, task: str = "", outcome: str = "") -> dict[str, Any]:
     """One instance of a workflow's step."""
-    return {"label": label, "state": state, "task": task, "outcome": outcome, "output": ""}
+    return {
+        "label": label,
+        "state": state,
+        "task": task,
+        "outcome": outcome,
+        "output": "",
+        "output_size": 0,
+    }
 
 
 def workflow(state: str, *steps: Mapping[str, Any]) -> dict[str, Any]:

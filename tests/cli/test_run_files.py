@@ -269,6 +269,11 @@ class RunFilesTests(FilesCase, CommandTests):
         self.tasks.steps = []
         self.assertIn("has put out nothing", self.refused(1, "fetch", FLOW))
 
+    def test_fetch_without_node(self) -> None:
+        """Where no node answers that is told."""
+        self.node = None
+        self.assertIn("No node is running", self.refused(3, "fetch", TASK))
+
     def test_fetch_other(self) -> None:
         """A task that has not ended is not fetched, nor one that nobody knows."""
         self.tasks.ended["state"] = "running"
