@@ -46,7 +46,7 @@ from bzzz.net.background import in_background
 from bzzz.net.ports import choose_ports, ephemeral_ports
 from bzzz.net.tcp import TCPNetwork
 from bzzz.net.turns import Turns
-from bzzz.node_tasks import NodeTasks
+from bzzz.node_tasks import RULES, NodeTasks, TaskLimits, owner_rules
 from bzzz.node_trust import NodeTrust, check_database
 from bzzz.reload import Reload
 from bzzz.state import OpenState
@@ -169,6 +169,7 @@ class NodeService(Service):
             self.trust,
             self.availability,
             self.inventory.document,
+            TaskLimits.of(config),
             self.mesh,
             self._in_thread,
             self._disk_broken,
@@ -182,6 +183,7 @@ class NodeService(Service):
             self._remember_port,
         )
         self.inventory.on_change(self.mesh.broadcasts.changed)
+        self.inventory.on_change(self.tasks.offer_changed)
         self.watcher = InterfaceWatcher(
             reactor,
             system_interfaces,
@@ -262,6 +264,7 @@ class NodeService(Service):
             capabilities=config.capability,
             labels=config.label,
             specialization=config.specialization,
+            rules=owner_rules(config),
         )
 
     def _supervision(self, systemd: Environment) -> Supervision:
@@ -285,9 +288,9 @@ class NodeService(Service):
 
     def _drain(self, draining: bool) -> None:
         if draining:
-            self.availability.drain()
+            self.availability.leave()
         elif not self._stopping:
-            self.availability.resume()
+            self.availability.stay()
 
     def _unit_changed(self, unit: Unit | None) -> None:
         self.inventory.set_service(None if unit is None else dict(service_state(unit)))
@@ -302,14 +305,18 @@ class NodeService(Service):
                 self.watcher.want(config.interface), "using other interfaces", self._log
             ),
             "bootstrap": lambda config: mesh.seeds.use(config.bootstrap),
-            "label": self._configure_inventory,
-            "capability": self._configure_inventory,
-            "specialization": self._configure_inventory,
+            **dict.fromkeys(
+                ("label", "capability", "specialization", *RULES), self._configure_inventory
+            ),
             "broadcast_interval": lambda config: mesh.broadcasts.set_interval(
                 config.broadcast_interval
             ),
             "max_links": self._limit_links,
             "max_tasks": self._limit_tasks,
+            **dict.fromkeys(
+                ("task_output_limit", "task_output_quota", "cache_quota"),
+                lambda config: self.tasks.limit(TaskLimits.of(config)),
+            ),
             "log_level": lambda config: set_log_level(config.log_level),
         }
 
@@ -319,7 +326,7 @@ class NodeService(Service):
     def _limit_tasks(self, config: Config) -> None:
         """More may run from now on, or no more; those that run go on."""
         self.availability.set_max_tasks(config.max_tasks)
-        self.tasks.max_tasks_changed()
+        self.tasks.offer_changed()
 
     def _limit_links(self, config: Config) -> None:
         """More are linked from now on, or no more; nobody is thrown out."""
@@ -368,7 +375,7 @@ class NodeService(Service):
             self.supervision.reloading()
         else:
             self.supervision.stopping()
-        self.availability.drain()
+        self.availability.leave()
         # What this node gives to others it would not be there to offer, or to hear the end of.
         self.tasks.placing.stop()
         if self.tasks.running:

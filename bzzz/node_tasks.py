@@ -8,64 +8,64 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.logger import Logger
 
-from bzzz.errors import BzzzError, LocalProtocolError
+from bzzz.config import Config
+from bzzz.config.options import PROFILES
+from bzzz.errors import LocalProtocolError
 from bzzz.identity.peer_id import PeerID
-from bzzz.mesh.availability import Availability, FreeRoom
-from bzzz.mesh.capability import CapabilityDocument
+from bzzz.mesh.availability import Availability
+from bzzz.mesh.capability import CapabilityDocument, OwnerRules
 from bzzz.mesh.node import MeshNode
+from bzzz.net.background import in_background
 from bzzz.net.link import Link
 from bzzz.net.periodic import Periodic
 from bzzz.node_trust import NodeTrust
 from bzzz.state import OpenState
 from bzzz.tasks.announcing import Announcing
 from bzzz.tasks.boot_clock import BootClock
+from bzzz.tasks.candidates import Candidates
+from bzzz.tasks.draining import Draining
 from bzzz.tasks.executors.process import ProcessExecutor
 from bzzz.tasks.files.files import Files
 from bzzz.tasks.input_pins import InputPins
-from bzzz.tasks.messages import Answer, Refused, Request
+from bzzz.tasks.messages import Answer, Drain, Request
+from bzzz.tasks.offering import Offering
 from bzzz.tasks.output import OutputFiles
 from bzzz.tasks.output_streams import OutputStreams
-from bzzz.tasks.owner_rules import EVERYTHING, OwnerRules, offered
 from bzzz.tasks.peers import SwarmPeers
-from bzzz.tasks.placement import Candidate, Wanted, suits
+from bzzz.tasks.placement import Candidate
 from bzzz.tasks.placing import Placing
 from bzzz.tasks.reading import is_open
 from bzzz.tasks.register_store import SqliteRegisterStore
-from bzzz.tasks.requirements import Facts
-from bzzz.tasks.requirements import compile as compile_requirement
+from bzzz.tasks.rights import RosterRights
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.slots import Need, Room, Short, Slots, gpu_environment, usable_gpus
-from bzzz.tasks.submission import Submission
 from bzzz.tasks.value import TaskRecord
 from bzzz.tasks.workspace import AttemptFiles
 from bzzz.tasks.world import TaskWorld
-from bzzz.trust.cluster import Cluster
-from bzzz.trust.statements import Right
+from bzzz.web.drain_routes import DrainRoutes
 from bzzz.web.file_routes import FileRoutes
 from bzzz.web.members import find_member
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import Routes
+from bzzz.web.submit_routes import SubmitRoutes
+from bzzz.web.task_finding import TaskFinding
+from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_routes import TaskRoutes
 from bzzz.web.workflow_routes import WorkflowRoutes
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["NodeTasks"]
+__all__ = ["RULES", "NodeTasks", "TaskLimits", "owner_rules"]
 
 ATTEMPTS = "tasks"
 CACHE = "chunks"
-
-# Bytes of the output of ended attempts, and of the cache of files, that are kept.
-OUTPUT_QUOTA = 1 << 30
-CACHE_QUOTA = 10 << 30
-
 
 # Seconds that replicas have to hear of the attempts that are killed when the node stops. Where none
 # does, the next attempt begins when their leases are over.
@@ -75,41 +75,53 @@ TELL_TIMEOUT = 5.0
 FORGET_EVERY = 3600.0
 
 
-class _Rights:
-    """Implements :class:`bzzz.tasks.world.Trusted` by the roster.
+# Keys of the configuration that are an owner's rules.
+RULES = (
+    "task_forbid_command",
+    "task_forbid_submitter",
+    "task_profile",
+    "task_cpus",
+    "task_memory",
+    "task_gpus",
+)
 
-    An unclaimed node runs what its owner submits to it, and nothing else.
+
+def owner_rules(config: Config) -> OwnerRules:
+    """What tasks may do here, as the configuration has it."""
+    every = set(config.task_profile) == set(PROFILES)
+    return OwnerRules(
+        forbidden_commands=config.task_forbid_command,
+        forbidden_submitters=config.task_forbid_submitter,
+        profiles=() if every else config.task_profile,
+        cpus=config.task_cpus,
+        memory=config.task_memory,
+        gpus=config.task_gpus,
+    )
+
+
+@dataclass(frozen=True)
+class TaskLimits:
+    """What tasks may take of the disk.
+
+    :ivar output: bytes that are kept of each of an attempt's two outputs.
+    :ivar output_quota: bytes that the output of all ended attempts may take.
+    :ivar cache_quota: bytes that the cache of files may take.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._own = cluster.peer_id
+    output: int
+    output_quota: int
+    cache_quota: int
 
-    def members(self) -> Collection[PeerID]:
-        roster = self._cluster.roster
-        return (self._own,) if roster is None else tuple(roster.members)
-
-    def may_submit(self, peer: PeerID) -> bool:
-        return self._may(peer, Right.SUBMIT)
-
-    def may_run(self, peer: PeerID) -> bool:
-        return self._may(peer, Right.RUN)
-
-    def is_member(self, peer: PeerID) -> bool:
-        admission = self._cluster.admission
-        return not admission.is_open and admission.admits(peer)
-
-    def _may(self, peer: PeerID, right: Right) -> bool:
-        admission = self._cluster.admission
-        if admission.is_open:
-            return peer == self._own
-        return admission.admits(peer) and right in admission.rights(peer)
+    @classmethod
+    def of(cls, config: Config) -> TaskLimits:
+        """As the configuration has it."""
+        return cls(config.task_output_limit, config.task_output_quota, config.cache_quota)
 
 
 class NodeTasks:
     """Tasks, for one node on a real machine.
 
-    :param document: this node's capability document as it is now.
+    :param document: this node's capability document as it is now, with its owner's rules.
     :param disk_broken: has the process end, as its disk cannot be trusted any more.
     """
 
@@ -123,6 +135,7 @@ class NodeTasks:
         trust: NodeTrust,
         availability: Availability,
         document: Callable[[], CapabilityDocument],
+        limits: TaskLimits,
         mesh: MeshNode,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         disk_broken: Callable[[str], object],
@@ -132,27 +145,32 @@ class NodeTasks:
         self._mesh = mesh
         self._own = state.peer_id
         self._own_text = str(state.peer_id)
-        self._availability = availability
-        self._document = document
-        self._facts: dict[str, Facts] = {}
-        self._rules: OwnerRules = EVERYTHING
-        self._slots: Slots | None = None
+        self._limits = limits
         self._reactor = reactor
         self._clock = BootClock(reactor)
         self._in_thread = in_thread
-        self._rights = _Rights(cluster)
+        self._rights = RosterRights(cluster)
         self._directory = Path(state.path) / ATTEMPTS
         self.executor = ProcessExecutor(reactor)
         self.files = Files(
             mesh.swarm,
             self._clock,
             Path(state.path) / CACHE,
-            CACHE_QUOTA,
+            limits.cache_quota,
             in_thread,
             self._rights.is_member,
             cluster.admission.name_of,
         )
-        self.workspace = AttemptFiles(self._directory, OUTPUT_QUOTA, in_thread, self.files)
+        self.workspace = AttemptFiles(
+            self._directory, limits.output, limits.output_quota, in_thread, self.files
+        )
+        self.offering = Offering(
+            self._own_text,
+            document,
+            availability,
+            lambda: self._rights.may_run(self._own),
+            self.name_of,
+        )
         peers = SwarmPeers(mesh.swarm, self._answer, self._rights.is_member, self._links_changed)
         self.service = TaskService(
             TaskWorld(
@@ -166,14 +184,29 @@ class NodeTasks:
                 trusted=self._rights,
                 executor=self.executor,
                 workspace=self.workspace,
-                admit=self._admit,
-                give_back=self._give_back,
+                admit=self.offering.admit,
+                give_back=self.offering.give_back,
                 run_over=self._run_over,
                 disk_broken=disk_broken,
                 files=self.files,
                 name_of=self.name_of,
             ),
             lambda place: Placing(self._clock, rng, place, self._describe, self.name_of),
+        )
+        self._others = Candidates(
+            self.service.peers.linked,
+            lambda: mesh.broadcasts.documents,
+            lambda: mesh.broadcasts.availabilities,
+            self._rights.may_run,
+            self.name_of,
+        )
+        self._draining = Draining(
+            self._own,
+            availability,
+            self.service.peers,
+            self._rights.may_administer,
+            self.name_of,
+            trust.audit.record,
         )
         placing = self.service.placer
         if not isinstance(placing, Placing):
@@ -203,7 +236,7 @@ class NodeTasks:
         mesh.swarm.add_observer(self)
         mesh.broadcasts.on_update = lambda peer: self.placing.member_changed(str(peer))
         cluster.on_change(self._everybody_changed)
-        availability.room = self._room
+        availability.room = self.offering.room
         availability.on_change(lambda: self.placing.member_changed(self._own_text))
 
     async def start(self) -> None:
@@ -211,10 +244,7 @@ class NodeTasks:
 
         :raises BzzzError: what is on disk cannot be used.
         """
-        resources = self._document().resources
-        room = offered(resources, self._rules, self._availability.max_tasks)
-        gpus = usable_gpus(resources.gpus)[: room.gpus]
-        self._slots = Slots(room.cpus, room.memory, gpus, room.tasks)
+        self.offering.start()
         await self.workspace.start()
         await self.files.start()
         await self.service.start()
@@ -249,20 +279,15 @@ class NodeTasks:
 
     def routes(self) -> Sequence[Routes]:
         """The routes of the control API."""
+        finding = TaskFinding(self.service)
+        lines = TaskLines(self._clock, self.service, self.outputs, self.name_of)
+        find_node, name_of = self._find_node, self.name_of
         return (
             FileRoutes(self._clock, self.files),
-            WorkflowRoutes(
-                self._clock, self.service, self._in_thread, self._find_node, self.name_of
-            ),
-            TaskRoutes(
-                self._clock,
-                self.service,
-                self.placing,
-                self.outputs,
-                self._find_node,
-                self.name_of,
-                self._drain,
-            ),
+            WorkflowRoutes(self._clock, self.service, self._in_thread, find_node, name_of),
+            SubmitRoutes(self.service, self.placing, finding, lines, find_node, name_of),
+            TaskRoutes(self.service, finding, lines, name_of),
+            DrainRoutes(self._own_text, self._draining, find_node, name_of),
         )
 
     def name_of(self, peer: str) -> str:
@@ -278,11 +303,24 @@ class NodeTasks:
                 )
         return peer[-6:]
 
-    def max_tasks_changed(self) -> None:
-        """Another number of tasks may run at one time."""
-        if self._slots is not None:
-            self._slots.set_max_tasks(self._availability.max_tasks)
+    def offer_changed(self) -> None:
+        """The node's document says something else, or another number of tasks may run here."""
+        self.offering.look()
         self.placing.member_changed(self._own_text)
+
+    def limit(self, limits: TaskLimits) -> None:
+        """Tasks may take so much of the disk from now on."""
+        before, self._limits = self._limits, limits
+        if limits.cache_quota != before.cache_quota:
+            in_background(
+                self.files.limit(limits.cache_quota), "limiting the cache of files", self._log
+            )
+        if (limits.output, limits.output_quota) != (before.output, before.output_quota):
+            in_background(
+                self.workspace.limit(limits.output, limits.output_quota),
+                "limiting the output of tasks",
+                self._log,
+            )
 
     # -- swarm observer
 
@@ -303,13 +341,15 @@ class NodeTasks:
     # -- inside
 
     def _answer(self, peer: PeerID, request: Request) -> Deferred[Answer]:
+        if isinstance(request, Drain):
+            return succeed(self._draining.asked(peer, request))
         return self.service.answer(peer, request)
 
     def _links_changed(self) -> None:
         self.service.driver.links_changed()
 
     def _everybody_changed(self) -> None:
-        if self._slots is not None:
+        if self.offering.is_started:
             for peer in (self._own, *self._rights.members(), *self._mesh.swarm.links):
                 self.placing.member_changed(str(peer))
 
@@ -318,95 +358,14 @@ class NodeTasks:
             self.placing.ended(record)
             self._announcing.decided(record)
 
-    # -- what this machine can do
-
-    def _room(self) -> FreeRoom | None:
-        if self._slots is None:
-            return None
-        free = self._slots.free
-        return FreeRoom(cpus=free.cpus, memory_bytes=free.memory, gpus=free.gpus)
-
-    def _admit(self, peer: PeerID, submission: Submission) -> Refused | dict[str, str]:
-        """See :data:`bzzz.tasks.worker.Admit`."""
-        slots = self._slots
-        own = self._describe(self._own_text)
-        if slots is None or own is None:
-            return Refused("the node is starting")
-        try:
-            requirement = compile_requirement(submission.where)
-        except BzzzError as error:
-            return Refused(str(error), for_good=True)
-        wanted = Wanted.of(submission, self.name_of(submission.origin))
-        unfit = suits(wanted, requirement, own)
-        if unfit:
-            return Refused(unfit[0].text, for_good=unfit[0].never)
-        taken = slots.take(submission.task, Need.of(submission))
-        if isinstance(taken, Short):
-            return Refused(taken.reason, for_good=taken.never)
-        self._availability.task_started()
-        return gpu_environment(self._document().resources.gpus, taken.gpus)
-
-    def _give_back(self, task: str) -> None:
-        if self._slots is not None and self._slots.give_back(task):
-            self._availability.task_ended()
-
     def _run_over(self, task: str, token: int) -> None:
         self._output.over(task, token)
-
-    def _drain(self, on: bool) -> None:
-        if on:
-            self._availability.drain()
-        else:
-            self._availability.resume()
 
     def _describe(self, peer: str) -> Candidate | None:
         """What a member said last."""
         if peer == self._own_text:
-            return self._own_candidate()
-        each = next((one for one in self.service.peers.linked() if str(one) == peer), None)
-        if each is None:
-            return None
-        document = self._mesh.broadcasts.documents.get(each)
-        said = self._mesh.broadcasts.availabilities.get(each)
-        if document is None or said is None:
-            # Both come as soon as it is in the topic.
-            return None
-        everything = offered(document.resources, EVERYTHING, said.max_tasks)
-        room = said.room
-        return Candidate(
-            peer=peer,
-            name=self.name_of(peer),
-            facts=self._facts_of(peer, document),
-            may_run=self._rights.may_run(each),
-            draining=said.status == "draining",
-            max_tasks=said.max_tasks,
-            room=Room(
-                everything.cpus if room is None else room.cpus,
-                everything.memory if room is None else room.memory_bytes,
-                everything.gpus if room is None else room.gpus,
-                max(0, said.max_tasks - said.current_tasks),
-            ),
-        )
-
-    def _own_candidate(self) -> Candidate | None:
-        if self._slots is None:
-            return None
-        return Candidate(
-            peer=self._own_text,
-            name=self.name_of(self._own_text),
-            facts=self._facts_of(self._own_text, self._document()),
-            may_run=self._rights.may_run(self._own),
-            draining=self._availability.draining,
-            max_tasks=self._availability.max_tasks,
-            room=self._slots.free,
-            rules=self._rules,
-        )
-
-    def _facts_of(self, peer: str, document: CapabilityDocument) -> Facts:
-        known = self._facts.get(peer)
-        if known is None or known.document != document:
-            known = self._facts[peer] = Facts(document)
-        return known
+            return self.offering.candidate()
+        return self._others.describe(peer)
 
     def _find_step_node(self, text: str) -> str:
         """The same for a workflow's step.

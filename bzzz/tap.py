@@ -149,8 +149,8 @@ def _setter(option: Option, value: str | None = None) -> Callable[..., None]:
 
     method = switch if value else take
     note = " Repeatable." if option.kind.repeatable else ""
-    default = option.default_text.replace("``", "")
-    method.__doc__ = f"{option.help}{note} [default: {default}]"
+    said = f"{option.help}{note} [default: {option.default_text}]"
+    method.__doc__ = said.replace("``", "")
     if value == "no":
         method.__doc__ = f"The opposite of {option.flag}."
     return method

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.config import OPTIONS, Config, load, problems_of_file, reference
+from bzzz.config import OPTIONS, Config, load, options, problems_of_file, reference
 from bzzz.errors import ConfigError
+from bzzz.tasks.executors import keeper_exec
 from bzzz.wire.multiaddr import Multiaddr
 
 HOME = {"HOME": "/home/ada", "PATH": "/bin"}
@@ -67,7 +68,11 @@ class ConfigTests(SynchronousTestCase):
             'listen_port = 4001\nbootstrap = ["/ip4/192.0.2.7/tcp/4001"]\nmdns = false\n'
             'capability = ["a", "b", "a"]\nspecialization = "vision"\n'
             'broadcast_interval = "500ms"\n'
-            'max_links = 3\nmax_tasks = 0\nstop_timeout = "1m"\nlog_level = "debug"\n\n'
+            'max_links = 3\nmax_tasks = 0\nstop_timeout = "1m"\nlog_level = "debug"\n'
+            'task_forbid_command = ["docker", "/opt/*"]\ntask_forbid_submitter = ["eve"]\n'
+            'task_profile = ["no-network"]\ntask_cpus = 1.5\ntask_memory = "16 GiB"\n'
+            'task_gpus = 0\ntask_output_limit = "1MB"\ntask_output_quota = 2000000\n'
+            'cache_quota = "0.5g"\n\n'
             '[label]\nrack = "a3"\n'
         )
         config = load({}, HOME, path)
@@ -78,7 +83,17 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(config.broadcast_interval, 0.5)
         self.assertEqual(dict(config.label), {"rack": "a3"})
         self.assertEqual(set(config.sources), set(KEYS))
-        self.assertEqual(config.sources["label"], f"{path}:16")
+        self.assertEqual(config.task_forbid_command, ("docker", "/opt/*"))
+        self.assertEqual(config.task_forbid_submitter, ("eve",))
+        self.assertEqual(config.task_profile, ("no-network",))
+        self.assertEqual(
+            (config.task_cpus, config.task_memory, config.task_gpus), (1.5, 16 << 30, 0)
+        )
+        self.assertEqual(
+            (config.task_output_limit, config.task_output_quota, config.cache_quota),
+            (1_000_000, 2_000_000, 1 << 29),
+        )
+        self.assertEqual(config.sources["label"], f"{path}:25")
         self.assertEqual(config.sources["listen_port"], f"{path}:5")
 
     def test_precedence(self) -> None:
@@ -179,6 +194,37 @@ class ConfigTests(SynchronousTestCase):
             "label = {a = 1}": "label: a = 1 is not a string (write it in quotes)",
             'state_dir = "here"': "state_dir: 'here' is not an absolute path"
             " (start it with / or ~)",
+            'task_forbid_command = ["rm -rf"]': "task_forbid_command: 'rm -rf' has a space: a"
+            " pattern is for a command's first word (write 'rm')",
+            'task_forbid_command = [" "]': "task_forbid_command: ' ' has a space: a pattern is for"
+            " a command's first word (write a word)",
+            'task_forbid_command = [""]': "task_forbid_command: '' is not a pattern for commands"
+            " (at most 255 printable characters, such as docker or /opt/*)",
+            'task_forbid_submitter = ["a b"]': "task_forbid_submitter: 'a b' is not the name of a"
+            " user or of a machine, nor a peer ID (at most 127 printable characters, and no"
+            " spaces)",
+            'task_profile = ["root"]': "task_profile: 'root' is none of: default, no-network,"
+            " trusted",
+            "task_profile = []": "task_profile: a task has some profile: name one (to run no tasks:"
+            " max_tasks = 0)",
+            'task_cpus = "few"': "task_cpus: 'few' is not a number of cores (write for example 4 or"
+            " 1.5), nor 'all'",
+            "task_cpus = 1e400": "task_cpus: inf is not between 0 and 65536, nor 'all'",
+            "task_cpus = -1": "task_cpus: -1 is not between 0 and 65536, nor 'all'",
+            "task_cpus = nan": "task_cpus: nan is not a number of cores (write for example 4 or"
+            " 1.5), nor 'all'",
+            "task_memory = 16": "task_memory: 16 bytes is not between 1 MiB and 8192 TiB (write the"
+            " unit, as in 16GiB), nor 'all'",
+            'task_memory = "16 gigs"': "task_memory: '16 gigs' is not a size (write for example"
+            " 512MiB or 16GiB), nor 'all'",
+            "task_gpus = 65": "task_gpus: 65 is not between 0 and 64, nor 'all'",
+            "task_output_limit = true": "task_output_limit: true is not a size (write for example"
+            " '512MiB' or '16GiB')",
+            f"task_memory = 0x{'f' * 5000}": "task_memory: a number is not between 1 MiB and 8192"
+            " TiB, nor 'all'",
+            'cache_quota = "all"': "cache_quota: 'all' is not a size (write for example 512MiB or"
+            " 16GiB)",
+            "cache_quota = 0": "cache_quota: 0 bytes is not between 64 MiB and 1024 TiB",
             'log_level = "loud"': "log_level: 'loud' is none of: debug, info, warn, error",
         }.items():
             path = self.file(f"\n{text}\n")
@@ -195,6 +241,11 @@ class ConfigTests(SynchronousTestCase):
             self.error(BZZZ_MDNS="maybe"), "environment BZZZ_MDNS: 'maybe' is neither yes nor no"
         )
         self.assertEqual(
+            self.error(BZZZ_TASK_CPUS="x"),
+            "environment BZZZ_TASK_CPUS: 'x' is not a number of cores (write for example 4 or 1.5),"
+            " nor 'all'",
+        )
+        self.assertEqual(
             self.error(flags={"label": ["rack"]}), "--label: 'rack' is not of the form K=V"
         )
         self.assertEqual(
@@ -202,6 +253,31 @@ class ConfigTests(SynchronousTestCase):
             "--broadcast-interval: '30 days' is not a time"
             " (write for example 30, 30s, 500ms or 2m)",
         )
+
+    def test_rules_travel(self) -> None:
+        """What goes into each broadcast is not longer than that has room for."""
+        for key in ("task_forbid_command", "task_forbid_submitter"):
+            fits = [f"{number:064}" for number in range(64)]
+            self.assertEqual(len(getattr(load({key: fits}, HOME), key)), 64)
+            self.assertIn(
+                "the entries have 4097 bytes, more than 4096",
+                self.error(flags={key: [*fits[:-1], "x" * 65]}),
+            )
+
+    def test_all(self) -> None:
+        """All of the machine's can be said wherever a part of it can, and is shown so."""
+        path = self.file('task_cpus = 1\ntask_memory = "1GiB"\ntask_gpus = 1\n')
+        config = load(
+            {"task_cpus": ["all"], "task_gpus": ["all"]}, {**HOME, "BZZZ_TASK_MEMORY": "all"}, path
+        )
+        shown = {setting.key: setting.value for setting in config.effective()}
+        for key in ("task_cpus", "task_memory", "task_gpus"):
+            self.assertIsNone(getattr(config, key))
+            self.assertEqual(shown[key], "all")
+
+    def test_profiles(self) -> None:
+        """The profiles of the configuration are those that there are."""
+        self.assertEqual(options.PROFILES, keeper_exec.PROFILES)
 
     def test_bad_multiaddr(self) -> None:
         """A bootstrap address that is none, or not over TCP, is shown with its fault."""
@@ -223,6 +299,10 @@ class ConfigTests(SynchronousTestCase):
             {"interface": ["a" * 16]},
             {"label": ["a b=c"]},
             {"label": ["a=\x1b[2J"]},
+            {"task_forbid_command": ["a\x1b"]},
+            {"task_forbid_command": ["x" * 256]},
+            {"task_forbid_submitter": ["x" * 128]},
+            {"task_forbid_submitter": ["\u202e"]},
             {"capability": [str(number) for number in range(65)]},
         ):
             self.error(flags=flags)

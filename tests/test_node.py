@@ -17,9 +17,11 @@ from bzzz import __version__, node_trust
 from bzzz.config import OPTIONS, Config
 from bzzz.discovery.doctor import NodeHealth
 from bzzz.identity.keys import PrivateKey
+from bzzz.mesh.capability import EVERYTHING, OwnerRules
 from bzzz.mesh.member import Member
 from bzzz.net.backoff import Backoff
 from bzzz.node import Launch, NodeService
+from bzzz.node_tasks import owner_rules
 from bzzz.state import StateDirectory
 from bzzz.systemd.environment import Environment
 from bzzz.systemd.unit import Unit
@@ -60,6 +62,14 @@ class NodeServiceTests(SynchronousTestCase):
     def test_applied(self) -> None:
         """Each of them reaches what it is for."""
         self.node.view.state = None
+        limited: list[tuple[int, ...]] = []
+
+        def limit(*limits: int) -> Deferred[None]:
+            limited.append(limits)
+            return succeed(None)
+
+        for part in (self.node.tasks.files, self.node.tasks.workspace):
+            self.patch(part, "limit", limit)
         seed = Multiaddr.parse("/ip4/192.0.2.7/tcp/4001")
         self.apply(
             max_tasks=5,
@@ -70,8 +80,29 @@ class NodeServiceTests(SynchronousTestCase):
             specialization="code",
             bootstrap=(seed,),
             broadcast_interval=5.0,
+            task_forbid_command=("docker",),
+            task_forbid_submitter=("eve",),
+            task_profile=("trusted", "default"),
+            task_cpus=1.5,
+            task_memory=1 << 30,
+            task_gpus=0,
+            task_output_limit=5000,
+            task_output_quota=1 << 21,
+            cache_quota=1 << 27,
         )
         node = self.node
+        self.assertEqual(
+            node.inventory.document().rules,
+            OwnerRules(
+                forbidden_commands=("docker",),
+                forbidden_submitters=("eve",),
+                profiles=("trusted", "default"),
+                cpus=1.5,
+                memory=1 << 30,
+                gpus=0,
+            ),
+        )
+        self.assertEqual(limited, [(1 << 27,), (5000, 1 << 21)])
         self.assertEqual(node.availability.max_tasks, 5)
         self.assertEqual(node.mesh.swarm.limits.links, 7)
         self.assertEqual(self.levels, ["debug"])
@@ -82,6 +113,12 @@ class NodeServiceTests(SynchronousTestCase):
         self.assertEqual(node.mesh.broadcasts._interval, 5.0)
         shown = {entry.key: entry.value for entry in node.view.config_entries()}
         self.assertEqual((shown["max_links"], node.view.status().max_links), (7, 7))
+
+    def test_no_rules(self) -> None:
+        """An owner who has configured nothing forbids nothing, and keeps nothing for others."""
+        self.assertEqual(self.node.inventory.document().rules, EVERYTHING)
+        everything = replace(self.config, task_profile=("trusted", "no-network", "default"))
+        self.assertEqual(owner_rules(everything), EVERYTHING)
 
     def test_reload_is_recorded(self) -> None:
         """The audit log has the keys that a reload changed, and nothing where it changed none."""

@@ -81,10 +81,15 @@ class OptionsTests(SynchronousTestCase):
             *("--capability", "x", "--bootstrap", "/ip4/192.0.2.7/tcp/4001"),
             *("--broadcast-interval", "5s", "--state-dir", "s", "--runtime-dir", "/r"),
             *("--log-level", "debug", "--max-tasks", "2", "--specialization", "vision"),
-            *("--stop-timeout", "5s"),
+            *("--stop-timeout", "5s", "--task-forbid-command", "a", "--task-forbid-command", "b*"),
+            *("--task-forbid-submitter", "eve", "--task-profile", "default"),
+            *("--task-cpus", "all", "--task-memory", "16 GiB", "--task-gpus", "1"),
+            *("--task-output-limit", "1MiB", "--task-output-quota", "1g", "--cache-quota", "1GB"),
         )
         self.assertEqual(config.interface, ("lo", "eth0"))
         self.assertEqual(dict(config.label), {"a": "b", "c": "d"})
+        self.assertEqual(config.task_forbid_command, ("a", "b*"))
+        self.assertEqual((config.task_cpus, config.task_memory), (None, 16 << 30))
         self.assertIs(config.mdns, False)
         self.assertEqual(config.state_dir, Path.cwd() / "s")
         self.assertEqual(set(config.sources), {option.key for option in OPTIONS})

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from bzzz.cli.client import NodeError, NoNode
+from bzzz.cli.members import complete_member
 from bzzz.cli.session import NodeRefused, Session, shared
 
 __all__ = ["cancel", "drain", "logs", "retry", "task", "tasks", "undrain", "why"]
@@ -273,23 +274,41 @@ def why(session: Session, task_id: str) -> None:
 
 
 @click.command()
+@click.argument("machine", metavar="[MACHINE]", default="", shell_complete=complete_member)
 @shared
 @click.pass_obj
-def drain(session: Session) -> None:
-    """Have this machine take no new tasks; what runs goes on."""
-    session.post("drain", {"on": True})
+def drain(session: Session, machine: str) -> None:
+    """Have a machine take no new tasks; what runs goes on. Without MACHINE, this one.
+
+    MACHINE is a member's name or peer ID, or the beginning of one; only an admin drains others. It
+    takes tasks again after "bzzz undrain", or when its node is started again.
+    """
+    name = _drained(session, machine, True)
     if not session.json:
-        click.echo("This machine takes no new tasks. To have it take some again: bzzz undrain")
+        again = " ".join(["bzzz undrain", *([machine] if machine else [])])
+        click.echo(f"{name} takes no new tasks. To have it take some again: {again}")
 
 
 @click.command()
+@click.argument("machine", metavar="[MACHINE]", default="", shell_complete=complete_member)
 @shared
 @click.pass_obj
-def undrain(session: Session) -> None:
-    """Have this machine take tasks again."""
-    session.post("drain", {"on": False})
+def undrain(session: Session, machine: str) -> None:
+    """Have a machine take tasks again. Without MACHINE, this one."""
+    name = _drained(session, machine, False)
     if not session.json:
-        click.echo("This machine takes tasks again.")
+        click.echo(f"{name} takes tasks again.")
+
+
+def _drained(session: Session, machine: str, on: bool) -> str:
+    """What the machine is called that was drained, or not any more."""
+    from bzzz.cli.text import safe
+
+    body = {"on": on, "node": machine} if machine else {"on": on}
+    answer = session.post("drain", body, timeout=40.0)
+    if session.json:
+        session.print_json(answer)
+    return safe(answer["name"]) if machine else "This machine"
 
 
 def _quoted(text: str) -> str:

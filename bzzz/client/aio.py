@@ -86,13 +86,13 @@ class Client:
         """What it and the nodes that it knows can do; itself is the first."""
         return await self._core.capabilities()
 
-    async def drain(self) -> None:
-        """Have this node take no new tasks; what runs goes on."""
-        await self._core.drain(True)
+    async def drain(self, node: str = "") -> None:
+        """Have a node take no new tasks; what runs goes on. Without ``node``, this one."""
+        await self._core.drain(True, node)
 
-    async def undrain(self) -> None:
-        """Have this node take tasks again."""
-        await self._core.drain(False)
+    async def undrain(self, node: str = "") -> None:
+        """Have a node take tasks again. Without ``node``, this one."""
+        await self._core.drain(False, node)
 
 
 class Task:

@@ -35,6 +35,9 @@ ASKING: Final = 30.0
 # Seconds for a change of a task's record, for which a majority of its replicas is needed.
 CHANGING: Final = 60.0
 
+# Seconds for an answer of a member that is drained.
+DRAINING: Final = 40.0
+
 
 class Submitted(msgspec.Struct, frozen=True):
     """A task that is kept.
@@ -173,9 +176,10 @@ class Core:
         """What it and the nodes that it knows can do."""
         return (await self._conversation.ask("GET", "capabilities", _Documents)).nodes
 
-    async def drain(self, on: bool) -> None:
-        """Have it take no new tasks, or take tasks again."""
-        await self._conversation.ask("POST", "drain", object, {"on": on})
+    async def drain(self, on: bool, node: str) -> None:
+        """Have it, or another member, take no new tasks, or take tasks again."""
+        body = {"on": on, "node": node} if node else {"on": on}
+        await self._conversation.ask("POST", "drain", object, body, timeout=DRAINING)
 
     # -- inside
 

@@ -109,13 +109,13 @@ class Client:
         """What it and the nodes that it knows can do; itself is the first."""
         return _done(self._core.capabilities())
 
-    def drain(self) -> None:
-        """Have this node take no new tasks; what runs goes on."""
-        _done(self._core.drain(True))
+    def drain(self, node: str = "") -> None:
+        """Have a node take no new tasks; what runs goes on. Without ``node``, this one."""
+        _done(self._core.drain(True, node))
 
-    def undrain(self) -> None:
-        """Have this node take tasks again."""
-        _done(self._core.drain(False))
+    def undrain(self, node: str = "") -> None:
+        """Have a node take tasks again. Without ``node``, this one."""
+        _done(self._core.drain(False, node))
 
 
 class Task:

@@ -110,13 +110,13 @@ class Client:
         """What it and the nodes that it knows can do; itself is the first."""
         return _begun(self._core.capabilities())
 
-    def drain(self) -> Deferred[None]:
-        """Have this node take no new tasks; what runs goes on."""
-        return _begun(self._core.drain(True))
+    def drain(self, node: str = "") -> Deferred[None]:
+        """Have a node take no new tasks; what runs goes on. Without ``node``, this one."""
+        return _begun(self._core.drain(True, node))
 
-    def undrain(self) -> Deferred[None]:
-        """Have this node take tasks again."""
-        return _begun(self._core.drain(False))
+    def undrain(self, node: str = "") -> Deferred[None]:
+        """Have a node take tasks again. Without ``node``, this one."""
+        return _begun(self._core.drain(False, node))
 
 
 class Task:

@@ -28,8 +28,13 @@ __all__ = [
     "Text",
     "Whole",
     "interface",
+    "is_number",
     "multiaddr",
+    "one_of",
     "pattern",
+    "shown",
+    "submitter",
+    "wildcard",
 ]
 
 T = TypeVar("T")
@@ -37,6 +42,9 @@ T = TypeVar("T")
 # Entries in one list or table of the configuration. Labels and capabilities travel in every
 # capability_broadcast, so that a longer list is a mistake that each member would pay for.
 MAX_ENTRIES = 64
+
+# Bytes of the entries of one list of an owner's rules, for the same reason.
+MAX_RULE_BYTES = 4096
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 TRUE = {"1", "true", "yes", "on"}
@@ -76,22 +84,22 @@ class Kind(Generic[T]):
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise BadValue(f"{_show(value)} is not a string (write it in quotes)")
+        raise BadValue(f"{shown(value)} is not a string (write it in quotes)")
     return value
 
 
-def _show(value: object) -> str:
+def shown(value: object) -> str:
     """A value as TOML would have it, shortened."""
     if isinstance(value, bool):
         return "true" if value else "false"
     try:
-        shown = repr(value)
+        text = repr(value)
     except ValueError:  # a whole number of thousands of digits, written in base 16
         return "a number"
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is one, which neither a boolean is, nor NaN."""
     if isinstance(value, float):
         return not math.isnan(value)
@@ -121,9 +129,7 @@ class Choice(Kind[str]):
         self.metavar = "|".join(words)
 
     def from_text(self, text: str) -> str:
-        if text not in self.words:
-            raise BadValue(f"{_show(text)} is none of: {', '.join(self.words)}")
-        return text
+        return one_of(*self.words)(text)
 
     def from_toml(self, value: object) -> str:
         return self.from_text(_text(value))
@@ -139,17 +145,17 @@ class Whole(Kind[int]):
 
     def from_text(self, text: str) -> int:
         if re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()) is None:
-            raise BadValue(f"{_show(text)} is not a whole number")
+            raise BadValue(f"{shown(text)} is not a whole number")
         return self._in_range(int(text))
 
     def from_toml(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise BadValue(f"{_show(value)} is not a whole number")
+            raise BadValue(f"{shown(value)} is not a whole number")
         return self._in_range(value)
 
     def _in_range(self, number: int) -> int:
         if not self.least <= number <= self.most:
-            raise BadValue(f"{_show(number)} is not between {self.least} and {self.most}")
+            raise BadValue(f"{shown(number)} is not between {self.least} and {self.most}")
         return number
 
 
@@ -164,20 +170,20 @@ class Seconds(Kind[float]):
     def from_text(self, text: str) -> float:
         found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]*)", text.strip())
         if found is None or (found[2] and found[2] not in UNITS):
-            raise BadValue(f"{_show(text)} is not a time (write for example 30, 30s, 500ms or 2m)")
+            raise BadValue(f"{shown(text)} is not a time (write for example 30, 30s, 500ms or 2m)")
         return self._in_range(float(found[1]) * UNITS[found[2] or "s"])
 
     def from_toml(self, value: object) -> float:
         if isinstance(value, str):
             return self.from_text(value)
-        if not _is_number(value):
-            raise BadValue(f"{_show(value)} is not a time (write for example 30 or '500ms')")
+        if not is_number(value):
+            raise BadValue(f"{shown(value)} is not a time (write for example 30 or '500ms')")
         return float(self._in_range(value))
 
     def _in_range(self, seconds: float) -> float:
         if not self.least <= seconds <= self.most:
             raise BadValue(
-                f"{_show(seconds)} s is not between {self.least:g} s and {self.most:g} s"
+                f"{shown(seconds)} s is not between {self.least:g} s and {self.most:g} s"
             )
         return seconds
 
@@ -190,12 +196,12 @@ class Boolean(Kind[bool]):
     def from_text(self, text: str) -> bool:
         word = text.strip().lower()
         if word not in TRUE | FALSE:
-            raise BadValue(f"{_show(text)} is neither yes nor no")
+            raise BadValue(f"{shown(text)} is neither yes nor no")
         return word in TRUE
 
     def from_toml(self, value: object) -> bool:
         if not isinstance(value, bool):
-            raise BadValue(f"{_show(value)} is neither true nor false (write it without quotes)")
+            raise BadValue(f"{shown(value)} is neither true nor false (write it without quotes)")
         return value
 
 
@@ -211,29 +217,38 @@ class Directory(Kind[Path]):
         path = value if isinstance(value, Path) else self._expanded(_text(value))
         if not path.is_absolute():
             # It would mean another directory each time the node is started from elsewhere.
-            raise BadValue(f"{_show(str(path))} is not an absolute path (start it with / or ~)")
+            raise BadValue(f"{shown(str(path))} is not an absolute path (start it with / or ~)")
         return path
 
     def _expanded(self, text: str) -> Path:
         if not text or "\0" in text:
-            raise BadValue(f"{_show(text)} is not a path")
+            raise BadValue(f"{shown(text)} is not a path")
         try:
             return Path(text).expanduser()
         except RuntimeError:  # no such user
-            raise BadValue(f"{_show(text)} names the home of a user who does not exist") from None
+            raise BadValue(f"{shown(text)} names the home of a user who does not exist") from None
 
     def plain(self, value: Path) -> object:
         return str(value)
 
 
 class Many(Kind[tuple[T, ...]]):
-    """A list of single values: the flag repeats, an environment variable has commas."""
+    """A list of single values: the flag repeats, an environment variable has commas.
+
+    :param one: checks an entry.
+    :param most_bytes: of all entries as UTF-8.
+    :param empty: what is wrong with a list without entries; "" where nothing is.
+    """
 
     repeatable = True
 
-    def __init__(self, metavar: str, one: Callable[[str], T]) -> None:
+    def __init__(
+        self, metavar: str, one: Callable[[str], T], *, most_bytes: int = 1 << 20, empty: str = ""
+    ) -> None:
         self.metavar = metavar
         self._one = one
+        self._most_bytes = most_bytes
+        self._empty = empty
 
     def from_text(self, text: str) -> tuple[T, ...]:
         return self.from_texts([part.strip() for part in text.split(",") if part.strip()])
@@ -243,11 +258,16 @@ class Many(Kind[tuple[T, ...]]):
         values = tuple(dict.fromkeys(self._one(text) for text in texts))
         if len(values) > MAX_ENTRIES:
             raise BadValue(f"{len(values)} entries are more than {MAX_ENTRIES}")
+        size = sum(len(str(value).encode()) for value in values)
+        if size > self._most_bytes:
+            raise BadValue(f"the entries have {size} bytes, more than {self._most_bytes}")
+        if not values and self._empty:
+            raise BadValue(self._empty)
         return values
 
     def from_toml(self, value: object) -> tuple[T, ...]:
         if not isinstance(value, list | tuple):
-            raise BadValue(f"{_show(value)} is not a list (write [{_show(value)}])")
+            raise BadValue(f"{shown(value)} is not a list (write [{shown(value)}])")
         return self.from_texts(
             str(item) if isinstance(item, Multiaddr) else _text(item) for item in value
         )
@@ -270,22 +290,22 @@ class Labels(Kind[Mapping[str, str]]):
         for text in texts:
             key, equals, value = text.partition("=")
             if not equals:
-                raise BadValue(f"{_show(text)} is not of the form K=V")
+                raise BadValue(f"{shown(text)} is not of the form K=V")
             labels[key.strip()] = value.strip()
         return self.from_toml(labels)
 
     def from_toml(self, value: object) -> Mapping[str, str]:
         if not isinstance(value, Mapping):
-            raise BadValue(f"{_show(value)} is not a table (write {{ key = 'value' }})")
+            raise BadValue(f"{shown(value)} is not a table (write {{ key = 'value' }})")
         if len(value) > MAX_ENTRIES:
             raise BadValue(f"{len(value)} labels are more than {MAX_ENTRIES}")
         for key, text in value.items():
             if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}", key) is None:
                 raise BadValue(
-                    f"{_show(key)} is not a label's name (letters, digits and . _ / -, at most 63)"
+                    f"{shown(key)} is not a label's name (letters, digits and . _ / -, at most 63)"
                 )
             if not isinstance(text, str):
-                raise BadValue(f"{key} = {_show(text)} is not a string (write it in quotes)")
+                raise BadValue(f"{key} = {shown(text)} is not a string (write it in quotes)")
             if len(text) > 255 or not text.isprintable():
                 raise BadValue(f"the value of {key} is longer than 255 or not printable")
         return MappingProxyType(dict(value))
@@ -299,10 +319,47 @@ def pattern(regex: str, what: str) -> Callable[[str], str]:
 
     def check(text: str) -> str:
         if re.fullmatch(regex, text) is None:
-            raise BadValue(f"{_show(text)} is not {what}")
+            raise BadValue(f"{shown(text)} is not {what}")
         return text
 
     return check
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A check that a text is one of a few words."""
+
+    def check(text: str) -> str:
+        if text not in words:
+            raise BadValue(f"{shown(text)} is none of: {', '.join(words)}")
+        return text
+
+    return check
+
+
+def wildcard(text: str) -> str:
+    """A pattern for the first word of a command, in which ``*`` is anything."""
+    if not text or len(text) > 255 or not text.isprintable():
+        raise BadValue(
+            f"{shown(text)} is not a pattern for commands (at most 255 printable characters, such"
+            " as docker or /opt/*)"
+        )
+    if re.search(r"\s", text):
+        # It is held against the first word alone, and would never match.
+        first = shown(text.split(maxsplit=1)[0]) if text.strip() else "a word"
+        raise BadValue(
+            f"{shown(text)} has a space: a pattern is for a command's first word (write {first})"
+        )
+    return text
+
+
+def submitter(text: str) -> str:
+    """The name of a user or of a machine, or a peer ID."""
+    if not text or len(text) > 127 or not text.isprintable() or re.search(r"\s", text):
+        raise BadValue(
+            f"{shown(text)} is not the name of a user or of a machine, nor a peer ID (at most 127"
+            " printable characters, and no spaces)"
+        )
+    return text
 
 
 def interface(text: str) -> str:
@@ -315,7 +372,7 @@ def interface(text: str) -> str:
     # colons are allowed by the kernel too, but are addresses with a slip of the finger.
     named = re.fullmatch(r"(?![0-9.]+$)[^\s/:,]{1,15}", text)
     if named is None or not text.isprintable():
-        raise BadValue(f"{_show(text)} is neither the name of an interface nor an IP address")
+        raise BadValue(f"{shown(text)} is neither the name of an interface nor an IP address")
     return text
 
 

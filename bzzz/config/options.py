@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bzzz.config import kinds, places
+from bzzz.config.amounts import AllOr, Cores, Size
 from bzzz.config.kinds import BadValue, Kind
 from bzzz.errors import ConfigError
 from bzzz.wire.multiaddr import Multiaddr
@@ -31,6 +32,9 @@ CAPABILITY = kinds.pattern(
 SPECIALIZATION = kinds.pattern(
     r"([A-Za-z0-9][A-Za-z0-9._:/+-]{0,62})?", "a specialization (letters, digits and . _ : / + -)"
 )
+
+# The sandboxes that the executors have.
+PROFILES = ("default", "no-network", "trusted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Config:
 
     :ivar listen_port: 0 for the remembered one, or at first start a free one.
     :ivar broadcast_interval: in seconds.
+    :ivar task_cpus: None for all that the machine has; likewise the next two.
+    :ivar task_memory: in bytes, as are the sizes below.
     :ivar sources: for each key that is not at its default, where its value came from.
     """
 
@@ -208,6 +214,90 @@ class Config:
         "Time that tasks which run have to end when the node stops. Those that have not are ended"
         " and run elsewhere.",
         "a machine that is shut down should not wait for ever, and many tasks are short",
+    )
+    task_forbid_command: tuple[str, ...] = _option(
+        kinds.Many("PATTERN", kinds.wildcard, most_bytes=kinds.MAX_RULE_BYTES),
+        (),
+        "none",
+        "Command that tasks may not run here, such as docker or ``/opt/*``: ``*`` is anything. The"
+        " first word of a task's command is held against it, and what is behind the last slash of"
+        " that; what a shell or a script runs is not.",
+        "a member may run what the node's user may; that is for its owner to narrow",
+        live=True,
+    )
+    task_forbid_submitter: tuple[str, ...] = _option(
+        kinds.Many("NAME|PEER_ID", kinds.submitter, most_bytes=kinds.MAX_RULE_BYTES),
+        (),
+        "none",
+        "Whose tasks are not run here: those of a user, or all that are submitted on a machine, by"
+        " its name in the cluster or its peer ID. What a user is called is said by their machine.",
+        "who may submit is decided by the cluster's admins; this is for the owner of one machine",
+        live=True,
+    )
+    task_profile: tuple[str, ...] = _option(
+        kinds.Many(
+            "PROFILE",
+            kinds.one_of(*PROFILES),
+            empty="a task has some profile: name one (to run no tasks: max_tasks = 0)",
+        ),
+        PROFILES,
+        "default, no-network and trusted",
+        "Sandbox that a task may have here; no others.",
+        "a task has the profile default unless somebody asks for another",
+        live=True,
+    )
+    task_cpus: float | None = _option(
+        AllOr(Cores(65536.0)),
+        None,
+        "all of the machine's",
+        "Processor cores that tasks may have together, such as 6 or 1.5. They are counted as what"
+        " tasks ask for.",
+        "a machine that runs tasks has nothing better to do, unless its owner says so",
+        live=True,
+    )
+    task_memory: int | None = _option(
+        AllOr(Size(1 << 20, 1 << 53)),
+        None,
+        "all of the machine's",
+        "Memory that tasks may have together, such as 16GiB. It is counted as what tasks ask for.",
+        "the same",
+        live=True,
+    )
+    task_gpus: int | None = _option(
+        AllOr(kinds.Whole(0, 64)),
+        None,
+        "all of the machine's",
+        "Graphics processors that tasks may have together: those with the most memory.",
+        "the same",
+        live=True,
+    )
+    task_output_limit: int = _option(
+        Size(4 << 10, 1 << 40),
+        64 << 20,
+        "64MiB",
+        "How much is kept of what a task prints, of its standard output and of its standard error"
+        " each. The rest is read and thrown away.",
+        "a log of that size is more than anybody reads, and a task that prints without end fills no"
+        " disk",
+        live=True,
+    )
+    task_output_quota: int = _option(
+        Size(1 << 20, 1 << 50),
+        1 << 30,
+        "1GiB",
+        "How much the output of all tasks that have run here may take on the disk. The oldest goes"
+        " first.",
+        "thousands of tasks' usual output, on a disk that is not the node's alone",
+        live=True,
+    )
+    cache_quota: int = _option(
+        Size(64 << 20, 1 << 50),
+        10 << 30,
+        "10GiB",
+        "How much the files that tasks read and leave may take on the disk of this node. What was"
+        " used least recently goes first, but nothing that a task needs.",
+        "the inputs of a day's work, on a disk that is not the node's alone",
+        live=True,
     )
     log_level: str = _option(
         kinds.Choice("debug", "info", "warn", "error"),

@@ -88,7 +88,8 @@ class Availability:
         self._max_tasks = max_tasks
         self._wall_time = wall_time
         self._current = 0
-        self._draining = False
+        self._drained = False
+        self._leaving = False
         self._last_activity = wall_time()
         # What is free, where it is known.
         self.room: Callable[[], FreeRoom | None] = lambda: None
@@ -111,17 +112,17 @@ class Availability:
     @property
     def draining(self) -> bool:
         """Whether nothing new is taken."""
-        return self._draining
+        return self._drained or self._leaving
 
     @property
     def available_for_work(self) -> bool:
         """Whether one more task would be taken."""
-        return not self._draining and self._current < self._max_tasks
+        return not self.draining and self._current < self._max_tasks
 
     @property
     def status(self) -> Status:
         """See the module's table."""
-        if self._draining:
+        if self.draining:
             return "draining"
         if self._current >= self._max_tasks:
             return "busy"
@@ -150,13 +151,25 @@ class Availability:
             self._max_tasks = max_tasks
             self._changed()
 
+    def room_changed(self) -> None:
+        """Something else is free for tasks, with as many of them as before."""
+        self._changed()
+
     def drain(self) -> None:
-        """Take nothing new."""
-        self._set_draining(True)
+        """Take nothing new: somebody wants it so."""
+        self._set_draining(True, self._leaving)
 
     def resume(self) -> None:
-        """Take new tasks again."""
-        self._set_draining(False)
+        """Nobody wants that any more. New tasks are taken again, unless the node is to end."""
+        self._set_draining(False, self._leaving)
+
+    def leave(self) -> None:
+        """Take nothing new: the node is to end."""
+        self._set_draining(self._drained, True)
+
+    def stay(self) -> None:
+        """It does not end after all."""
+        self._set_draining(self._drained, False)
 
     def document(self, node_id: str) -> AvailabilityDocument:
         """The state at this moment."""
@@ -171,9 +184,10 @@ class Availability:
             room=self.room(),
         )
 
-    def _set_draining(self, draining: bool) -> None:
-        if draining is not self._draining:
-            self._draining = draining
+    def _set_draining(self, drained: bool, leaving: bool) -> None:
+        before = self.draining
+        self._drained, self._leaving = drained, leaving
+        if self.draining is not before:
             self._changed()
 
     def _changed(self) -> None:

@@ -14,8 +14,10 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "EVERYTHING",
     "CapabilityDocument",
     "Gpu",
+    "OwnerRules",
     "Resources",
     "ServiceState",
     "gibibytes",
@@ -40,6 +42,11 @@ MAX_GPUS = 64
 MAX_RUNTIMES = 32
 MAX_LABELS = 64
 MAX_ADDRESSES = 32
+
+# Entries of an owner's rules: what somebody writes into a configuration.
+MAX_COMMANDS = 64
+MAX_SUBMITTERS = 64
+MAX_PROFILES = 16
 
 # Facts about the service's unit.
 MAX_SERVICE = 32
@@ -93,6 +100,30 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     disk_free_bytes: Count = 0
 
 
+class OwnerRules(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the owner of a machine forbids tasks there, and offers them.
+
+    :ivar forbidden_commands: patterns, in which ``*`` is anything, for the first word of a command
+        and for what is behind its last slash.
+    :ivar forbidden_submitters: names of users and of machines, and peer IDs.
+    :ivar profiles: names of the sandboxes that a task may have; all where there are none.
+    :ivar cpus: cores that tasks may have together; null: all of the machine's.
+    :ivar memory: bytes, likewise.
+    :ivar gpus: how many graphics processors, likewise.
+    """
+
+    forbidden_commands: Annotated[tuple[Text, ...], Meta(max_length=MAX_COMMANDS)] = ()
+    forbidden_submitters: Annotated[tuple[Name, ...], Meta(max_length=MAX_SUBMITTERS)] = ()
+    profiles: Annotated[tuple[Name, ...], Meta(max_length=MAX_PROFILES)] = ()
+    cpus: Annotated[float, Meta(ge=0, le=65536)] | None = None
+    memory: Count | None = None
+    gpus: Annotated[int, Meta(ge=0, le=MAX_GPUS)] | None = None
+
+
+# Of an owner who forbids nothing.
+EVERYTHING = OwnerRules()
+
+
 class CapabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What one node can do.
 
@@ -110,6 +141,7 @@ class CapabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     :ivar runtimes: container runtimes.
     :ivar service: the state of its systemd unit; None where it does not run as a service.
     :ivar addresses: multiaddrs that it listens on.
+    :ivar rules: what its owner lets tasks do there. It goes by them itself, whatever it is offered.
     """
 
     node_id: Name
@@ -126,6 +158,7 @@ class CapabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
     runtimes: Annotated[tuple[Name, ...], Meta(max_length=MAX_RUNTIMES)] = ()
     service: ServiceState | None = None
     addresses: Annotated[tuple[Text, ...], Meta(max_length=MAX_ADDRESSES)] = ()
+    rules: OwnerRules = EVERYTHING
 
     def same_as(self, other: CapabilityDocument) -> bool:
         """Whether both say the same, apart from the free space, which changes all the time."""

@@ -14,9 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from bzzz.mesh.capability import (
+    EVERYTHING,
     MAX_ADDRESSES,
     MAX_CAPABILITIES,
     CapabilityDocument,
+    OwnerRules,
     Resources,
     ServiceState,
     printable,
@@ -41,6 +43,7 @@ class Configured:
     """What is not detected.
 
     :ivar capabilities: added to those detected.
+    :ivar rules: what tasks may do here.
     """
 
     node_id: str
@@ -49,6 +52,7 @@ class Configured:
     capabilities: Sequence[str] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     specialization: str = ""
+    rules: OwnerRules = EVERYTHING
 
 
 class Inventory:
@@ -153,4 +157,5 @@ class Inventory:
             runtimes=detected.runtimes,
             service=self._service,
             addresses=tuple(self._addresses())[:MAX_ADDRESSES],
+            rules=configured.rules,
         )

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bzzz.errors import RemoteProtocolError
+from bzzz.mesh.capability import SHOWABLE
 from bzzz.tasks.ballots import (
     Accept,
     Accepted,
@@ -31,12 +32,14 @@ __all__ = [
     "MAX_LISTED",
     "MAX_MESSAGE",
     "MAX_RENEWED",
+    "MAX_USER",
     "PROTOCOL",
     "Retry",
     "Answer",
     "Cancel",
     "Coming",
     "Done",
+    "Drain",
     "Failed",
     "Find",
     "Found",
@@ -67,6 +70,9 @@ MAX_RENEWED: Final = 4096
 
 # Records that one answer has: a page of a listing.
 MAX_LISTED: Final = 500
+
+# Characters of the name of a user who wants something done on another member.
+MAX_USER: Final = 128
 
 Task = Annotated[str, Meta(pattern=TASK.pattern + r"\Z")]
 Token = Annotated[int, Meta(ge=0, le=1 << 53)]
@@ -179,6 +185,18 @@ class Hold(Struct, frozen=True, array_like=True, tag=11):
     files: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=MAX_FILES)]
 
 
+class Drain(Struct, frozen=True, array_like=True, tag=12):
+    """To any member: take no new tasks, or take tasks again. Answered by :class:`Done`, or by
+    :class:`Refused` where the asker is no admin.
+
+    :ivar on: whether to take none.
+    :ivar user: who wants it, as the asker says.
+    """
+
+    on: bool
+    user: Annotated[str, Meta(max_length=MAX_USER, pattern=SHOWABLE)] = ""
+
+
 class Told(Struct, frozen=True, array_like=True, tag=1):
     """A replica's answer, of what is on its disk."""
 
@@ -246,7 +264,18 @@ class Coming(Struct, frozen=True, array_like=True, tag=9):
 
 
 Request = (
-    Register | Renew | Offer | Stop | Report | Find | Cancel | Retry | Listing | Settled | Hold
+    Register
+    | Renew
+    | Offer
+    | Stop
+    | Report
+    | Find
+    | Cancel
+    | Retry
+    | Listing
+    | Settled
+    | Hold
+    | Drain
 )
 Answer = Told | Granted | Taken | Refused | Done | Found | Listed | Failed | Coming
 

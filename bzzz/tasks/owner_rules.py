@@ -8,48 +8,18 @@ not offer in vain; it goes by them itself whatever was offered.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Final
 
-from msgspec import Meta, Struct
-
-from bzzz.mesh.capability import MAX_GPUS, Count, Name, Resources, Text, printable
+from bzzz.mesh.capability import EVERYTHING, OwnerRules, Resources, printable
 from bzzz.tasks.slots import Room, usable_gpus
 
-__all__ = ["EVERYTHING", "OwnerRules", "offered", "refusals"]
-
-# Entries of the lists: what somebody writes into a configuration.
-MAX_COMMANDS: Final = 64
-MAX_SUBMITTERS: Final = 64
-MAX_PROFILES: Final = 16
+__all__ = ["EVERYTHING", "offered", "refusals"]
 
 # Characters of a command that patterns are held against: no path of Linux is longer.
 MAX_PATH: Final = 4096
 
 # Characters of a command that is shown.
 SHOWN: Final = 80
-
-
-class OwnerRules(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an owner forbids and offers. It goes into the capability document as it is.
-
-    :ivar forbidden_commands: patterns, in which ``*`` is anything, for the first word of a command
-        and for what is behind its last slash.
-    :ivar forbidden_submitters: names of users and of machines, and peer IDs.
-    :ivar profiles: names of the sandboxes that a task may have; all where there are none.
-    :ivar cpus: cores that tasks may have together; all of the machine's where this is None.
-    :ivar memory: bytes, likewise.
-    :ivar gpus: how many graphics processors, likewise.
-    """
-
-    forbidden_commands: Annotated[tuple[Text, ...], Meta(max_length=MAX_COMMANDS)] = ()
-    forbidden_submitters: Annotated[tuple[Name, ...], Meta(max_length=MAX_SUBMITTERS)] = ()
-    profiles: Annotated[tuple[Name, ...], Meta(max_length=MAX_PROFILES)] = ()
-    cpus: Annotated[float, Meta(ge=0, le=65536)] | None = None
-    memory: Count | None = None
-    gpus: Annotated[int, Meta(ge=0, le=MAX_GPUS)] | None = None
-
-
-EVERYTHING: Final = OwnerRules()
 
 
 def offered(resources: Resources, rules: OwnerRules, max_tasks: int) -> Room:

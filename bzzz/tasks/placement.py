@@ -32,7 +32,8 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from bzzz.tasks.owner_rules import EVERYTHING, OwnerRules, offered, refusals
+from bzzz.mesh.capability import OwnerRules
+from bzzz.tasks.owner_rules import EVERYTHING, offered, refusals
 from bzzz.tasks.quarantine import Standing
 from bzzz.tasks.requirements import Facts, Requirement, evaluate, explain
 from bzzz.tasks.slots import Need, Room, too_little, too_much

@@ -153,15 +153,12 @@ class Slots:
     """
 
     def __init__(self, cpus: float, memory: int, gpus: Iterable[int], max_tasks: int) -> None:
-        self._gpus = tuple(gpus)
-        if len(set(self._gpus)) != len(self._gpus):
-            raise ValueError("a graphics processor is offered twice")
-        self._all = Room(max(0.0, cpus), max(0, memory), len(self._gpus), max(0, max_tasks))
         self._taken: dict[str, tuple[Need, Taken]] = {}
-        self._free_gpus = list(self._gpus)
+        self._free_gpus: list[int] = []
         self._cpus = 0
         self._memory = 0
         self._kept: tuple[str, Need] | None = None
+        self.offer(cpus, memory, gpus, max_tasks)
 
     def __len__(self) -> int:
         return len(self._taken)
@@ -225,12 +222,10 @@ class Slots:
         there = self._taken.pop(key, None)
         if there is None:
             return False
-        need, taken = there
+        need, _ = there
         self._cpus -= _milli(need.cpus)
         self._memory -= need.memory
-        self._free_gpus = [
-            index for index in self._gpus if index in self._free_gpus or index in taken.gpus
-        ]
+        self._find_free_gpus()
         return True
 
     def keep_free(self, key: str, need: Need) -> bool:
@@ -248,12 +243,20 @@ class Slots:
         if self._kept is not None and self._kept[0] == key:
             self._kept = None
 
-    def set_max_tasks(self, max_tasks: int) -> None:
-        """Take at most so many from now on; those that have slots keep them."""
-        room = self._all
-        self._all = Room(room.cpus, room.memory, room.gpus, max(0, max_tasks))
+    def offer(self, cpus: float, memory: int, gpus: Iterable[int], max_tasks: int) -> None:
+        """Offer so much from now on; see the class. Those that have slots keep them."""
+        offered = tuple(gpus)
+        if len(set(offered)) != len(offered):
+            raise ValueError("a graphics processor is offered twice")
+        self._gpus = offered
+        self._all = Room(max(0.0, cpus), max(0, memory), len(self._gpus), max(0, max_tasks))
+        self._find_free_gpus()
         if self._kept is not None and self._all.lacks(self._kept[1]):
             self._kept = None
+
+    def _find_free_gpus(self) -> None:
+        taken = {index for _, slots in self._taken.values() for index in slots.gpus}
+        self._free_gpus = [index for index in self._gpus if index not in taken]
 
 
 def usable_gpus(gpus: Sequence[Gpu]) -> tuple[int, ...]:

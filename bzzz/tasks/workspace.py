@@ -36,9 +36,6 @@ from bzzz.tasks.value import peer_id
 
 __all__ = ["AttemptFiles", "Stored", "TaskFiles", "WorkspaceError"]
 
-# Bytes of each of an attempt's outputs that are kept.
-MAX_OUTPUT: Final = 64 << 20
-
 # Where commands are looked for that are given without a path.
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -77,6 +74,7 @@ class AttemptFiles:
     """Implements :class:`bzzz.tasks.interfaces.Workspace`.
 
     :param directory: of all attempts of this node.
+    :param max_output: bytes that are kept of each of an attempt's two outputs.
     :param quota: bytes of the output of ended attempts.
     :param in_thread: calls a function in a thread.
     :ivar share: has what an attempt has put out kept by another member; raises a BzzzError.
@@ -87,11 +85,13 @@ class AttemptFiles:
     def __init__(
         self,
         directory: Path,
+        max_output: int,
         quota: int,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         files: TaskFiles,
     ) -> None:
         self._directory = directory
+        self._max_output = max_output
         self._in_thread = in_thread
         self._batches = Batches(in_thread)
         self._kept = _Kept(quota)
@@ -105,6 +105,11 @@ class AttemptFiles:
         Fails with a WorkspaceError.
         """
         return self._in_thread(self._open)
+
+    def limit(self, max_output: int, quota: int) -> Deferred[None]:
+        """Keep so much from now on; see the class. What runs keeps the limit that it has."""
+        self._max_output = max_output
+        return self._batches(lambda: self._kept.limit(quota))
 
     def directory_of(self, task: str, token: int) -> Path:
         """Where an attempt's output is, if it is still there."""
@@ -157,7 +162,7 @@ class AttemptFiles:
             directory=str(work),
             stdout=str(directory / "stdout"),
             stderr=str(directory / "stderr"),
-            max_output=MAX_OUTPUT,
+            max_output=self._max_output,
             timeout=submission.timeout,
             memory=submission.memory,
             cpus=submission.cpus,
@@ -227,6 +232,14 @@ class _Kept:
         self._names.add(directory.name)
         heapq.heappush(self._oldest, (directory.name, size, directory))
         self._total += size
+        self._keep()
+
+    def limit(self, quota: int) -> None:
+        """Keep so much from now on."""
+        self._quota = quota
+        self._keep()
+
+    def _keep(self) -> None:
         while self._total > self._quota:
             name, size, oldest = heapq.heappop(self._oldest)
             self._names.discard(name)

@@ -47,6 +47,10 @@ EVENTS: Mapping[str, EventKind] = {
     "control_request": EventKind(
         ("uid", "pid", "request", "peer_id", "name"), summed_by=("uid", "request", "peer_id")
     ),
+    # What admins on other members want of it; ``user`` is as those say.
+    "drained": EventKind(("peer_id", "name", "user"), summed_by=("peer_id",)),
+    "undrained": EventKind(("peer_id", "name", "user"), summed_by=("peer_id",)),
+    "drain_refused": EventKind(("peer_id", "name", "user"), summed_by=("peer_id",)),
     # Its cluster.
     "cluster_created": EventKind(("cluster", "cluster_id", "name")),
     "joined": EventKind(("cluster", "cluster_id", "by")),

@@ -14,7 +14,8 @@ from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Refusal, argument
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
-from bzzz.web.task_routes import Drain, Output, Wanted
+from bzzz.web.submit_routes import Wanted
+from bzzz.web.task_routes import Output
 from bzzz.web.workflow_routes import Submit
 from tests.cli.node import CommandTests
 
@@ -143,7 +144,6 @@ class TaskNode:
         table.post("/v1/tasks/<task>/retry", lambda by, task: self.act("retry", task))
         table.stream("/v1/tasks/<task>/output", self.output, Output)
         table.post("/v1/fitting", self.fitting, Wanted)
-        table.post("/v1/drain", lambda by, body: self.acts.append(("drain", str(body.on))), Drain)
         table.stream("/v1/workflows", self.submit_workflow, Submit)
         table.get("/v1/workflows/<flow>", lambda request, flow: self.flow(flow))
         table.post("/v1/workflows/<flow>/cancel", lambda by, flow: self.act_on("cancel", flow))

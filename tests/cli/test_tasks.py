@@ -1,4 +1,4 @@
-"""The commands about tasks that are there: tasks, task, logs, cancel, retry, why, drain."""
+"""The commands about tasks that are there: tasks, task, logs, cancel, retry, why."""
 
 from __future__ import annotations
 
@@ -364,28 +364,6 @@ class WhyTests(TaskCase):
         self.tasks.tasks = [info()]
         self.assertEqual(self.output("why", TASK), "No machine that runs tasks is known here.\n")
         self.assertEqual(self.refused(4, "why", "X"), NOBODY.format("X"))
-
-
-class DrainTests(TaskCase):
-    """``bzzz drain`` and ``bzzz undrain``."""
-
-    def test_both(self) -> None:
-        """Each is told, with how to undo it."""
-        self.assertEqual(
-            self.output("drain"),
-            "This machine takes no new tasks. To have it take some again: bzzz undrain\n",
-        )
-        self.assertEqual(self.output("undrain"), "This machine takes tasks again.\n")
-        self.assertEqual(
-            (self.output("drain", "--json"), self.output("undrain", "--json")), ("", "")
-        )
-        self.assertEqual(self.tasks.acts, [("drain", "True"), ("drain", "False")] * 2)
-
-    def test_nobody(self) -> None:
-        """Where no node answers that is told."""
-        self.node = None
-        for command in ("drain", "undrain"):
-            self.assertIn("No node is running", self.refused(3, command))
 
 
 class KeptTests(TaskCase):

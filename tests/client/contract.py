@@ -85,6 +85,8 @@ class ContractCase(TestCase):
             {"nodes": [{**NODE, "self": True, "capabilities": {"node_id": "x", "models": ["m"]}}]},
             {},
             {},
+            {"name": "oak"},
+            {"name": "oak"},
             {"tasks": [task("running")], "more": True, "asked": 2, "answered": 1},
             {"tasks": []},
             task("waiting", replica_names=["walnut"]),
@@ -101,6 +103,8 @@ class ContractCase(TestCase):
             self.assertEqual((await client.capabilities())[0].capabilities.models, ("m",))
             self.assertIsNone(await client.drain())
             self.assertIsNone(await client.undrain())
+            self.assertIsNone(await client.drain("oak"))
+            self.assertIsNone(await client.undrain(node="oak"))
             listed = await client.tasks()
             self.assertEqual([each.id for each in listed], [ID])
             self.assertEqual((len(listed), listed.more, listed.answered), (1, True, 1))
@@ -121,6 +125,8 @@ class ContractCase(TestCase):
                     ("GET", "/v1/capabilities", None),
                     ("POST", "/v1/drain", {"on": True}),
                     ("POST", "/v1/drain", {"on": False}),
+                    ("POST", "/v1/drain", {"on": True, "node": "oak"}),
+                    ("POST", "/v1/drain", {"on": False, "node": "oak"}),
                     ("GET", "/v1/tasks?limit=100&open=1", None),
                     ("GET", "/v1/tasks?limit=5&before=B&since=S", None),
                     ("GET", "/v1/tasks/JBW%2FY", None),

@@ -43,6 +43,18 @@ class AvailabilityTests(SynchronousTestCase):
         self.availability.resume()
         self.assertEqual(self.state(), ("ready", True))
 
+    def test_leaving(self) -> None:
+        """A node that is to end drains as well, and if it stays it does what its owner wants."""
+        self.availability.leave()
+        self.availability.resume()
+        self.assertEqual((self.state(), self.changes), (("draining", False), 1))
+        self.availability.stay()
+        self.assertEqual((self.state(), self.changes), (("ready", True), 2))
+        self.availability.drain()
+        self.availability.leave()
+        self.availability.stay()
+        self.assertEqual((self.state(), self.changes), (("draining", False), 3))
+
     def test_no_tasks(self) -> None:
         """A node set to run none is busy and never available."""
         self.availability.set_max_tasks(0)

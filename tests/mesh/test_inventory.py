@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.mesh.capability import Gpu
+from bzzz.mesh.capability import Gpu, OwnerRules
 from bzzz.mesh.detect import Detected
 from bzzz.mesh.inventory import FIRST_WAIT, INTERVAL, Configured, Inventory
 
@@ -70,9 +70,13 @@ class InventoryTests(SynchronousTestCase):
     def test_configured_anew(self) -> None:
         """Another configuration is in the document at once, beside what was detected."""
         self.inventory.start()
-        self.inventory.configure(Configured(node_id="me", name="walnut", version="0.1.0"))
+        rules = OwnerRules(forbidden_commands=("docker",))
+        self.inventory.configure(
+            Configured(node_id="me", name="walnut", version="0.1.0", rules=rules)
+        )
         self.assertEqual(self.changes, 2)
         document = self.inventory.document()
+        self.assertEqual(document.rules, rules)
         self.assertEqual((document.capabilities, document.labels), (("ollama", "python"), {}))
         self.assertEqual(document.resources.cpu_cores, 4)
 

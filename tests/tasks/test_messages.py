@@ -24,6 +24,7 @@ from bzzz.tasks.messages import (
     Answer,
     Coming,
     Done,
+    Drain,
     Failed,
     Find,
     Hold,
@@ -66,6 +67,7 @@ REQUESTS = st.one_of(
         st.text(max_size=20),
     ),
     st.builds(Stop, st.just(ID), st.integers(0, 9)),
+    st.builds(Drain, st.booleans(), st.text("ab ä-", max_size=128)),
     st.builds(
         Hold,
         st.just(ID),

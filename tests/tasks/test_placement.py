@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.mesh.capability import CapabilityDocument, Gpu, Resources
+from bzzz.mesh.capability import CapabilityDocument, Gpu, OwnerRules, Resources
 from bzzz.tasks import waiting
-from bzzz.tasks.owner_rules import OwnerRules, offered, refusals
+from bzzz.tasks.owner_rules import offered, refusals
 from bzzz.tasks.placement import (
     Candidate,
     Outlook,

@@ -34,6 +34,7 @@ steps = st.lists(
         take,
         st.tuples(st.just("give"), st.integers(0, 9)),
         st.tuples(st.just("max"), st.integers(1, 6)),
+        st.tuples(st.just("gpus"), st.integers(0, 2)),
         st.tuples(st.just("keep"), st.integers(0, 9), needs),
         st.tuples(st.just("let go"), st.integers(0, 9)),
     ),
@@ -43,6 +44,12 @@ steps = st.lists(
 
 def slots(cpus: float = 4.0, memory: int = 8 * GIB, gpus: int = 2, max_tasks: int = 4) -> Slots:
     return Slots(cpus, memory, range(gpus), max_tasks)
+
+
+def offer(
+    there: Slots, cpus: float = 4.0, memory: int = 8 * GIB, gpus: int = 2, max_tasks: int = 4
+) -> None:
+    there.offer(cpus, memory, range(gpus), max_tasks)
 
 
 class SlotsTests(SynchronousTestCase):
@@ -99,15 +106,38 @@ class SlotsTests(SynchronousTestCase):
         there = slots()
         there.take("a", Need())
         there.take("b", Need())
-        there.set_max_tasks(1)
+        offer(there, max_tasks=1)
         self.assertEqual(there.free.tasks, 0)
         self.assertEqual(self.short(there, Need()).reason, "it runs 1 tasks, as many as it may")
         self.assertEqual(there.part, 1.0)
         there.give_back("a")
         there.give_back("b")
         self.assertIsInstance(there.take("c", Need()), Taken)
-        there.set_max_tasks(0)
+        offer(there, max_tasks=0)
         self.assertTrue(self.short(there, Need()).never)
+
+    def test_offer(self) -> None:
+        """Less, or more, may be offered than before; what is taken stays, and is given once."""
+        there = slots()
+        first = there.take("a", Need(3.0, 6 * GIB, 1))
+        self.assertEqual(first, Taken((0,)))
+        offer(there, cpus=2.0, memory=4 * GIB, gpus=1)
+        self.assertEqual((there.free, len(there)), (Room(0.0, 0, 0, 3), 1))
+        self.assertTrue(self.short(there, Need(3.0)).never)
+        offer(there, cpus=8.0, gpus=3)
+        self.assertEqual(there.free, Room(5.0, 2 * GIB, 2, 3))
+        self.assertEqual(there.take("b", Need(1.0, 0, 2)), Taken((1, 2)))
+        self.assertTrue(there.give_back("a"))
+        self.assertEqual(there.take("c", Need(1.0, 0, 1)), Taken((0,)))
+        self.assertRaises(ValueError, there.offer, 1.0, 0, (1, 1), 1)
+
+    def test_offer_less_than_is_kept_for(self) -> None:
+        """Nothing is kept for what is not offered any more."""
+        there = slots()
+        there.take("a", Need(1.0))
+        self.assertTrue(there.keep_free("big", Need(4.0)))
+        offer(there, cpus=3.0)
+        self.assertIsInstance(there.take("b", Need(1.0)), Taken)
 
     def test_part(self) -> None:
         """The part that is taken is that of what is most taken."""
@@ -146,7 +176,7 @@ class SlotsTests(SynchronousTestCase):
         """Whatever is taken and given back, it is what there is at most, and each once."""
         there = slots()
         held: dict[str, tuple[Need, Taken]] = {}
-        allowed = 4
+        allowed, offered = 4, 2
         for name, *arguments in steps:
             key = str(arguments[0])
             if name == "take":
@@ -164,18 +194,22 @@ class SlotsTests(SynchronousTestCase):
             elif name == "max":
                 assert isinstance(arguments[0], int)
                 allowed = arguments[0]
-                there.set_max_tasks(allowed)
+                offer(there, gpus=offered, max_tasks=allowed)
+            elif name == "gpus":
+                assert isinstance(arguments[0], int)
+                offered = arguments[0]
+                offer(there, gpus=offered, max_tasks=allowed)
             elif name == "keep":
                 assert isinstance(arguments[1], Need)
                 there.keep_free(key, arguments[1])
             else:
                 there.let_go(key)
-            self.check(there, held)
+            self.check(there, held, offered)
         for key in held:
             there.give_back(key)
         self.assertEqual(there.free, there.offered)
 
-    def check(self, there: Slots, held: dict[str, tuple[Need, Taken]]) -> None:
+    def check(self, there: Slots, held: dict[str, tuple[Need, Taken]], offered: int) -> None:
         cpus = sum(need.cpus for need, _ in held.values())
         memory = sum(need.memory for need, _ in held.values())
         gpus = [index for _, taken in held.values() for index in taken.gpus]
@@ -185,7 +219,7 @@ class SlotsTests(SynchronousTestCase):
         self.assertLessEqual(set(gpus), {0, 1})
         self.assertEqual(len(there), len(held))
         self.assertEqual(there.free.memory, 8 * GIB - memory)
-        self.assertEqual(there.free.gpus, 2 - len(gpus))
+        self.assertEqual(there.free.gpus, len(set(range(offered)) - set(gpus)))
         self.assertLessEqual(abs(there.free.cpus - (4.0 - cpus)), 0.01)
         self.assertTrue(0.0 <= there.part <= 1.0)
 

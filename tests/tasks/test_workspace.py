@@ -67,7 +67,7 @@ class AttemptFilesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.place = Path(self.mktemp()).absolute()
         self.files = Files()
-        self.workspace = AttemptFiles(self.place, 1 << 20, execute, self.files)
+        self.workspace = self.opened()
         self.successResultOf(self.workspace.start())
         self.wanted = submission(
             inputs=(Input("one", ONE, 1), Input("two", TWO, 1)), outputs=("*.o",)
@@ -75,6 +75,9 @@ class AttemptFilesTests(SynchronousTestCase):
         self.shared: list[tuple[str, str]] = []
         self.refusal = ""
         self.workspace.share = self.share
+
+    def opened(self) -> AttemptFiles:
+        return AttemptFiles(self.place, 5000, 1 << 20, execute, self.files)
 
     async def share(self, wanted: Submission, digest: str) -> None:
         assert self.files.pins[digest], "it might be dropped meanwhile"
@@ -92,6 +95,7 @@ class AttemptFilesTests(SynchronousTestCase):
         self.assertEqual(self.files.fetched, [(ONE, peers), (TWO, peers)])
         self.assertEqual(self.files.pinned, {})
         self.assertEqual((run.env["X"], run.env["HOME"]), ("y", str(work)))
+        self.assertEqual(run.max_output, 5000)
 
     def test_missing_input(self) -> None:
         """An attempt without its inputs does not begin, and pins nothing."""
@@ -153,7 +157,7 @@ class AttemptFilesTests(SynchronousTestCase):
         size = (1 << 20) // 4 - 4096
         first, second, third = (self.leave(number, size) for number in (1, 2, 3))
         self.assertTrue(first.exists())
-        self.workspace = AttemptFiles(self.place, 1 << 20, execute, self.files)
+        self.workspace = self.opened()
         self.successResultOf(self.workspace.start())
         self.leave(4, size)
         self.assertTrue(first.exists())
@@ -167,5 +171,18 @@ class AttemptFilesTests(SynchronousTestCase):
         self.successResultOf(self.workspace.prepare(submission(), 2, {}))
         directory = self.workspace.directory_of(submission().task, 2)
         self.assertTrue(directory.exists())
-        self.successResultOf(AttemptFiles(self.place, 1 << 20, execute, self.files).start())
+        self.successResultOf(self.opened().start())
         self.assertFalse(directory.exists())
+
+    def test_limit(self) -> None:
+        """With a smaller quota the oldest output goes at once, but none of what runs; the next
+        attempt may print what is the limit then."""
+        old, new = self.leave(1, 400_000), self.leave(2, 400_000)
+        run = self.successResultOf(self.workspace.prepare(submission(), 3, {}))
+        self.assertTrue(old.exists())
+        self.successResultOf(self.workspace.limit(7000, 500_000))
+        self.assertEqual([each.exists() for each in (old, new)], [False, True])
+        self.successResultOf(self.workspace.limit(7000, 0))
+        self.assertEqual([new.exists(), Path(run.directory).exists()], [False, True])
+        run = self.successResultOf(self.workspace.prepare(submission(), 4, {}))
+        self.assertEqual(run.max_output, 7000)

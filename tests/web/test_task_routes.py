@@ -21,10 +21,14 @@ from bzzz.tasks.record import Produced, begin
 from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import TASK
 from bzzz.tasks.value import TaskRecord, encode_record
-from bzzz.web import task_routes
+from bzzz.web import submit_routes, task_finding
 from bzzz.web.api import ControlApi
 from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Refusal
+from bzzz.web.routes import Routes
+from bzzz.web.submit_routes import SubmitRoutes
+from bzzz.web.task_finding import TaskFinding
+from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_routes import TaskRoutes
 from tests.tasks.fakes import name, peer, record, task_id
 from tests.tasks.test_placement import facts, member
@@ -81,22 +85,21 @@ class TaskRouteCase(ServiceCase):
         self.alone()
         self.placing.member_changed(name("ironwood"))
         self.outputs: Any = FakeOutputs()
-        self.draining: list[bool] = []
         self.requests: list[str] = []
         self.control = self.api()
 
     def api(self) -> ControlApi:
-        routes = TaskRoutes(
-            self.clock,
-            self.service,
-            self.placing,
-            self.outputs,
-            self.find_node,
-            lambda peer: NAMES.get(peer, peer[-6:]),
-            self.draining.append,
-        )
+        def name_of(peer: str) -> str:
+            return NAMES.get(peer, peer[-6:])
+
+        finding = TaskFinding(self.service)
+        lines = TaskLines(self.clock, self.service, self.outputs, name_of)
+        routes: list[Routes] = [
+            SubmitRoutes(self.service, self.placing, finding, lines, self.find_node, name_of),
+            TaskRoutes(self.service, finding, lines, name_of),
+        ]
         control = ControlApi(
-            FakeNode(), lambda: 0.0, [routes], lambda by, request: self.requests.append(request)
+            FakeNode(), lambda: 0.0, routes, lambda by, request: self.requests.append(request)
         )
         self.addCleanup(control.close)
         return control
@@ -177,14 +180,13 @@ class WriteTests(TaskRouteCase):
         for path, body in (
             ("tasks", RUN),
             ("fitting", RUN),
-            ("drain", {"on": True}),
             (f"tasks/{task}/cancel", None),
             (f"tasks/{task}/retry", None),
             (f"tasks/{task}/output", {}),
         ):
             answer = self.ask("POST", path, body, by=None)
             self.assertEqual(self.refused(answer), (403, "not_allowed"), path)
-        self.assertEqual((self.disk.kept, self.draining, self.outputs.asked), (kept, [], []))
+        self.assertEqual((self.disk.kept, self.outputs.asked), (kept, []))
         self.assertEqual(self.requests, ["POST /v1/tasks"])
 
     def test_bad_bodies(self) -> None:
@@ -252,20 +254,11 @@ class WriteTests(TaskRouteCase):
         """The other routes want their bodies, too."""
         task = self.submitted()
         for path, body in (
-            ("drain", {}),
-            ("drain", {"on": "yes"}),
             ("fitting", {}),
             (f"tasks/{task}/output", {"follow": 1}),
             (f"tasks/{task}/output", {"tail": True}),
         ):
             self.assertEqual(self.refused(self.ask("POST", path, body)), (400, "bad_body"), path)
-        self.assertEqual(self.draining, [])
-
-    def test_drain(self) -> None:
-        """Draining is begun and ended."""
-        for on in (True, False):
-            self.assertEqual(self.ask("POST", "drain", {"on": on}).json(), {})
-        self.assertEqual(self.draining, [True, False])
 
     def test_no_right(self) -> None:
         """A node whose role does not let it submit says so."""
@@ -403,7 +396,7 @@ class SubmitTests(TaskRouteCase):
 
     def test_unplaceable_many(self) -> None:
         """Of many nodes some are told, and how many more there are."""
-        machines = [f"m{number:02}" for number in range(task_routes.MAX_TOLD + 3)]
+        machines = [f"m{number:02}" for number in range(submit_routes.MAX_TOLD + 3)]
         for machine in machines:
             NAMES[name(machine)] = machine
             self.addCleanup(NAMES.pop, name(machine))
@@ -473,7 +466,7 @@ class FindTests(TaskRouteCase):
 
     def test_ambiguous_with_an_old_one(self) -> None:
         """One of those that it may be is not the one because it is newer."""
-        self.patch(task_routes, "MAX_LISTED", 2)
+        self.patch(task_finding, "MAX_LISTED", 2)
         tasks = [self.submitted() for _ in range(5)]
         answer = self.ask("GET", f"tasks/{tasks[0][:6]}")
         self.assertEqual(self.refused(answer), (409, "ambiguous_task"))

@@ -108,6 +108,15 @@ class ChunkStore:
                 self._add(chunk)
             self._make_room(0)
 
+    def limit(self, quota: int) -> None:
+        """Have another quota from now on. What is held stays, also where it is more than that.
+
+        :raises StoreError: the disk fails.
+        """
+        with self._lock:
+            self.quota = quota
+            self._make_room(0)
+
     def has(self, digest: bytes) -> bool:
         """Whether a chunk is there, as far as is known. It may be asked from any thread."""
         return digest in self._free or digest in self._held
@@ -356,7 +365,8 @@ class ChunkStore:
     def _full(self, size: int) -> StoreError:
         return StoreError(
             f"{self.directory} is to have {size} bytes more, of {self.quota} that it may have, and"
-            " tasks need what is in it; wait for them to end, or give it a greater quota"
+            " tasks need what is in it; wait for them to end, or give it a greater quota:"
+            " cache_quota"
         )
 
     def _failed(self, error: OSError) -> StoreError:

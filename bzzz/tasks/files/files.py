@@ -117,6 +117,13 @@ class Files:
         """
         return self._short(self._store.open)
 
+    def limit(self, quota: int) -> Deferred[None]:
+        """Have another quota from now on: what is over it is dropped, but nothing that is pinned.
+
+        Fails with a StoreError.
+        """
+        return self._short(lambda: self._store.limit(quota))
+
     def stop(self) -> None:
         """Serve nothing more; fetches are cancelled, and packing ends soon, with an error."""
         self._stopped = True

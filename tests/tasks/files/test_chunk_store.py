@@ -202,6 +202,23 @@ class QuotaTests(StoreCase):
             self.store.put(data)
         self.assertEqual(self.there(), [TWO, THREE])
 
+    def test_limit(self) -> None:
+        """A smaller quota drops the oldest at once, but not what is held; a greater one gives room
+        again."""
+        hold = Hold()
+        self.store.put(ONE, hold)
+        for data in (TWO, THREE):
+            self.store.put(data)
+        self.store.limit(2 * BLOCK)
+        self.assertEqual(self.there(), [ONE, THREE])
+        self.store.limit(0)
+        self.assertEqual(self.there(), [ONE])
+        with self.assertRaisesRegex(StoreError, "cache_quota"):
+            self.store.put(TWO)
+        self.store.limit(2 * BLOCK)
+        self.store.put(TWO)
+        self.assertEqual(self.there(), [ONE, TWO])
+
     def test_smaller_quota(self) -> None:
         """With a smaller quota at the next start the oldest are dropped."""
         for age, data in enumerate((THREE, ONE, TWO)):

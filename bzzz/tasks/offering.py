@@ -1,0 +1,123 @@
+"""What this machine offers to tasks, and what of it they have.
+
+Enters: the node's capability document with its owner's rules, offers, ends of attempts. Leaves: for
+each offer what was taken, or why not, whatever others think of this machine; what is free.
+docs/tasks.rst, "Placement".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bzzz.errors import BzzzError
+from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.availability import Availability, FreeRoom
+from bzzz.mesh.capability import CapabilityDocument
+from bzzz.tasks.candidates import KnownFacts
+from bzzz.tasks.messages import Refused
+from bzzz.tasks.owner_rules import EVERYTHING, offered
+from bzzz.tasks.placement import Candidate, Wanted, suits
+from bzzz.tasks.requirements import compile as compile_requirement
+from bzzz.tasks.slots import Need, Short, Slots, gpu_environment, usable_gpus
+from bzzz.tasks.submission import Submission
+
+__all__ = ["Offering"]
+
+
+class Offering:
+    """What of one machine is taken.
+
+    :param own: its peer ID.
+    :param document: its capability document as it is now.
+    :param may_run: whether its role runs tasks.
+    :param name_of: what the member with a peer ID is called.
+    """
+
+    def __init__(
+        self,
+        own: str,
+        document: Callable[[], CapabilityDocument],
+        availability: Availability,
+        may_run: Callable[[], bool],
+        name_of: Callable[[str], str],
+    ) -> None:
+        self._own = own
+        self._document = document
+        self._availability = availability
+        self._may_run = may_run
+        self._name_of = name_of
+        self._facts = KnownFacts()
+        self._slots: Slots | None = None
+
+    def start(self) -> None:
+        """Take tasks from now on."""
+        self._slots = Slots(0.0, 0, (), 0)
+        self.look()
+
+    def look(self) -> None:
+        """The document may say something else, or another number of tasks may run.
+
+        What runs goes on, also where it has more than is offered now.
+        """
+        if self._slots is None:
+            return
+        document = self._document()
+        room = offered(document.resources, document.rules, self._availability.max_tasks)
+        gpus = usable_gpus(document.resources.gpus)[: room.gpus]
+        free = self._slots.free
+        self._slots.offer(room.cpus, room.memory, gpus, room.tasks)
+        if self._slots.free != free:
+            self._availability.room_changed()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether tasks are taken."""
+        return self._slots is not None
+
+    def room(self) -> FreeRoom | None:
+        """What is free; None while the node starts."""
+        if self._slots is None:
+            return None
+        free = self._slots.free
+        return FreeRoom(cpus=free.cpus, memory_bytes=free.memory, gpus=free.gpus)
+
+    def candidate(self) -> Candidate | None:
+        """This machine, as placement sees it; None while the node starts."""
+        if self._slots is None:
+            return None
+        document = self._document()
+        return Candidate(
+            peer=self._own,
+            name=self._name_of(self._own),
+            facts=self._facts.of(self._own, document),
+            may_run=self._may_run(),
+            draining=self._availability.draining,
+            max_tasks=self._availability.max_tasks,
+            room=self._slots.free,
+            rules=EVERYTHING if document.rules == EVERYTHING else document.rules,
+        )
+
+    def admit(self, peer: PeerID, submission: Submission) -> Refused | dict[str, str]:
+        """See :data:`bzzz.tasks.worker.Admit`."""
+        slots, own = self._slots, self.candidate()
+        if slots is None or own is None:
+            return Refused("the node is starting")
+        try:
+            requirement = compile_requirement(submission.where)
+        except BzzzError as error:
+            return Refused(str(error), for_good=True)
+        unfit = suits(Wanted.of(submission, self._name_of(submission.origin)), requirement, own)
+        if unfit:
+            # What stays so is the better reason: nobody should wait for the other to change.
+            told = next((each for each in unfit if each.never), unfit[0])
+            return Refused(told.text, for_good=told.never)
+        taken = slots.take(submission.task, Need.of(submission))
+        if isinstance(taken, Short):
+            return Refused(taken.reason, for_good=taken.never)
+        self._availability.task_started()
+        return gpu_environment(self._document().resources.gpus, taken.gpus)
+
+    def give_back(self, task: str) -> None:
+        """What a task had is free again."""
+        if self._slots is not None and self._slots.give_back(task):
+            self._availability.task_ended()

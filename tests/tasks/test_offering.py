@@ -1,0 +1,182 @@
+"""What a machine offers to tasks, and that its owner's rules hold whatever it is offered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from bzzz.mesh.availability import Availability, FreeRoom
+from bzzz.mesh.capability import CapabilityDocument, OwnerRules
+from bzzz.tasks.messages import Refused
+from bzzz.tasks.offering import Offering
+from bzzz.tasks.placement import Wanted, judge
+from bzzz.tasks.requirements import compile as compile_requirement
+from tests.tasks.fakes import name, peer, submission
+from tests.tasks.test_placement import GIB, facts
+
+NAMES = {name(each): each for each in ("walnut", "ironwood", "acacia")}
+
+
+class OfferingTests(SynchronousTestCase):
+    """Ironwood, with 4 cores, 8 GiB and 2 graphics processors, is offered tasks of walnut."""
+
+    def setUp(self) -> None:
+        self.availability = Availability(4, lambda: 0.0)
+        self.document: CapabilityDocument = facts(gpus=2).document
+        self.may_run = True
+        self.changes = 0
+        self.offering = Offering(
+            name("ironwood"),
+            lambda: self.document,
+            self.availability,
+            lambda: self.may_run,
+            lambda each: NAMES[each],
+        )
+        self.availability.room = self.offering.room
+        self.availability.on_change(self.count)
+        self.offering.start()
+
+    def count(self) -> None:
+        self.changes += 1
+
+    def rule(self, **rules: Any) -> None:
+        """The owner has rules, or others."""
+        self.document = msgspec.structs.replace(self.document, rules=OwnerRules(**rules))
+        self.offering.look()
+
+    def admit(self, number: int = 1, **wanted: Any) -> Refused | dict[str, str]:
+        return self.offering.admit(peer("walnut"), submission(number, **wanted))
+
+    def refused(self, number: int = 1, **wanted: Any) -> Refused:
+        answer = self.admit(number, **wanted)
+        assert isinstance(answer, Refused), answer
+        self.assertEqual(self.availability.current_tasks, 0)
+        return answer
+
+    def test_taken(self) -> None:
+        """What a task asks for is counted until it is given back, and told of."""
+        answer = self.admit(cpus=3.0, memory=2 * GIB, gpus=1)
+        assert isinstance(answer, dict)
+        self.assertEqual(answer["CUDA_VISIBLE_DEVICES"], "0")
+        self.assertEqual(self.availability.current_tasks, 1)
+        self.assertEqual(self.offering.room(), FreeRoom(cpus=1.0, memory_bytes=6 * GIB, gpus=1))
+        short = self.admit(2, cpus=2.0)
+        self.assertEqual(
+            short, Refused("needs 2 cores, and 1 core of 4 cores are free", for_good=False)
+        )
+        self.offering.give_back(submission(1).task)
+        self.offering.give_back(submission(1).task)
+        self.assertEqual(self.availability.current_tasks, 0)
+        self.assertIsInstance(self.admit(2, cpus=2.0), dict)
+
+    def test_rules(self) -> None:
+        """Each rule refuses for good, with its reason, and only what it is about."""
+        for rules, wanted, reason in (
+            (
+                {"forbidden_commands": ("ma*",)},
+                {},
+                'its owner forbids the command "make", by "ma*"',
+            ),
+            (
+                {"forbidden_commands": ("sh",)},
+                {"command": ("/bin/sh", "-c", "x")},
+                'its owner forbids the command "/bin/sh", by "sh"',
+            ),
+            (
+                {"forbidden_submitters": ("eve",)},
+                {"submitter": "eve"},
+                'its owner runs nothing of "eve"',
+            ),
+            (
+                {"forbidden_submitters": ("walnut",)},
+                {"submitter": "ada"},
+                'its owner runs nothing of "walnut"',
+            ),
+            (
+                {"forbidden_submitters": (name("walnut"),)},
+                {},
+                f'its owner runs nothing of "{name("walnut")}"',
+            ),
+            (
+                {"profiles": ("no-network",)},
+                {},
+                'its owner does not allow the profile "default", but "no-network"',
+            ),
+            ({"cpus": 0.5}, {}, "needs 1 core, and it offers 0.5 cores to tasks"),
+            ({"memory": GIB}, {"memory": 2 * GIB}, "needs 2 GiB, and it offers 1 GiB to tasks"),
+            ({"gpus": 0}, {"gpus": 1}, "needs 1 GPU, and it offers 0 GPUs to tasks"),
+        ):
+            self.rule(**rules)
+            self.assertEqual(self.refused(**wanted), Refused(reason, for_good=True))
+            self.rule()
+            self.assertIsInstance(self.admit(**wanted), dict, wanted)
+            self.offering.give_back(submission().task)
+        self.rule(forbidden_commands=("cc",), forbidden_submitters=("eve",), profiles=("default",))
+        self.assertIsInstance(self.admit(submitter="ada"), dict)
+
+    def test_lasting_reason_first(self) -> None:
+        """A node that is drained, too, says what stays so."""
+        self.availability.drain()
+        self.assertFalse(self.refused().for_good)
+        self.rule(forbidden_commands=("make",))
+        self.assertIn("forbids", self.refused().reason)
+        self.assertTrue(self.refused().for_good)
+
+    def test_same_as_others_say(self) -> None:
+        """Others, who have heard the rules, say the same of a task."""
+        self.rule(forbidden_commands=("make",), profiles=("no-network",), cpus=0.5)
+        own = self.offering.candidate()
+        assert own is not None
+        wanted = Wanted.of(submission(), "walnut")
+        codes = [unfit.code for unfit in judge(wanted, compile_requirement(""), own)]
+        self.assertEqual(codes, ["owner_command", "owner_profile", "cpus"])
+
+    def test_role(self) -> None:
+        """Nothing is taken by a node whose role runs no tasks, nor while it starts."""
+        self.may_run = False
+        self.assertTrue(self.refused().for_good)
+        starting = Offering(
+            name("ironwood"), lambda: self.document, self.availability, lambda: True, str
+        )
+        self.assertEqual(
+            starting.admit(peer("walnut"), submission()), Refused("the node is starting")
+        )
+        self.assertEqual((starting.room(), starting.candidate()), (None, None))
+        starting.look()
+        starting.give_back("x")
+        self.assertFalse(starting.is_started)
+
+    def test_requirement(self) -> None:
+        """An expression that is none refuses, and so does one that is not true here."""
+        self.assertTrue(self.refused(where="cpus +").for_good)
+        self.assertTrue(self.refused(where="'vision' in capabilities").for_good)
+
+    def test_found_later(self) -> None:
+        """What is detected after the start is offered, and others hear of it."""
+        self.document = facts(cpus=2, gpus=0).document
+        self.offering.look()
+        self.assertTrue(self.refused(gpus=1).for_good)
+        before = self.changes
+        self.document = facts(cpus=8, gpus=1).document
+        self.offering.look()
+        self.assertEqual(self.changes, before + 1)
+        self.offering.look()
+        self.assertEqual(self.changes, before + 1)
+        self.assertIsInstance(self.admit(gpus=1, cpus=5.0), dict)
+
+    def test_less_than_runs(self) -> None:
+        """What runs goes on where less is offered, and nothing more is taken."""
+        self.assertIsInstance(self.admit(cpus=3.0), dict)
+        self.rule(cpus=2.0)
+        self.assertEqual(self.offering.room(), FreeRoom(memory_bytes=8 * GIB, gpus=2))
+        answer = self.admit(2)
+        self.assertEqual(
+            answer, Refused("needs 1 core, and 0 cores of 2 cores are free", for_good=False)
+        )
+        self.availability.set_max_tasks(0)
+        self.offering.look()
+        answer = self.admit(3)
+        assert isinstance(answer, Refused)
+        self.assertTrue(answer.for_good)
