@@ -62,6 +62,7 @@ PURE_MODULES = {
     "tasks/proposer.py",
     "tasks/quarantine.py",
     "tasks/record.py",
+    "tasks/refusals.py",
     "tasks/register_messages.py",
     "tasks/requirement_syntax.py",
     "tasks/requirement_tokens.py",

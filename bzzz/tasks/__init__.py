@@ -16,7 +16,7 @@ submission, record, value                    what was submitted, its state, both
 messages, peers                              what members ask each other
 placing, waiting, placement, requirements,   who runs it
 requirement_syntax, slots, owner_rules,
-quarantine
+quarantine, refusals
 rights, offering, candidates, draining       who may do what; what this machine offers, and others
 workspace, output, output_streams, following its files and what it prints
 files                                        files that travel, as chunks

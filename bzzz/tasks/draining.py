@@ -97,8 +97,8 @@ class Draining:
             self._record("drain_refused", **said)
             return Refused(
                 f"{name} is no admin of the cluster, and only admins {command} other members. On"
-                f" {self._name_of(str(self._own))} itself: bzzz {command}; or on an admin: bzzz"
-                f" admit {name} --role admin",
+                f" {self._name_of(str(self._own))} itself: bzzz {command}. Or on the machine of an"
+                f" admin: bzzz admit {name} --role admin",
                 for_good=True,
             )
         self._record("drained" if wanted.on else "undrained", **said)

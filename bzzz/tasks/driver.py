@@ -419,7 +419,7 @@ class Driver:
         state, submission = record.state, record.submission
         if state.cancel:
             return
-        reason = ""
+        for_good = False
         try:
             answer = await self._peers.ask(peer_id(state.worker), Offer(record.signed, state.token))
         except NotAsked as error:
@@ -437,7 +437,8 @@ class Driver:
             if not isinstance(answer, Refused | Failed):
                 return
             reason = answer.reason
-        self._placer.refused(submission, state.worker, reason)
+            for_good = isinstance(answer, Refused) and answer.for_good
+        self._placer.refused(submission, state.worker, reason, for_good)
         await self._until_changed(
             record, lambda last: states.refuse(last, state.worker, state.token, reason)
         )

@@ -46,8 +46,11 @@ class Placer(Shape):
     def over(self, task: str) -> None:
         """Its attempt is over."""
 
-    def refused(self, submission: Submission, worker: str, reason: str) -> None:
-        """A worker has refused it."""
+    def refused(self, submission: Submission, worker: str, reason: str, for_good: bool) -> None:
+        """A worker has refused it.
+
+        :param for_good: whether it will not take it later either.
+        """
 
     def lost(self, worker: str) -> None:
         """A worker was not heard of for so long that its attempt was given up."""

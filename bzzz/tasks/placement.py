@@ -20,6 +20,7 @@ code of an Unfit    what does not fit; those with a star may fit later, with not
 ``tasks_free`` *    it runs as many as it may
 ``cpus_free`` *     fewer cores are free; ``memory_free`` and ``gpus_free`` likewise
 ``avoided`` *       it refused a task a moment ago
+``refused`` *       it refused one that asks for the same for good, and has said nothing new since
 ``kept`` *          what is free is kept for a task that has waited longer
 =================== ============================================================================
 """

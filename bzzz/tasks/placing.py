@@ -202,10 +202,14 @@ class Placing:
                 member.ended.append(need)
         self._update(worker)
 
-    def refused(self, submission: Submission, worker: str, reason: str) -> None:
+    def refused(self, submission: Submission, worker: str, reason: str, for_good: bool) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
         self._no_trial(submission.task)
-        self._waiting.avoid(worker, self._clock.seconds() + AVOID, REFUSED)
+        now = self._clock.seconds()
+        if for_good:
+            self._waiting.refused(self._wanted(submission), worker, now, reason)
+        else:
+            self._waiting.avoid(worker, now + AVOID, REFUSED)
         self._log.debug(
             "{worker} has refused task {task}: {reason}",
             worker=worker,
@@ -237,7 +241,7 @@ class Placing:
         for candidate in self._candidates():
             if (
                 candidate.room.has(wanted.need)
-                and not self._waiting.avoided(candidate.peer, now)
+                and not self._waiting.avoided(wanted, candidate.peer, now)
                 and suited(wanted, requirement, candidate, candidate.offered)
             ):
                 fitting.append(candidate)
@@ -256,7 +260,10 @@ class Placing:
         wanted = self._wanted(submission)
         requirement = compile_requirement(submission.where)
         return [
-            (each, judge(wanted, requirement, each) or self._waiting.avoided(each.peer, now))
+            (
+                each,
+                judge(wanted, requirement, each) or self._waiting.avoided(wanted, each.peer, now),
+            )
             for each in self._candidates()
         ]
 

@@ -25,6 +25,7 @@ import msgspec
 
 from bzzz.tasks.placement import Candidate, Random, Unfit, Wanted, choose, judge, suited
 from bzzz.tasks.quarantine import Standing
+from bzzz.tasks.refusals import Refusals
 from bzzz.tasks.requirements import Requirement
 from bzzz.tasks.slots import Room
 from bzzz.tasks.waiting_classes import NO_KEY, Key, Member, TaskClass, with_room
@@ -92,6 +93,7 @@ class Waiting:
         self._search_after: tuple[float, Key] | None = None
         # When the next member need not be avoided any more.
         self._avoided_until = float("inf")
+        self._refusals = Refusals()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -236,6 +238,7 @@ class Waiting:
 
     def _forget(self, member: Member) -> None:
         """What was found of a member does not hold any more."""
+        self._refusals.forget(member.candidate.peer)
         others = ~member.bit
         for group in (*self._classes.values(), *self._idle.values()):
             group.judged &= others
@@ -258,10 +261,20 @@ class Waiting:
             member.avoided, member.why_avoided = until, why
             self._avoided_until = min(self._avoided_until, until)
 
-    def avoided(self, peer: str, now: float) -> tuple[Unfit, ...]:
-        """Why a member gets nothing now, whatever it is; nothing where it does."""
+    def refused(self, wanted: Wanted, peer: str, now: float, reason: str) -> None:
+        """A member will run nothing that asks for this; see :mod:`bzzz.tasks.refusals`."""
+        if peer in self._members:
+            self._refusals.add(wanted, peer, now, reason)
+
+    def avoided(self, wanted: Wanted, peer: str, now: float) -> tuple[Unfit, ...]:
+        """Why a member gets nothing that asks for this now; nothing where it does."""
         member = self._members.get(peer)
-        if member is None or member.avoided <= now:
+        if member is None:
+            return ()
+        reason = self._refusals.reason(wanted, peer, now)
+        if reason:
+            return (Unfit("refused", f"it refused such a task: {reason}", never=False),)
+        if member.avoided <= now:
             return ()
         return (Unfit("avoided", member.why_avoided, never=False),)
 
@@ -280,7 +293,7 @@ class Waiting:
         judged = []
         for member in self._members.values():
             found = judge(group.wanted, group.requirement, member.candidate)
-            found = found or self.avoided(member.candidate.peer, now)
+            found = found or self.avoided(group.wanted, member.candidate.peer, now)
             if not found and not self._room(group, member).has(group.wanted.need):
                 oldest = member.kept.tasks[0] if member.kept is not None else ""
                 text = f"what is free is kept for task {oldest}, which has waited longer"
@@ -300,6 +313,8 @@ class Waiting:
         """
         if now >= self._avoided_until:
             self._end_avoiding(now)
+        if now >= self._refusals.ends_at:
+            self._changed |= self._refusals.end(now) & self._members.keys()
         self._looks = looks
         if now >= self._search_at:
             self._search(now)
@@ -313,7 +328,7 @@ class Waiting:
 
     def wakes_at(self) -> float:
         """When :meth:`place` has something to do though nothing changed; infinity for never."""
-        return min(self._search_at, self._avoided_until)
+        return min(self._search_at, self._avoided_until, self._refusals.ends_at)
 
     def _next(self) -> TaskClass | None:
         """The class whose turn it is."""
@@ -352,6 +367,7 @@ class Waiting:
                 and peer not in self._changed
                 and self._room(group, member).has(need)
                 and self._suits(group, member)
+                and not self._refusals.reason(group.wanted, peer, now)
             ):
                 fitting.append(member.candidate)
         if not fitting:
@@ -422,16 +438,21 @@ class Waiting:
             at += 1
             self._looks -= 1
             if not group.kept:
-                self._keep(group, free)
+                self._keep(group, free, now)
         # For those that found none, there is another search when a member changes or keeps nothing
         # any more.
         soonest = self._ages[at][0] + PATIENCE if free and at < len(self._ages) else float("inf")
         self._search_at = max(soonest, now + SEARCH)
         self._search_after = None
 
-    def _keep(self, group: TaskClass, free: list[Member]) -> None:
+    def _keep(self, group: TaskClass, free: list[Member], now: float) -> None:
         self._looks -= len(free)
-        suiting = [member for member in free if self._suits(group, member)]
+        suiting = [
+            member
+            for member in free
+            if self._suits(group, member)
+            and not self._refusals.reason(group.wanted, member.candidate.peer, now)
+        ]
         if suiting:
             member = min(suiting, key=lambda each: each.candidate.part)
             member.kept, group.kept = group, member.candidate.peer

@@ -141,7 +141,7 @@ class FakePlacer:
     def __init__(self) -> None:
         self.waiting: list[str] = []
         self.given: dict[str, str] = {}
-        self.refusals: list[tuple[str, str]] = []
+        self.refusals: list[tuple[str, str, bool]] = []
         self.silent: list[str] = []
 
     def want(self, record: TaskRecord) -> None:
@@ -157,8 +157,8 @@ class FakePlacer:
     def over(self, task: str) -> None:
         del self.given[task]
 
-    def refused(self, submission: Submission, worker: str, reason: str) -> None:
-        self.refusals.append((worker, reason))
+    def refused(self, submission: Submission, worker: str, reason: str, for_good: bool) -> None:
+        self.refusals.append((worker, reason, for_good))
 
     def lost(self, worker: str) -> None:
         self.silent.append(worker)

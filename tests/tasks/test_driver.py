@@ -123,13 +123,18 @@ class OfferTests(DriverCase):
 
     def test_refused(self) -> None:
         """A refusal gives it back, and the placer knows why."""
-        for answer in (Refused("busy"), Failed("the disk is full")):
+        for answer, for_good in (
+            (Refused("busy"), False),
+            (Refused("its owner forbids it", for_good=True), True),
+            (Failed("the disk is full"), False),
+        ):
             with self.subTest(answer=answer):
                 self.setUp()
                 self.create()
                 [offer] = self.peers.take(Offer)
                 offer.answer.callback(answer)
-                self.assertEqual(self.placer.refusals, [(name("hazel"), answer.reason)])
+                refusal = (name("hazel"), answer.reason, for_good)
+                self.assertEqual(self.placer.refusals, [refusal])
                 self.assertEqual(self.state.state, State.WAITING)
                 self.assertEqual(self.state.attempts[0].end, End.REFUSED)
                 self.assertEqual((self.placer.waiting, self.placer.given), ([TASK], {}))
@@ -138,7 +143,7 @@ class OfferTests(DriverCase):
         """A worker that could not be asked never heard of it: that is a refusal, too."""
         self.peers.gone.add(peer("hazel"))
         self.create()
-        self.assertEqual([each for each, _ in self.placer.refusals], [name("hazel")])
+        self.assertEqual([each for each, _, _ in self.placer.refusals], [name("hazel")])
         self.assertEqual(self.placer.waiting, [TASK])
 
     def test_answer_lost(self) -> None:

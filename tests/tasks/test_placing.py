@@ -170,7 +170,7 @@ class TrialTests(PlacingCase):
         """A refusal, a lost worker and a cancel say nothing of it: it gets another one."""
         self.waits()
         self.assign(1, "hazel")
-        self.placing.refused(self.records[1].submission, name("hazel"), "it is full")
+        self.placing.refused(self.records[1].submission, name("hazel"), "it is full", False)
         self.finish(1, End.REFUSED)
         self.clock.pump([0.5] * 4)
         self.assertEqual(self.given[1:], [(2, "hazel")])
@@ -281,7 +281,7 @@ class RoomTests(PlacingCase):
         self.placing.member_changed(name("acacia"))
         self.want(1)
         self.assign(1, "hazel")
-        self.placing.refused(self.records[1].submission, name("hazel"), "it is full")
+        self.placing.refused(self.records[1].submission, name("hazel"), "it is full", False)
         self.finish(1, End.REFUSED)
         self.placing.want(self.records[1])
         self.clock.advance(0.5)
@@ -294,7 +294,7 @@ class RoomTests(PlacingCase):
     def test_refused_and_free(self) -> None:
         """What it says itself is free counts at once."""
         self.test_refused()
-        self.placing.refused(self.records[1].submission, name("hazel"), "it is full")
+        self.placing.refused(self.records[1].submission, name("hazel"), "it is full", False)
         self.want(2)
         self.placing.member_changed(name("hazel"))
         self.clock.advance(0)

@@ -65,7 +65,7 @@ class SimPlacer:
             self._taken[worker] -= 1
             self._plan(0.0)
 
-    def refused(self, submission: Submission, worker: str, reason: str) -> None:
+    def refused(self, submission: Submission, worker: str, reason: str, for_good: bool) -> None:
         """See :class:`Placer`."""
         self._avoid[worker] = self._clock.seconds() + AVOID
 
