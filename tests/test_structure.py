@@ -44,6 +44,14 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PURE = {"errors", "identity", "wire"}
 # And these of others: the cores of what has streams and disks around it.
 PURE_MODULES = {
+    "client/amounts.py",
+    "client/conversation.py",
+    "client/core.py",
+    "client/errors.py",
+    "client/http.py",
+    "client/lines.py",
+    "client/schema.py",
+    "client/wanted.py",
     "net/token_bucket.py",
     "tasks/acceptor.py",
     "tasks/askers.py",

@@ -60,7 +60,7 @@ def config_show(session: Session, file: str | None) -> None:
     show(
         table(
             ("key", "value", "from"),
-            [(entry["key"], _value(entry["value"]), entry["source"]) for entry in entries],
+            [(entry["key"], _shown(entry), entry["source"]) for entry in entries],
         )
     )
 
@@ -77,6 +77,18 @@ def _local_config(file: str | None) -> list[Mapping[str, Any]]:
         {"key": setting.key, "value": setting.value, "source": setting.source}
         for setting in loaded.effective()
     ]
+
+
+def _shown(entry: Mapping[str, Any]) -> str:
+    from bzzz.config import OPTIONS
+    from bzzz.config.amounts import size_text
+
+    value = entry["value"]
+    if isinstance(value, int) and any(
+        option.kind.is_size for option in OPTIONS if option.key == entry["key"]
+    ):
+        return size_text(value)
+    return _value(value)
 
 
 def _value(value: object) -> str:

@@ -285,7 +285,7 @@ def drain(session: Session, machine: str) -> None:
     """
     name = _drained(session, machine, True)
     if not session.json:
-        again = " ".join(["bzzz undrain", *([machine] if machine else [])])
+        again = f"bzzz undrain {name}" if machine else "bzzz undrain"
         click.echo(f"{name} takes no new tasks. To have it take some again: {again}")
 
 

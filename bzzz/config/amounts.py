@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from bzzz.config.kinds import BadValue, Kind, is_number, shown
 
-__all__ = ["ALL", "AllOr", "Cores", "Size"]
+__all__ = ["ALL", "AllOr", "Cores", "Size", "size_text"]
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ class Size(Kind[int]):
     """Bytes, or a number with its unit."""
 
     metavar = "SIZE"
+    is_size = True
 
     def __init__(self, least: int, most: int) -> None:
         self.least, self.most = least, most
@@ -86,6 +87,7 @@ class AllOr(Kind[T | None], Generic[T]):
 
     def __init__(self, kind: Kind[T]) -> None:
         self.metavar = f"{kind.metavar}|{ALL}"
+        self.is_size = kind.is_size
         self._kind = kind
 
     def from_text(self, text: str) -> T | None:

@@ -60,10 +60,12 @@ class Kind(Generic[T]):
 
     :ivar metavar: stands for the value in a synopsis.
     :ivar repeatable: given more than once, the flag collects.
+    :ivar is_size: whether a whole number is one of bytes.
     """
 
     metavar = "VALUE"
     repeatable = False
+    is_size = False
 
     def from_text(self, text: str) -> T:
         """The value of one flag or environment variable."""

@@ -219,9 +219,9 @@ class Config:
         kinds.Many("PATTERN", kinds.wildcard, most_bytes=kinds.MAX_RULE_BYTES),
         (),
         "none",
-        "Command that tasks may not run here, such as docker or ``/opt/*``: ``*`` is anything. The"
-        " first word of a task's command is held against it, and what is behind the last slash of"
-        " that; what a shell or a script runs is not.",
+        "Command that tasks may not run here, such as docker or ``/opt/*``, in which ``*`` is"
+        " anything. The first word of a task's command is held against it, and what is behind the"
+        " last slash of that; what a shell or a script runs is not.",
         "a member may run what the node's user may; that is for its owner to narrow",
         live=True,
     )

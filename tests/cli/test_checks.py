@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,22 @@ class ConfigCommandTests(CommandTests):
         path = Path(self.mktemp()).absolute()
         path.write_text(text)
         return str(path)
+
+    def test_sizes(self) -> None:
+        """Sizes are shown with their units, and are bytes for programs."""
+        path = self.file('task_memory = "1.5GiB"\ncache_quota = 100000001\nmax_links = 1024\n')
+        shown = dict(
+            re.split(" {2,}", line)[:2]
+            for line in self.output("config", "show", "--config", path).splitlines()
+        )
+        self.assertEqual(
+            [shown[key] for key in ("task_memory", "cache_quota", "task_output_quota")],
+            ["1536 MiB", "100000001 bytes", "1 GiB"],
+        )
+        self.assertEqual((shown["max_links"], shown["task_cpus"]), ("1024", "all"))
+        answer = json.loads(self.output("config", "show", "--config", path, "--json"))
+        values = {entry["key"]: entry["value"] for entry in answer["config"]}
+        self.assertEqual((values["task_memory"], values["task_gpus"]), (3 << 29, "all"))
 
     def test_show_of_the_node(self) -> None:
         """The running node's values and where each came from."""
