@@ -15,7 +15,7 @@ from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import messages
 from bzzz.mesh.availability import AvailabilityDocument
-from bzzz.mesh.capability import CapabilityDocument, Gpu, Resources
+from bzzz.mesh.capability import EVERYTHING, CapabilityDocument, Gpu, OwnerRules, Resources
 
 WALNUT = PeerID.parse("12D3KooWEeVXdHkXtUp2ewzdqD56gDJCCuMGNAqoJrJ7CKaXHoUh")
 NOW = 1_790_000_000.123456
@@ -41,6 +41,7 @@ FULL = CapabilityDocument(
     runtimes=("docker",),
     service={"unit": "bzzz.service", "restarts": 0},
     addresses=("/ip4/192.0.2.7/tcp/40001",),
+    rules=OwnerRules(forbidden_commands=("docker", "/opt/*"), cpus=1.5),
 )
 
 
@@ -259,6 +260,42 @@ class RefusalTests(Base):
         )
         for message in wrong:
             self.assert_refused("wrong_type_field", message)
+
+    def test_rules(self) -> None:
+        """An owner's rules are taken whole or not at all: one that was left out would be broken.
+        Of one who tells none, and of what later versions add, nothing is known."""
+        wrong: tuple[Any, ...] = (
+            {"forbidden_commands": "docker"},
+            {"forbidden_commands": ["x"] * 65},
+            {"forbidden_commands": ["x" * 513]},
+            {"forbidden_commands": ["\x1b[2J"]},
+            {"forbidden_submitters": ["x"] * 65},
+            {"forbidden_submitters": ["x" * 129]},
+            {"profiles": ["x"] * 17},
+            {"profiles": [1]},
+            {"cpus": -1},
+            {"cpus": 65537},
+            {"memory": -1},
+            {"memory": 1.5},
+            {"gpus": 65},
+            [],
+        )
+        for rules in wrong:
+            self.assert_refused("wrong_type_field", self.capability(rules=rules))
+        plain: tuple[dict[str, Any], ...] = (
+            {"rules": {}},
+            {"rules": None},
+            {"rules": {"later": [1]}},
+            {},
+        )
+        for some in plain:
+            document = self.decode(self.capability(**some)).document
+            assert isinstance(document, CapabilityDocument)
+            self.assertEqual(document.rules, EVERYTHING)
+        null = {"cpus": None, "forbidden_commands": None, "gpus": 0}
+        document = self.decode(self.capability(rules=null)).document
+        assert isinstance(document, CapabilityDocument)
+        self.assertEqual(document.rules, OwnerRules(gpus=0))
 
     def test_from_mismatch(self) -> None:
         """Nobody speaks for another, neither in the envelope nor in the data."""
