@@ -93,3 +93,11 @@ class DrainTests(CommandTests):
             result = self.run_command("drain", machine)
             self.assertEqual((result.exit_code, result.stdout), (4, ""))
             self.assertIn(words, result.stderr)
+
+    def test_nobody(self) -> None:
+        """Where no node answers that is told."""
+        self.node = None
+        for command in ("drain", "undrain"):
+            result = self.run_command(command)
+            self.assertEqual(result.exit_code, 3)
+            self.assertIn("No node is running", result.stderr)
