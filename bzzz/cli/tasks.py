@@ -65,6 +65,13 @@ def tasks(
     if silent > 0:
         who = "1 member" if silent == 1 else f"{silent} members"
         click.echo(f"{who} did not answer, so tasks may be missing: bzzz peers", err=True)
+    if unreadable := answer.get("unreadable"):
+        more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+        click.echo(
+            f"Records that cannot be read are left out: {', '.join(unreadable[:3])}{more}. The logs"
+            " of the nodes that keep them say why.",
+            err=True,
+        )
 
 
 def _none(state: str | None, mine: bool, since: bool, ended: bool) -> str:

@@ -123,12 +123,14 @@ class TaskList(msgspec.Struct, frozen=True, kw_only=True):
     :ivar more: whether there are more than were asked for.
     :ivar asked: how many other members were.
     :ivar answered: how many of them answered; the tasks of others may be missing.
+    :ivar unreadable: IDs of tasks that are kept, and whose records cannot be read.
     """
 
     tasks: tuple[TaskInfo, ...]
     more: bool = False
     asked: int = 0
     answered: int = 0
+    unreadable: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[TaskInfo]:
         return iter(self.tasks)

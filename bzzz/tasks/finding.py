@@ -6,9 +6,11 @@ record that one of them has told.
 
 from __future__ import annotations
 
+from twisted.python.failure import Failure
+
 from bzzz.errors import BzzzError
 from bzzz.tasks.interfaces import Peers
-from bzzz.tasks.messages import Cancel, Failed, Find, Retry
+from bzzz.tasks.messages import Answer, Cancel, Failed, Find, Retry
 from bzzz.tasks.record_checks import RecordChecks
 from bzzz.tasks.value import TaskRecord, peer_id
 from bzzz.tasks.workflows.record import WorkflowRecord
@@ -34,7 +36,7 @@ class Finding:
         """The newest record of a task that a member has; None where there is none."""
         found: TaskRecord | None = None
         peers = sorted(self._peers.linked())
-        asking = [self._peers.ask(peer, Find(task)) for peer in peers]
+        asking = [self._peers.ask(peer, Find(task)).addErrback(_failed) for peer in peers]
         for peer, each in zip(peers, asking, strict=True):
             try:
                 record = self._checks.found(peer, task, await each)
@@ -48,7 +50,7 @@ class Finding:
         """The same of a workflow."""
         found: WorkflowRecord | None = None
         peers = sorted(self._peers.linked())
-        asking = [self._peers.ask(peer, Find(workflow)) for peer in peers]
+        asking = [self._peers.ask(peer, Find(workflow)).addErrback(_failed) for peer in peers]
         for peer, each in zip(peers, asking, strict=True):
             try:
                 record = self._checks.found_workflow(peer, workflow, await each)
@@ -92,3 +94,9 @@ class Finding:
                 return
             reasons.append(answer.reason)
         raise NoSuchTask(f"workflow {record.workflow} could not be changed: {'; '.join(reasons)}")
+
+
+def _failed(failure: Failure) -> Answer:
+    """Who cannot be asked has no record. Nobody may be waiting any more when that is known."""
+    failure.trap(BzzzError)
+    return Failed(failure.getErrorMessage())

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from twisted.logger import Logger
+
 from bzzz.errors import RemoteProtocolError
 from bzzz.tasks import submission as submissions
 from bzzz.tasks.ballots import RESERVED
 from bzzz.tasks.finding import NoSuchTask
-from bzzz.tasks.messages import MAX_MESSAGE, Found, Listed, Listing
-from bzzz.tasks.register_store import RegisterStore
+from bzzz.tasks.messages import MAX_LISTED, MAX_MESSAGE, Found, Listed, Listing
+from bzzz.tasks.register_store import RegisterStore, Row
 from bzzz.tasks.value import TaskRecord, decode_record, encode_record
 from bzzz.tasks.workflows.record import WorkflowRecord, decode_workflow, is_workflow
 
@@ -25,6 +27,13 @@ KEEP: Final = 7 * 86400.0
 MAX_ENDED: Final = 100_000
 FORGOTTEN_AT_ONCE: Final = 500
 
+# Bytes of the records of one page: a message, without what it has beside them, which is the IDs of
+# as many others as may be named.
+MAX_PAGE: Final = MAX_MESSAGE - MAX_LISTED * 28 - 1000
+
+# Records that cannot be read of which the log has a line; beyond, the disk as a whole is damaged.
+MAX_TOLD: Final = 1000
+
 
 class KeptRecords:
     """What one replica has.
@@ -33,6 +42,8 @@ class KeptRecords:
     :param known: the newest record of a task that is driven here.
     :param known_workflow: the same of a workflow.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -45,6 +56,7 @@ class KeptRecords:
         self._wall_time = wall_time
         self._known = known
         self._known_workflow = known_workflow
+        self._unreadable: set[str] = set()
 
     async def task(self, task: str) -> TaskRecord | None:
         """The newest record of a task that this node has.
@@ -93,20 +105,42 @@ class KeptRecords:
         return found(await self.task(task))
 
     async def page(self, listing: Listing) -> Listed:
-        """A page of all.
+        """A page of all, without those that cannot be read, which are named.
 
-        :raises DatabaseError: they cannot be read.
+        :raises DatabaseError: nothing can be read.
         """
-        values = await self._store.page(
-            listing.before, listing.since, listing.ended, listing.most + 1
+        before = listing.before
+        unreadable: list[str] = []
+        while True:
+            rows = await self._store.page(before, listing.since, listing.ended, listing.most + 1)
+            values: list[bytes] = []
+            size, seen = 0, 0
+            for row in rows[: listing.most]:
+                if row.value is None:
+                    self._tell_unreadable(row)
+                    unreadable.append(row.task)
+                else:
+                    size += len(row.value) + 10
+                    if size > MAX_PAGE:
+                        break
+                    values.append(row.value)
+                seen += 1
+            more = len(rows) > seen
+            if values or not more:
+                return Listed(tuple(values), more, tuple(unreadable[:MAX_LISTED]))
+            # Who asks goes on from the last one that it can read.
+            before = rows[seen - 1].task
+
+    def _tell_unreadable(self, row: Row) -> None:
+        """Log it, once."""
+        if row.task in self._unreadable or len(self._unreadable) >= MAX_TOLD:
+            return
+        self._unreadable.add(row.task)
+        self._log.warn(
+            "The record of {task} cannot be read, so no listing has it: {error}",
+            task=row.task,
+            error=row.error,
         )
-        size, kept = 0, 0
-        for value in values[: listing.most]:
-            size += len(value) + 10
-            if size > MAX_MESSAGE - 1000:
-                break
-            kept += 1
-        return Listed(tuple(values[:kept]), more=len(values) > kept)
 
     async def forget(self) -> int:
         """Forget tasks that ended long ago; how many were.

@@ -237,10 +237,12 @@ class Listed(Struct, frozen=True, array_like=True, tag=7):
     """Records, the newest first.
 
     :ivar more: whether there are more before the last.
+    :ivar unreadable: tasks whose records are there and cannot be read.
     """
 
     records: Annotated[tuple[Value, ...], Meta(max_length=MAX_LISTED)]
     more: bool = False
+    unreadable: Annotated[tuple[Task, ...], Meta(max_length=MAX_LISTED)] = ()
 
 
 class Failed(Struct, frozen=True, array_like=True, tag=8):

@@ -14,12 +14,22 @@ from typing import Protocol as Shape
 from twisted.internet.defer import Deferred
 
 from bzzz.database import Database
+from bzzz.errors import BzzzError
 from bzzz.tasks import acceptor
 from bzzz.tasks.acceptor import EMPTY, Kept
 from bzzz.tasks.askers import Asker, Denied
 from bzzz.tasks.ballots import Answer, Ballot, Prepare, Request
 
-__all__ = ["MIGRATIONS", "Answered", "Asked", "RegisterStore", "SqliteRegisterStore", "answer"]
+__all__ = [
+    "MIGRATIONS",
+    "Answered",
+    "Asked",
+    "RegisterStore",
+    "Row",
+    "SqliteRegisterStore",
+    "answer",
+    "row_of",
+]
 
 # See bzzz.database: what is here is never changed, only added to.
 MIGRATIONS = (
@@ -45,7 +55,7 @@ SELECT = """
 SELECT_ONE = SELECT + "WHERE task = ?"
 SELECT_OPEN = SELECT + "WHERE open = 1"
 SELECT_PAGE = """
-    SELECT value FROM registers
+    SELECT task, value FROM registers
     WHERE task < ? AND task >= ? AND accepted_counter IS NOT NULL
     ORDER BY task DESC LIMIT ?
 """
@@ -85,6 +95,18 @@ class Answered(NamedTuple):
     kept: Kept
 
 
+class Row(NamedTuple):
+    """A value in a listing.
+
+    :ivar value: None where it cannot be read, as of a newer version or of a damaged disk.
+    :ivar error: why, for people.
+    """
+
+    task: str
+    value: bytes | None
+    error: str = ""
+
+
 class RegisterStore(Shape):
     """Where registers are kept. What a Deferred has told of is not lost."""
 
@@ -94,7 +116,7 @@ class RegisterStore(Shape):
     def read(self, task: str) -> Deferred[Kept | None]:
         """One of them; None where it has no value."""
 
-    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[Row]]:
         """The values of the last tasks before one, the last first.
 
         :param before: "" for the last of all.
@@ -143,12 +165,13 @@ class SqliteRegisterStore:
 
         return self._database.run(work)
 
-    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[Row]]:
         """See :class:`RegisterStore`."""
 
-        def work(connection: sqlite3.Connection) -> list[bytes]:
+        def work(connection: sqlite3.Connection) -> list[Row]:
             select = SELECT_PAGE if every else SELECT_OPEN_PAGE
-            return [row[0] for row in connection.execute(select, (before or LAST, since, most))]
+            rows = connection.execute(select, (before or LAST, since, most))
+            return [row_of(task, value, self._is_open) for task, value in rows]
 
         return self._database.run(work)
 
@@ -195,6 +218,15 @@ def answer(kept: Kept, asked: Asked) -> Answered:
     else:
         kept, told = acceptor.accept(kept, asked.request)
     return Answered(told, kept)
+
+
+def row_of(task: str, value: bytes, is_open: Callable[[bytes], bool]) -> Row:
+    """A value for a listing, if it can be read."""
+    try:
+        is_open(value)
+    except BzzzError as error:
+        return Row(task, None, str(error))
+    return Row(task, value)
 
 
 def _kept(row: Sequence[Any]) -> Kept:

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from twisted.internet.defer import Deferred, succeed
 
+from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.tasks import submission as submissions
 from bzzz.tasks.acceptor import Kept
@@ -319,7 +320,12 @@ class TaskService:
         """
         if TASK.fullmatch(task) is None:
             raise NoSuchTask(f"{task!r} is no task's ID")
-        found = await self.here(task) or await self._finding.find(task)
+        try:
+            here = await self.here(task)
+        except RemoteProtocolError:
+            # Others may be able to read theirs.
+            here = None
+        found = here or await self._finding.find(task)
         if found is None:
             raise NoSuchTask(f"there is no task {task}, or those who keep it cannot be reached")
         return found

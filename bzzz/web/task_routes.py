@@ -4,9 +4,11 @@ Enters: requests of the control socket. Leaves: what is known of tasks, changes 
 that tell of them. How they are submitted is in :mod:`bzzz.web.submit_routes`. docs/tasks.rst.
 
 =============================== ==================================================================
-GET /v1/tasks                   ``{"tasks": [TaskInfo], "more", "asked", "answered"}``, the newest
-                                first; ``?limit=``, ``?before=`` an ID, ``?since=`` an ID,
-                                ``?open=1`` those alone that have not ended
+GET /v1/tasks                   ``{"tasks": [TaskInfo], "more", "asked", "answered",
+                                "unreadable"}``, the newest first; ``unreadable`` has the IDs of
+                                tasks that are kept and cannot be read. ``?limit=``, ``?before=``
+                                an ID, ``?since=`` an ID, ``?open=1`` those alone that have not
+                                ended
 GET /v1/tasks/<task>            :class:`~bzzz.web.task_schema.TaskInfo`
 POST /v1/tasks/<task>/cancel    ``TaskInfo``; it may have to wait for its worker
 POST /v1/tasks/<task>/retry     ``TaskInfo``: begins anew one that has ended
@@ -52,10 +54,11 @@ from typing import Final
 
 from twisted.web.iweb import IRequest
 
-from bzzz.errors import BzzzError
+from bzzz.errors import BzzzError, RemoteProtocolError
+from bzzz.tasks.askers import submitted
 from bzzz.tasks.messages import MAX_LISTED, Listed, Listing
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.submission import ALPHABET
+from bzzz.tasks.submission import ALPHABET, TASK
 from bzzz.tasks.value import TaskRecord, decode_record
 from bzzz.tasks.workflows.record import is_workflow
 from bzzz.web.credentials import Credentials
@@ -127,9 +130,16 @@ class TaskRoutes:
             if isinstance(answer, Listed):
                 listings.append(answer)
         newest: dict[str, TaskRecord] = {}
+        unreadable: set[str] = set()
         for listed in listings:
+            unreadable.update(listed.unreadable)
             for value in filterfalse(is_workflow, listed.records):
-                record = decode_record(value)
+                try:
+                    record = decode_record(value)
+                except RemoteProtocolError:
+                    # A member of a newer version can read it.
+                    unreadable |= _id_as_submitted(value)
+                    continue
                 known = newest.get(record.task)
                 if known is None or record.state.version > known.state.version:
                     newest[record.task] = record
@@ -141,6 +151,7 @@ class TaskRoutes:
             "more": len(ordered) > listing.most or any(listed.more for listed in listings),
             "asked": len(others),
             "answered": len(listings) - 1,
+            "unreadable": sorted(unreadable - set(newest), reverse=True),
         }
 
     async def task(self, request: IRequest, task: str) -> TaskInfo:
@@ -162,6 +173,15 @@ class TaskRoutes:
             await self._lines.follow(lines, record)
         else:
             await self._lines.output(lines, record)
+
+
+def _id_as_submitted(value: bytes) -> set[str]:
+    """The ID of a task whose record cannot be read, where as much of it can."""
+    try:
+        task = submitted(value).task
+    except RemoteProtocolError:
+        return set()
+    return {task} if TASK.fullmatch(task) else set()
 
 
 def _id_or_beginning(request: IRequest, name: bytes) -> str:

@@ -129,6 +129,7 @@ class TaskNode:
         self.queries: list[dict[str, str]] = []
         self.refusal: Exception | None = None
         self.more = False
+        self.unreadable: list[str] = []
         self.asked, self.answered = 2, 2
 
     def say(self, *lines: Any, on: str = "") -> None:
@@ -168,7 +169,7 @@ class TaskNode:
         names = (b"limit", b"open", b"since")
         query = {name.decode(): argument(request, name) for name in names}
         self.queries.append({name: value for name, value in query.items() if value is not None})
-        answer = {"tasks": self.tasks, "more": self.more}
+        answer = {"tasks": self.tasks, "more": self.more, "unreadable": self.unreadable}
         return {**answer, "asked": self.asked, "answered": self.answered}
 
     def task(self, request: IRequest, task: str) -> dict[str, Any]:

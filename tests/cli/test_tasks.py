@@ -125,6 +125,16 @@ class ListingTests(TaskCase):
         self.tasks.answered = 0
         self.assertTrue(self.told(0, "tasks").stderr.startswith("2 members did not answer"))
 
+    def test_unreadable(self) -> None:
+        """Records that cannot be read are named, some of them where they are many."""
+        self.assertEqual(self.told(0, "tasks").stderr, "")
+        for unreadable, said in (
+            (["A", "B"], "left out: A, B. The logs"),
+            (["A", "B", "C", "D", "E"], "left out: A, B, C and 2 more. The logs"),
+        ):
+            self.tasks.unreadable = unreadable
+            self.assertIn(said, self.told(0, "tasks").stderr)
+
     def test_json(self) -> None:
         """All that the node says, of those that are wanted."""
         self.tasks.tasks = [info(OTHER, "running"), info(TASK, "failed")]

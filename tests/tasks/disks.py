@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from bzzz.database import DatabaseError
 from bzzz.tasks.acceptor import EMPTY, Kept
-from bzzz.tasks.register_store import Answered, Asked, answer
+from bzzz.tasks.reading import is_open
+from bzzz.tasks.register_store import Answered, Asked, Row, answer, row_of
 
 __all__ = ["FULL", "Disk"]
 
@@ -34,10 +35,10 @@ class Disk:
     def read(self, task: str) -> Deferred[Kept | None]:
         return succeed(self.kept.get(task))
 
-    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[Row]]:
         inside = [task for task in self.kept if since <= task < (before or "~")]
         tasks = sorted(inside, reverse=True)
-        return succeed([self.kept[task].value for task in tasks[:most]])
+        return succeed([row_of(task, self.kept[task].value, is_open) for task in tasks[:most]])
 
     def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
         return succeed(0)

@@ -24,7 +24,7 @@ from bzzz.tasks.ballots import (
     Promise,
 )
 from bzzz.tasks.leases import grace
-from bzzz.tasks.register_store import MIGRATIONS, Asked, SqliteRegisterStore
+from bzzz.tasks.register_store import MIGRATIONS, Asked, Row, SqliteRegisterStore
 from bzzz.tasks.replica import Current, Replica, ReplicaBusy
 from tests.tasks.disks import FULL, Disk
 
@@ -286,8 +286,10 @@ class StoreTests(SynchronousTestCase):
             (True, "b", "", [b"3"]),
             (True, "", "c", [b"2"]),
         ):
-            self.assertEqual(self.successResultOf(store.page(before, since, every, 9)), found)
-        self.assertEqual(self.successResultOf(store.page("", "", True, 1)), [b"3"])
+            rows = self.successResultOf(store.page(before, since, every, 9))
+            self.assertEqual([row.value for row in rows], found)
+        rows = self.successResultOf(store.page("", "", True, 1))
+        self.assertEqual(rows, [Row("c", b"3")])
         told = self.successResultOf(store.ask([Asked("b", Prepare(Ballot(4, 2)))]))
         self.assertEqual(told[0].answer, Conflict(Ballot(4, 2), Ballot(4, 2)))
         self.assertEqual(told[0].kept, Kept(Ballot(4, 2), None, b"", 7))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.peer_id import PeerID
@@ -65,7 +66,7 @@ from bzzz.tasks.submission import (
     sign,
     submitted_at,
 )
-from bzzz.tasks.value import TaskRecord, encode_record
+from bzzz.tasks.value import TaskRecord, decode_record, encode_record
 from bzzz.tasks.world import TaskWorld
 from tests.tasks.disks import Disk
 from tests.tasks.fakes import (
@@ -686,6 +687,44 @@ class ListTests(ServiceCase):
         self.assertEqual((len(answer.records), answer.more), (3, False))
         self.assertEqual(self.ask("larch", Listing(before=task_id(1))), Listed(()))
 
+    def damage(self, *numbers: int) -> None:
+        """Records cannot be read any more."""
+        for number in numbers:
+            kept = self.disk.kept[task_id(number)]
+            self.disk.kept[task_id(number)] = msgspec.structs.replace(kept, value=b"\xc1")
+
+    def listed(self, **fields: Any) -> Listed:
+        answer = self.ask("larch", Listing(**fields))
+        assert isinstance(answer, Listed)
+        return answer
+
+    def test_unreadable(self) -> None:
+        """A record that cannot be read hides no other, is named, and logged once."""
+        values = [encode_record(self.keep(number=number).signed, begin()) for number in (1, 2, 3)]
+        self.damage(2)
+        with capturedLogs() as logs:
+            for _ in range(2):
+                answer = self.listed()
+                self.assertEqual(answer.records, (values[2], values[0]))
+                self.assertEqual((answer.unreadable, answer.more), ((task_id(2),), False))
+        [line] = [each for each in logs if each.get("task") == task_id(2)]
+        self.assertIn("cannot be read", formatEvent(line))
+
+    def test_unreadable_pages(self) -> None:
+        """Nor does one keep anybody from the pages behind it."""
+        for number in range(1, 8):
+            self.keep(number=number)
+        self.damage(7, 6, 5, 3, 1)
+        first = self.listed(most=2)
+        self.assertEqual([decode_record(each).task for each in first.records], [task_id(4)])
+        self.assertEqual(first.unreadable, tuple(task_id(number) for number in (7, 6, 5)))
+        self.assertTrue(first.more)
+        last = self.listed(most=2, before=task_id(4))
+        self.assertEqual([decode_record(each).task for each in last.records], [task_id(2)])
+        self.assertEqual((last.unreadable, last.more), ((task_id(3),), True))
+        last = self.listed(most=2, before=task_id(2))
+        self.assertEqual(last, Listed((), False, (task_id(1),)))
+
     def test_long_pages(self) -> None:
         """A page is no longer than a message, and says that there is more."""
         for number in range(1, 12):
@@ -727,6 +766,16 @@ class FindTests(OwnerCase):
         self.assertNoResult(finding)
         self.told("larch", self.found(TaskState(version=4)))
         self.assertEqual(self.successResultOf(finding).state.version, 5)
+
+    def test_unreadable_here(self) -> None:
+        """What cannot be read here is found at others."""
+        made = record(replicas=("walnut", "hazel", "acacia"))
+        self.disk.kept[TASK] = Kept(Ballot(1, 0), RESERVED, b"\xc1")
+        finding = self.wait(self.service.find(TASK))
+        for machine in ("ironwood", "acacia", "larch"):
+            self.told(machine, Found(None))
+        self.told("walnut", Found(encode_record(made.signed, made.state)))
+        self.assertEqual(self.successResultOf(finding).signed, made.signed)
 
     def test_some_fail(self) -> None:
         """Who fails, does not answer, or is lost, keeps nobody from finding it."""

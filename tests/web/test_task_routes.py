@@ -696,6 +696,24 @@ class ListTests(TaskRouteCase):
         )
         self.assertEqual((answer["more"], answer["asked"], answer["answered"]), (True, 3, 2))
 
+    def test_unreadable(self) -> None:
+        """What cannot be read is named, unless somebody else has told it, and hides nothing."""
+        self.peers.members = {peer("walnut"), peer("hazel")}
+        task = self.submitted()
+        other = record(begin(), 2)
+        raw = msgspec.msgpack.decode(encode_record(other.signed, other.state))
+        later = msgspec.msgpack.encode([raw[0], {**raw[1], "state": "of a later version"}])
+        listing = self.listed()
+        for each in self.peers.take(Listing):
+            if each.peer == peer("walnut"):
+                each.answer.callback(Listed((later, b"\xc1"), unreadable=(task, task_id(3))))
+            else:
+                each.answer.callback(Listed(()))
+        answer = listing.json()
+        self.assertEqual([each["id"] for each in answer["tasks"]], [task])
+        self.assertEqual(answer["unreadable"], [task_id(3), task_id(2)])
+        self.assertEqual((answer["asked"], answer["answered"]), (2, 2))
+
     def test_ended_elsewhere(self) -> None:
         """What one takes for open, and another for ended, has ended."""
         self.peers.members = {peer("walnut"), peer("hazel")}

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from bzzz.database import DatabaseError
 from bzzz.net.interfaces import Clock, Randomness
 from bzzz.tasks.acceptor import EMPTY, Kept
-from bzzz.tasks.register_store import Answered, Asked, answer
+from bzzz.tasks.register_store import Answered, Asked, Row, answer, row_of
 
 __all__ = ["SimDisk"]
 
@@ -71,12 +71,18 @@ class SimDisk:
         kept = self._platter.kept.get(task)
         return succeed(kept if kept is not None and kept.accepted is not None else None)
 
-    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[bytes]]:
+    def page(self, before: str, since: str, every: bool, most: int) -> Deferred[list[Row]]:
         """See :class:`RegisterStore`."""
         kept = self._platter.kept
         tasks = sorted((task for task in kept if since <= task < (before or "~")), reverse=True)
-        values = [kept[task].value for task in tasks if kept[task].accepted is not None]
-        return succeed([value for value in values if every or self._is_open(value)][:most])
+        rows = [
+            row_of(task, kept[task].value, self._is_open)
+            for task in tasks
+            if kept[task].accepted is not None
+        ]
+        return succeed(
+            [row for row in rows if every or row.value is None or self._is_open(row.value)][:most]
+        )
 
     def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
         """See :class:`RegisterStore`."""
