@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks.common import Children, Target, arguments, number, progress, table, write_json
 from bzzz.cli.client import NodeClient, NodeError, NoNode
+from bzzz.client import Result
 from bzzz.client.aio import Client
 
 __all__ = ["main"]
@@ -44,6 +45,7 @@ PATIENCE = 60.0
 
 ROWS = (
     ("bzzz_rate", "Bzzz, on 2 of 3 disks, tasks/s", Target(700, False)),
+    ("each_rate", "  with a connection for each, tasks/s", None),
     ("bzzz_one_ms", "  one at a time, p50 ms", Target(5, True)),
     ("alone_rate", "  on its own disk alone, tasks/s", Target(1500, False)),
     ("true_rate", "  /bin/true, tasks/s", Target(150, False)),
@@ -132,6 +134,17 @@ async def _rate(client: Client, count: int) -> float:
     return count / (time.perf_counter() - begin)
 
 
+async def _rate_together(client: Client, count: int) -> float:
+    """The same, of tasks that are submitted through one connection."""
+    await client.run_many([["true"]] * AT_ONCE, cpus=0)
+    begin = time.perf_counter()
+    for result in await client.run_many([["true"]] * count, cpus=0):
+        if not isinstance(result, Result):
+            raise result
+        result.check()
+    return count / (time.perf_counter() - begin)
+
+
 async def _one_by_one(client: Client, count: int) -> float:
     """Milliseconds from submission to result, the median."""
     times = []
@@ -172,12 +185,13 @@ def bzzz(many: int, few: int) -> dict[str, float]:
     figures = {}
     progress("Bzzz")
     with _nodes(3, none=True) as nodes:
-        figures["bzzz_rate"] = asyncio.run(_rate(nodes.client(), many))
+        figures["bzzz_rate"] = asyncio.run(_rate_together(nodes.client(), many))
+        figures["each_rate"] = asyncio.run(_rate(nodes.client(), many))
         figures["bzzz_one_ms"] = asyncio.run(_one_by_one(nodes.client(), few))
     with _nodes(1, none=True) as nodes:
-        figures["alone_rate"] = asyncio.run(_rate(nodes.client(), many))
+        figures["alone_rate"] = asyncio.run(_rate_together(nodes.client(), many))
     with _nodes(3, none=False) as nodes:
-        figures["true_rate"] = asyncio.run(_rate(nodes.client(), many // 2))
+        figures["true_rate"] = asyncio.run(_rate_together(nodes.client(), many // 2))
         figures["killed_s"] = asyncio.run(_killed(nodes))
     return figures
 

@@ -51,10 +51,12 @@ from bzzz.tasks.workspace import AttemptFiles
 from bzzz.tasks.world import TaskWorld
 from bzzz.web.drain_routes import DrainRoutes
 from bzzz.web.file_routes import FileRoutes
+from bzzz.web.many_routes import ManyRoutes
 from bzzz.web.members import find_member
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import Routes
 from bzzz.web.submit_routes import SubmitRoutes
+from bzzz.web.submitting import Submitting
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_routes import TaskRoutes
@@ -282,10 +284,12 @@ class NodeTasks:
         finding = TaskFinding(self.service)
         lines = TaskLines(self._clock, self.service, self.outputs, self.name_of)
         find_node, name_of = self._find_node, self.name_of
+        submitting = Submitting(self.service, self.placing, find_node, name_of)
         return (
             FileRoutes(self._clock, self.files),
             WorkflowRoutes(self._clock, self.service, self._in_thread, find_node, name_of),
-            SubmitRoutes(self.service, self.placing, finding, lines, find_node, name_of),
+            SubmitRoutes(submitting, finding, lines, name_of),
+            ManyRoutes(self._clock, self.service, submitting, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),
             DrainRoutes(self._own_text, self._draining, find_node, name_of),
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
 from bzzz.client.control_socket import control_socket
 from bzzz.client.conversation import MAX_READ, TIMEOUT, Conversation
 from bzzz.client.core import Core
+from bzzz.client.errors import ClientError
 from bzzz.client.lines import MAX_OUTPUT
 from bzzz.client.schema import (
     MemberInfo,
@@ -62,6 +63,16 @@ class Client:
     ) -> Sequence[NodeResult]:
         """Run a command on every node that it fits, and wait until all have ended."""
         return await self._core.run_each(command, options, max_output)
+
+    async def run_many(
+        self,
+        commands: Iterable[Sequence[str]],
+        *,
+        max_output: int = MAX_OUTPUT,
+        **options: Unpack[Options],
+    ) -> Sequence[Result | ClientError]:
+        """Run many commands, each as :meth:`run` does, and wait until all have ended."""
+        return await self._core.run_many(commands, options, max_output)
 
     async def task(self, task_id: str) -> Task:
         """A task of the cluster by its ID, or the beginning or end of one that this node keeps."""

@@ -5,13 +5,13 @@ Enters: what is asked. Leaves: typed results. Its coroutines await a :class:`Con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from bzzz.client.conversation import Conversation, Lines
+from bzzz.client.conversation import MAX_BODY, Conversation, Lines
 from bzzz.client.errors import ClientError, NoNode, Refused
 from bzzz.client.lines import Gathering, output_of
 from bzzz.client.schema import (
@@ -37,6 +37,10 @@ CHANGING: Final = 60.0
 
 # Seconds for an answer of a member that is drained.
 DRAINING: Final = 40.0
+
+# Tasks that one question may have, and bytes of them.
+MAX_MANY: Final = 10_000
+QUESTION: Final = MAX_BODY - 100
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -109,6 +113,16 @@ class Core:
                 NodeResult(name=node.name, peer_id=node.peer_id, result=result, error=error)
             )
         return tuple(results)
+
+    async def run_many(
+        self, commands: Iterable[Sequence[str]], options: Options, max_output: int
+    ) -> list[Result | ClientError]:
+        """Run many commands, and wait until all have ended."""
+        results: list[Result | ClientError] = []
+        for some in _questions([{**wanted(each, options), "follow": True} for each in commands]):
+            lines = await self._conversation.lines("tasks/many", {"tasks": some})
+            results += await self._results(lines, len(some), max_output)
+        return results
 
     async def wait(self, task: str, timeout: float | None, max_output: int) -> Result:
         """Wait until a task has ended.
@@ -208,6 +222,35 @@ class Core:
     async def _follow(self, task: str, follow: bool) -> Lines:
         return await self._conversation.lines(f"{_path(task)}/output", {"follow": follow}, task)
 
+    async def _results(
+        self, lines: Lines, count: int, max_output: int
+    ) -> list[Result | ClientError]:
+        """What becomes of the tasks of one question, by their places in it."""
+        gatherings: dict[int, Gathering] = {}
+        ids: dict[int, str] = {}
+        results: dict[int, Result | ClientError] = {}
+        try:
+            while (line := await lines.next()) is not None:
+                place = line.place
+                if line.event == "id" and isinstance(line.task, str):
+                    ids[place] = line.task
+                elif line.event == "refused":
+                    refused = results[place] = Refused(line.code, line.message)
+                    refused.task = ids.get(place, "")
+                elif line.event in {"stdout", "stderr", "ended"}:
+                    gathering = gatherings.setdefault(place, Gathering(max_output))
+                    result = gathering.receive(line)
+                    if result is not None:
+                        results[place] = result
+                        del gatherings[place]
+            # It is of none of them alone.
+            lines.task = ""
+            if sorted(results) != list(range(count)):
+                raise lines.about(NoNode("The node has ended the answer without all tasks' ends"))
+            return [results[place] for place in range(count)]
+        finally:
+            lines.close()
+
     async def _result(self, lines: Lines, deadline: float | None, max_output: int) -> Result:
         gathering = Gathering(max_output)
         try:
@@ -246,6 +289,21 @@ class OutputLines:
     def close(self) -> None:
         """Hang up."""
         self._lines.close()
+
+
+def _questions(bodies: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """As few as hold them all."""
+    some: list[dict[str, Any]] = []
+    left = QUESTION
+    for body in bodies:
+        size = len(msgspec.json.encode(body)) + 1
+        if some and (size > left or len(some) >= MAX_MANY):
+            yield some
+            some, left = [], QUESTION
+        some.append(body)
+        left -= size
+    if some:
+        yield some
 
 
 def _path(task: str) -> str:

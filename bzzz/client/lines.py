@@ -34,6 +34,7 @@ class Line(msgspec.Struct, frozen=True):
 
     :ivar event: what it tells; those that this version does not know are to be ignored.
     :ivar task: an ID, and of ``ended`` the task.
+    :ivar place: of many tasks, which one.
     """
 
     event: str = ""
@@ -44,6 +45,9 @@ class Line(msgspec.Struct, frozen=True):
     worker_name: str = ""
     token: int = 0
     data: bytes = b""
+    place: int = 0
+    code: str = ""
+    message: str = ""
     error: ErrorInfo | None = None
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from bzzz.client.control_socket import control_socket
 from bzzz.client.conversation import MAX_READ, TIMEOUT, Conversation
 from bzzz.client.core import Core
+from bzzz.client.errors import ClientError
 from bzzz.client.lines import MAX_OUTPUT
 from bzzz.client.schema import (
     MemberInfo,
@@ -79,6 +80,23 @@ class Client:
     ) -> Sequence[NodeResult]:
         """Run a command on every node that it fits, and wait until all have ended."""
         return _done(self._core.run_each(command, options, max_output))
+
+    def run_many(
+        self,
+        commands: Iterable[Sequence[str]],
+        *,
+        max_output: int = MAX_OUTPUT,
+        **options: Unpack[Options],
+    ) -> Sequence[Result | ClientError]:
+        """Run many commands, and wait until all have ended.
+
+        It is much faster than one after the other: they travel together.
+
+        :param options: of all of them.
+        :return: a result for each, in their order; in the place of one that was not run, the error
+            that says why.
+        """
+        return _done(self._core.run_many(commands, options, max_output))
 
     def task(self, task_id: str) -> Task:
         """A task of the cluster by its ID, or the beginning or end of one that this node keeps."""

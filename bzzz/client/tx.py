@@ -7,7 +7,7 @@ running.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from bzzz.client.control_socket import control_socket
 from bzzz.client.conversation import Conversation
 from bzzz.client.core import Core, OutputLines
+from bzzz.client.errors import ClientError
 from bzzz.client.lines import MAX_OUTPUT
 from bzzz.client.schema import (
     MemberInfo,
@@ -82,6 +83,16 @@ class Client:
     ) -> Deferred[Sequence[NodeResult]]:
         """Run a command on every node that it fits, and wait until all have ended."""
         return _begun(self._core.run_each(command, options, max_output))
+
+    def run_many(
+        self,
+        commands: Iterable[Sequence[str]],
+        *,
+        max_output: int = MAX_OUTPUT,
+        **options: Unpack[Options],
+    ) -> Deferred[Sequence[Result | ClientError]]:
+        """Run many commands, each as :meth:`run` does, and wait until all have ended."""
+        return _begun(self._core.run_many(commands, options, max_output))
 
     def task(self, task_id: str) -> Deferred[Task]:
         """A task of the cluster by its ID, or the beginning or end of one that this node keeps."""

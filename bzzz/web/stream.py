@@ -57,6 +57,13 @@ class LineStream:
             self._add(encode(line))
             self._flush()
 
+    def send_all(self, some: Iterable[object]) -> None:
+        """The same with several objects, which are written together."""
+        if not (self.ended or self._last):
+            for each in some:
+                self._add(encode(each))
+            self._flush()
+
     def ready(self) -> Deferred[None]:
         """Fires when the client has read most of what was sent. Fires also at the end."""
         if self.ended or self._queued_bytes < MAX_WRITE:

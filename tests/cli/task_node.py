@@ -14,7 +14,7 @@ from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Refusal, argument
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
-from bzzz.web.submit_routes import Wanted
+from bzzz.web.submitting import Wanted
 from bzzz.web.task_routes import Output
 from bzzz.web.workflow_routes import Submit
 from tests.cli.node import CommandTests

@@ -21,7 +21,7 @@ from bzzz.web.file_routes import FileRoutes
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
-from bzzz.web.submit_routes import Wanted
+from bzzz.web.submitting import Wanted
 from tests.cli.node import CommandTests
 from tests.tasks.files.nodes import FilesCase, Node
 

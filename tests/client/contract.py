@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from bzzz.client import NoNode, Refused, TaskFailed, conversation
+from bzzz.client import NoNode, Refused, TaskFailed, conversation, core
 from bzzz.client.lines import MAX_LINE
 from tests.client.fake_node import (
     ID,
@@ -261,6 +261,50 @@ class ContractCase(TestCase):
             node.close()
             self.assertEqual(node.asked[0].path, "/v1/fitting")
             self.assertEqual([each.body.get("on") for each in node.asked[1:4]], ["P1", "P3", "P4"])
+
+        return self.play(scenario)
+
+    def test_run_many(self) -> Any:
+        """Each has its result, or why there is none, in its order; as few questions as hold them
+        are asked."""
+        lines = [
+            line(event="id", place=0, task=ID),
+            line(event="id", place=1, task=ID),
+            line(event="kept", place=0, replicas=[]),
+            line(event="refused", place=1, code="unknown", message="?"),
+            line(event="refused", place=2, code="unplaceable", message="no"),
+            line(event="stdout", place=3, data="Mw=="),
+            line(event="stdout", place=0, data="MA=="),
+            line(event="ended", place=3, task=task()),
+            line(event="ended", place=0, task=task()),
+        ]
+        node = self.node(
+            [chunks(*lines)], [chunks(line(event="ended", place=0, task=task("failed")))]
+        )
+        self.patch(core, "QUESTION", 200)
+
+        async def scenario(client: Any) -> None:
+            commands = [["a"], ["b"], ["c"], ["d"], ["e" * 150]]
+            first, second, third, fourth, fifth = await client.run_many(commands, cpus=2)
+            self.assertEqual((first.stdout, fourth.stdout), (b"0", b"3"))
+            self.assertEqual((second.code, second.task, third.code), ("unknown", ID, "unplaceable"))
+            self.assertFalse(fifth.succeeded)
+            node.close()
+            self.assertEqual([each.path for each in node.asked], ["/v1/tasks/many"] * 2)
+            self.assertEqual([len(each.body["tasks"]) for each in node.asked], [4, 1])
+            self.assertEqual(
+                node.asked[1].body["tasks"], [{"command": commands[4], "cpus": 2, "follow": True}]
+            )
+
+        return self.play(scenario)
+
+    def test_run_many_cut_short(self) -> Any:
+        """An answer that ends before all have ended says so."""
+        self.node([chunks(line(event="ended", place=1, task=task()))])
+
+        async def scenario(client: Any) -> None:
+            self.assertEqual(await client.run_many([]), [])
+            await self.fails(NoNode, client.run_many([["a"], ["b"]]))
 
         return self.play(scenario)
 

@@ -21,7 +21,7 @@ from bzzz.tasks.output import PART
 from bzzz.tasks.submission import MAX_SUBMISSION
 from bzzz.web import schema, task_schema
 from bzzz.web.requests import MAX_BODY_BYTES
-from bzzz.web.submit_routes import Wanted
+from bzzz.web.submitting import Wanted
 from tests.client.fake_node import ID
 
 

@@ -21,12 +21,14 @@ from bzzz.tasks.record import Produced, begin
 from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import TASK
 from bzzz.tasks.value import TaskRecord, encode_record
-from bzzz.web import submit_routes, task_finding
+from bzzz.web import submitting, task_finding
 from bzzz.web.api import ControlApi
 from bzzz.web.credentials import Credentials
+from bzzz.web.many_routes import ManyRoutes
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import Routes
 from bzzz.web.submit_routes import SubmitRoutes
+from bzzz.web.submitting import Submitting
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_routes import TaskRoutes
@@ -94,8 +96,10 @@ class TaskRouteCase(ServiceCase):
 
         finding = TaskFinding(self.service)
         lines = TaskLines(self.clock, self.service, self.outputs, name_of)
+        submits = Submitting(self.service, self.placing, self.find_node, name_of)
         routes: list[Routes] = [
-            SubmitRoutes(self.service, self.placing, finding, lines, self.find_node, name_of),
+            SubmitRoutes(submits, finding, lines, name_of),
+            ManyRoutes(self.clock, self.service, submits, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),
         ]
         control = ControlApi(
@@ -396,7 +400,7 @@ class SubmitTests(TaskRouteCase):
 
     def test_unplaceable_many(self) -> None:
         """Of many nodes some are told, and how many more there are."""
-        machines = [f"m{number:02}" for number in range(submit_routes.MAX_TOLD + 3)]
+        machines = [f"m{number:02}" for number in range(submitting.MAX_TOLD + 3)]
         for machine in machines:
             NAMES[name(machine)] = machine
             self.addCleanup(NAMES.pop, name(machine))

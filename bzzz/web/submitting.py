@@ -1,0 +1,184 @@
+"""Submitting tasks for who asks over the control socket.
+
+Enters: what somebody wants. Leaves: submissions, and why there is none. The errors' codes are in
+:mod:`bzzz.web.task_routes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from bzzz.tasks.holding import Copied
+from bzzz.tasks.placement import Candidate, Outlook, Unfit
+from bzzz.tasks.placing import Placing
+from bzzz.tasks.registers import NoMajority
+from bzzz.tasks.requirements import RequirementError
+from bzzz.tasks.requirements import compile as compile_requirement
+from bzzz.tasks.service import TaskService
+from bzzz.tasks.submission import (
+    Cores,
+    Count,
+    Gpus,
+    Input,
+    Priority,
+    Retries,
+    Submission,
+    SubmissionError,
+    Timeout,
+)
+from bzzz.tasks.value import TaskRecord
+from bzzz.web.requests import Body, Refusal
+from bzzz.web.task_schema import NodeVerdict, UnfitInfo
+
+__all__ = ["Submitting", "Wanted"]
+
+# Nodes whose reasons an error tells.
+MAX_TOLD: Final = 10
+
+
+class Wanted(Body, frozen=True):
+    """A task that somebody wants; see :class:`bzzz.tasks.submission.Submission`.
+
+    :ivar on: a member by its name, its short ID or its peer ID.
+    :ivar wait: whether it is to wait for a node that could run it, where there is none now.
+    :ivar follow: whether to tell until it has ended.
+    """
+
+    command: Annotated[tuple[str, ...], Meta(min_length=1)]
+    name: str = ""
+    env: Mapping[str, str] = {}
+    where: str = ""
+    on: str = ""
+    cpus: Cores = 1.0
+    memory: Count = 0
+    gpus: Gpus = 0
+    timeout: Timeout = 0.0
+    retries: Retries = 0
+    restart: bool = True
+    priority: Priority = 0
+    profile: str = "default"
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[str, ...] = ()
+    wait: bool = False
+    follow: bool = True
+
+
+class Submitting:
+    """Submits tasks.
+
+    :param find_node: the peer ID of a member that somebody means; raises Refusal.
+    :param name_of: what the member with a peer ID is called.
+    """
+
+    def __init__(
+        self,
+        service: TaskService,
+        placing: Placing,
+        find_node: Callable[[str], str],
+        name_of: Callable[[str], str],
+    ) -> None:
+        self._service = service
+        self._placing = placing
+        self._find_node = find_node
+        self._name_of = name_of
+
+    async def submit(
+        self,
+        wanted: Submission,
+        submitter: str,
+        copied: Copied = lambda peer, done, total: None,
+    ) -> TaskRecord:
+        """Submit a task; it is durable when this returns.
+
+        :param wanted: of :meth:`submission`.
+        :raises Refusal: it was not submitted, or it is not known whether it was.
+        """
+        wanted = msgspec.structs.replace(wanted, submitter=submitter)
+        try:
+            return await self._service.submit(wanted, self._placing.suggest(wanted), copied)
+        except SubmissionError as error:
+            raise Refusal(400, "not_submitted", str(error)) from None
+        except NoMajority as error:
+            raise Refusal(
+                503,
+                "unknown",
+                f"it is not known whether the task was submitted: {error}. To see whether it was:"
+                f" bzzz task {wanted.task}",
+            ) from None
+
+    def submission(self, body: Wanted) -> Submission:
+        """What is wanted, with an ID; who keeps it is not chosen yet.
+
+        :raises Refusal: it cannot be.
+        """
+        try:
+            compile_requirement(body.where)
+        except RequirementError as error:
+            raise Refusal(400, "bad_requirement", str(error)) from None
+        own = str(self._service.own)
+        return Submission(
+            task=self._service.new_id(),
+            origin=own,
+            replicas=(own,),
+            command=body.command,
+            name=body.name,
+            env=dict(body.env),
+            where=body.where,
+            on=self._find_node(body.on) if body.on else "",
+            cpus=body.cpus,
+            memory=body.memory,
+            gpus=body.gpus,
+            timeout=body.timeout,
+            retries=body.retries,
+            restart=body.restart,
+            priority=body.priority,
+            profile=body.profile,
+            inputs=body.inputs,
+            outputs=body.outputs,
+        )
+
+    def see_that_it_can_run(self, wanted: Submission) -> None:
+        """Refuse what no node could run even with nothing else to do.
+
+        :raises Refusal: it is so; tells what each lacks.
+        """
+        if self._placing.outlook(wanted) is not Outlook.NEVER:
+            return
+        if wanted.on and not self._placing.knows(wanted.on):
+            raise Refusal(
+                409,
+                "unplaceable",
+                f"{self._name_of(wanted.on)} is not linked with this node, or has not said yet what"
+                " it can do: see bzzz peers. To have the task wait for it: --wait",
+            )
+        reasons = [
+            f"{verdict.name}: {'; '.join(unfit.text for unfit in verdict.unfit if unfit.never)}"
+            for verdict in self.verdicts(wanted)
+        ]
+        more = len(reasons) - MAX_TOLD
+        told = "\n".join(reasons[:MAX_TOLD]) or "no node that runs tasks is known"
+        raise Refusal(
+            409,
+            "unplaceable",
+            f"no node that is linked could run it:\n{told}"
+            + (f"\nand {more} more" if more > 0 else "")
+            + "\nTo have it wait for one: --wait",
+        )
+
+    def verdicts(self, wanted: Submission) -> list[NodeVerdict]:
+        """For every node, what it lacks."""
+        judged = sorted(self._placing.why(wanted), key=lambda each: each[0].name)
+        return [_verdict(candidate, unfits) for candidate, unfits in judged]
+
+
+def _verdict(candidate: Candidate, unfits: Sequence[Unfit]) -> NodeVerdict:
+    return NodeVerdict(
+        peer_id=candidate.peer,
+        name=candidate.name,
+        fits=not unfits,
+        unfit=[UnfitInfo(code=unfit.code, text=unfit.text, never=unfit.never) for unfit in unfits],
+    )
