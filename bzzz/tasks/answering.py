@@ -95,9 +95,8 @@ class Answering:
             case Stop(task, token):
                 self._worker.stop_attempt(peer, task, token)
                 return Done()
-            case Report(task):
-                await self._driver.report(peer, request, await self._kept.required(task))
-                return Done()
+            case Report():
+                return await self._reported(peer, request)
             case Find(task):
                 return await self._kept.find(task)
             case Cancel() | Retry():
@@ -111,6 +110,15 @@ class Answering:
             case Hold():
                 return await self._hold(peer, request)
         raise RemoteProtocolError(f"{type(request).__name__} is not answered", "not_answered")
+
+    async def _reported(self, peer: PeerID, report: Report) -> Answer:
+        record = await self._kept.required(report.task)
+        if report.submission != submissions.digest(record.signed):
+            raise RemoteProtocolError(
+                f"{peer} has run another task with the ID {report.task}", "report_of_another"
+            )
+        await self._driver.report(peer, report, record)
+        return Done()
 
     async def _change(self, request: Cancel | Retry) -> Answer:
         workflow = await self._kept.workflow(request.task)

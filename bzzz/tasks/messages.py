@@ -26,7 +26,7 @@ from bzzz.tasks.ballots import (
 )
 from bzzz.tasks.record import MAX_REASON, End, Produced
 from bzzz.tasks.register_messages import MAX_VALUE, check_answer, check_request
-from bzzz.tasks.submission import MAX_FILES, TASK, SignedSubmission
+from bzzz.tasks.submission import DIGEST_SIZE, MAX_FILES, TASK, SignedSubmission
 
 __all__ = [
     "MAX_LISTED",
@@ -121,6 +121,8 @@ class Report(Struct, frozen=True, array_like=True, tag=5):
     says so, or that it came too late.
 
     :ivar end: any but ``STALE``.
+    :ivar submission: :func:`~bzzz.tasks.submission.digest` of what it was offered with. A submitter
+        could have a task of its own with the ID of another's run there.
     """
 
     task: Task
@@ -129,6 +131,7 @@ class Report(Struct, frozen=True, array_like=True, tag=5):
     exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
     reason: Text = ""
     produced: Produced | None = None
+    submission: Annotated[bytes, Meta(max_length=DIGEST_SIZE)] = b""
 
 
 class Find(Struct, frozen=True, array_like=True, tag=6):

@@ -6,7 +6,6 @@ wire".
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -58,7 +57,7 @@ class RecordChecks:
 
     def remember(self, signed: SignedSubmission) -> None:
         """A submission's signature is good."""
-        self._verified[_digest(signed)] = None
+        self._verified[submissions.digest(signed)] = None
         if len(self._verified) > MAX_VERIFIED:
             self._verified.popitem(last=False)
 
@@ -130,7 +129,7 @@ class RecordChecks:
             return None
         record = decode_record(answer.record)
         _check_told(peer, record.task, task, record.submission.replicas)
-        if _digest(record.signed) not in self._verified:
+        if submissions.digest(record.signed) not in self._verified:
             submissions.verify(record.signed)
         return record
 
@@ -158,7 +157,9 @@ class RecordChecks:
 
     def _check_signed(self, signed: SignedSubmission, submission: Submission) -> None:
         known = self._known(submission.task)
-        if (known is not None and known.signed == signed) or _digest(signed) in self._verified:
+        if (known is not None and known.signed == signed) or submissions.digest(
+            signed
+        ) in self._verified:
             return
         submissions.verify(signed)
         if not self._trusted.may_submit(peer_id(submission.origin)):
@@ -166,10 +167,6 @@ class RecordChecks:
                 f"{submission.origin} may not submit tasks", "submission_right"
             )
         self.remember(signed)
-
-
-def _digest(signed: SignedSubmission) -> bytes:
-    return hashlib.blake2b(signed.data, key=signed.signature, digest_size=16).digest()
 
 
 def _check_told(peer: PeerID, about: str, task: str, replicas: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ it can have.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import lru_cache
 from typing import Annotated, Final
@@ -20,6 +21,7 @@ from bzzz.identity.peer_id import PeerID
 
 __all__ = [
     "ALPHABET",
+    "DIGEST_SIZE",
     "ENV_NAME",
     "MAX_CORES",
     "MAX_COUNT",
@@ -43,6 +45,7 @@ __all__ = [
     "Submission",
     "SubmissionError",
     "Timeout",
+    "digest",
     "new_task_id",
     "peer_id",
     "read",
@@ -76,6 +79,9 @@ MAX_REPLICAS: Final = 3
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 TASK: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 RANDOM_BYTES: Final = 10
+
+# Bytes of what tells submissions apart.
+DIGEST_SIZE: Final = 16
 
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -219,6 +225,11 @@ def sign(submission: Submission, key: PrivateKey) -> SignedSubmission:
     except (msgspec.MsgspecError, RemoteProtocolError) as error:
         raise SubmissionError(f"the task cannot be submitted: {error}") from None
     return SignedSubmission(data, key.sign(SIGN_PREFIX + data))
+
+
+def digest(signed: SignedSubmission) -> bytes:
+    """What tells a submission from any other, one of the same task by another origin among them."""
+    return hashlib.blake2b(signed.data, key=signed.signature, digest_size=DIGEST_SIZE).digest()
 
 
 def read(data: bytes) -> Submission:

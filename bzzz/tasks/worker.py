@@ -35,7 +35,7 @@ from bzzz.tasks.messages import (
 )
 from bzzz.tasks.proposer import majority
 from bzzz.tasks.record import End, Produced, shorten
-from bzzz.tasks.submission import SignedSubmission, Submission
+from bzzz.tasks.submission import SignedSubmission, Submission, digest
 from bzzz.tasks.value import peer_id
 
 __all__ = ["Admit", "Worker"]
@@ -129,8 +129,8 @@ class Worker:
         self._give_back = give_back
         self._is_over = over
         self._attempts: dict[str, _Attempt] = {}
-        # The greatest token that was offered of each task.
-        self._seen: OrderedDict[str, int] = OrderedDict()
+        # The greatest token that was offered of each task, and with which submission.
+        self._seen: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._timer: IDelayedCall | None = None
         self._renew_at = 0.0
         self._calls: set[IDelayedCall] = set()
@@ -164,7 +164,13 @@ class Worker:
         :param submission: of ``signed``, whose signature and origin were looked at.
         """
         task = submission.task
-        if token <= self._seen.get(task, 0):
+        offered = digest(signed)
+        before, seen = self._seen.get(task, (0, offered))
+        if seen != offered:
+            # A submitter may give a task of its own the ID of another's. What one has left here is
+            # not to be taken for the other's.
+            return Refused("another task with its ID was run here", for_good=True)
+        if token <= before:
             # What was offered before was taken or refused then. To refuse it now could end an
             # attempt that runs.
             return Taken()
@@ -176,7 +182,7 @@ class Worker:
         admitted = self._admit(peer, submission)
         if isinstance(admitted, Refused):
             return admitted
-        self._seen[task] = token
+        self._seen[task] = (token, offered)
         self._seen.move_to_end(task)
         if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
@@ -380,7 +386,15 @@ class Worker:
         attempt.phase = _Phase.REPORTING
         attempt.lost = end is End.LOST
         self._free(attempt)
-        report = Report(attempt.task, attempt.token, end, exit_status, shorten(reason), produced)
+        report = Report(
+            attempt.task,
+            attempt.token,
+            end,
+            exit_status,
+            shorten(reason),
+            produced,
+            digest(attempt.signed),
+        )
         self._background(self._report(attempt, report), "reporting the end of an attempt")
 
     def _free(self, attempt: _Attempt) -> None:

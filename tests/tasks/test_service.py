@@ -63,6 +63,7 @@ from bzzz.tasks.submission import (
     SignedSubmission,
     Submission,
     SubmissionError,
+    digest,
     sign,
     submitted_at,
 )
@@ -483,6 +484,7 @@ class LeaseTests(ServiceCase):
             self.assertEqual(self.ask(machine, Renew(((TASK, 1),))), Granted((False,)))
 
     def report(self, machine: str, report: Report) -> Answer:
+        report = msgspec.structs.replace(report, submission=digest(record().signed))
         asked = self.service.answer(peer(machine), report)
         self.replicas_agree(1.0)
         return self.successResultOf(asked)
@@ -502,6 +504,15 @@ class LeaseTests(ServiceCase):
             self.assertEqual(self.report("larch", Report(TASK, 1, end, None)), Done())
             self.assertEqual((self.state().state, self.state().attempts), (State.ASSIGNED, ()))
 
+    def test_another_task(self) -> None:
+        """The worker has run another task with this ID, that somebody else has submitted."""
+        theirs = record(begin(), replicas=("larch", "ironwood")).signed
+        for told in (digest(theirs), digest(SignedSubmission(theirs.data, b"")), b""):
+            report = Report(TASK, 1, End.DONE, 0, submission=told)
+            asked = self.service.answer(peer("hazel"), report)
+            self.failed(self.successResultOf(asked), "another task")
+        self.assertEqual(self.state().state, State.ASSIGNED)
+
     def test_another_token(self) -> None:
         """So does the word of another attempt."""
         self.assertEqual(self.report("hazel", Report(TASK, 2, End.DONE, 0)), Done())
@@ -513,7 +524,8 @@ class LeaseTests(ServiceCase):
 
     def test_no_majority(self) -> None:
         """What may not be recorded is not said to be."""
-        asked = self.service.answer(peer("hazel"), Report(TASK, 1, End.DONE, 0))
+        report = Report(TASK, 1, End.DONE, 0, submission=digest(record().signed))
+        asked = self.service.answer(peer("hazel"), report)
         self.clock.pump([0.5] * 30)
         self.failed(self.successResultOf(asked), "no majority")
 

@@ -14,7 +14,7 @@ from bzzz.tasks import worker as worker_module
 from bzzz.tasks.executors.interfaces import Ending, Over
 from bzzz.tasks.messages import Done, Failed, Granted, Refused, Renew, Report, Taken
 from bzzz.tasks.record import End
-from bzzz.tasks.submission import Submission, sign
+from bzzz.tasks.submission import Submission, digest, sign
 from bzzz.tasks.worker import (
     ASK_AGAIN,
     MAX_REPORT_AGAIN,
@@ -172,6 +172,26 @@ class OfferTests(WorkerCase):
         self.assertEqual(self.offer(token=2), Taken())
         self.assertEqual(self.taken, [task_id()])
 
+    def test_another_task(self) -> None:
+        """A task with the ID of one that was offered here, by another submitter, is not begun, and
+        nobody is told that it was: neither while that one runs nor afterwards."""
+        self.begin(replicas=("acacia", "walnut", "larch"))
+        for token in (1, 2):
+            answer = self.offer(token=token)
+            assert isinstance(answer, Refused)
+            self.assertEqual((answer.for_good, "another task" in answer.reason), (True, True))
+        self.executor.end(RUN, EXITED)
+        self.done()
+        self.assertIsInstance(self.offer(token=3), Refused)
+        self.assertEqual(self.offer(token=3, replicas=("acacia", "walnut", "larch")), Taken())
+
+    def test_reported_as_offered(self) -> None:
+        """A report says of which submission it is."""
+        self.begin()
+        self.executor.end(RUN, EXITED)
+        [report] = self.reports()
+        self.assertEqual(report.submission, digest(sign(submission(), key("walnut"))))
+
     def test_seen(self) -> None:
         """Tokens are remembered for so many tasks, those that were offered last."""
         self.patch(worker_module, "MAX_SEEN", 2)
@@ -197,7 +217,8 @@ class OfferTests(WorkerCase):
         self.workspace.error = "the chunk is nowhere"
         self.offer()
         self.assertEqual(
-            self.reports(), [Report(task_id(), 1, End.FAILED, None, "the chunk is nowhere")]
+            [(each.end, each.reason) for each in self.reports()],
+            [(End.FAILED, "the chunk is nowhere")],
         )
         self.assertEqual(self.taken, [])
         self.done()
