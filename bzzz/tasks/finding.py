@@ -6,6 +6,10 @@ record that one of them has told.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
@@ -15,7 +19,9 @@ from bzzz.tasks.record_checks import RecordChecks
 from bzzz.tasks.value import TaskRecord, peer_id
 from bzzz.tasks.workflows.record import WorkflowRecord
 
-__all__ = ["Finding", "NoSuchTask"]
+__all__ = ["Finding", "NoSuchTask", "newest"]
+
+Kind = TypeVar("Kind", TaskRecord, WorkflowRecord)
 
 
 class NoSuchTask(BzzzError):
@@ -34,7 +40,7 @@ class Finding:
 
     async def find(self, task: str) -> TaskRecord | None:
         """The newest record of a task that a member has; None where there is none."""
-        found: TaskRecord | None = None
+        told: list[TaskRecord] = []
         peers = sorted(self._peers.linked())
         asking = [self._peers.ask(peer, Find(task)).addErrback(_failed) for peer in peers]
         for peer, each in zip(peers, asking, strict=True):
@@ -42,13 +48,13 @@ class Finding:
                 record = self._checks.found(peer, task, await each)
             except BzzzError:
                 continue
-            if record is not None and (found is None or record.state.version > found.state.version):
-                found = record
-        return found
+            if record is not None:
+                told.append(record)
+        return newest(told, lambda record: record.state.version) if told else None
 
     async def find_workflow(self, workflow: str) -> WorkflowRecord | None:
         """The same of a workflow."""
-        found: WorkflowRecord | None = None
+        told: list[WorkflowRecord] = []
         peers = sorted(self._peers.linked())
         asking = [self._peers.ask(peer, Find(workflow)).addErrback(_failed) for peer in peers]
         for peer, each in zip(peers, asking, strict=True):
@@ -56,9 +62,9 @@ class Finding:
                 record = self._checks.found_workflow(peer, workflow, await each)
             except BzzzError:
                 continue
-            if record is not None and (found is None or record.version > found.version):
-                found = record
-        return found
+            if record is not None:
+                told.append(record)
+        return newest(told, lambda record: record.version) if told else None
 
     async def change(self, record: TaskRecord, request: Cancel | Retry) -> TaskRecord:
         """Have a task changed by the first of its replicas that can.
@@ -94,6 +100,18 @@ class Finding:
                 return
             reasons.append(answer.reason)
         raise NoSuchTask(f"workflow {record.workflow} could not be changed: {'; '.join(reasons)}")
+
+
+def newest(told: Sequence[Kind], version: Callable[[Kind], int]) -> Kind:
+    """The newest of the records that members have told of one task or workflow.
+
+    Where they tell of several submissions it is of the one that most have told of: a submitter may
+    give a task of its own the ID of another's, which two members keep, if there are three.
+
+    :param told: at least one.
+    """
+    count = Counter(record.signed for record in told)
+    return max(told, key=lambda record: (count[record.signed], version(record)))
 
 
 def _failed(failure: Failure) -> Answer:

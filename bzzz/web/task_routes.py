@@ -56,6 +56,7 @@ from twisted.web.iweb import IRequest
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.tasks.askers import submitted
+from bzzz.tasks.finding import newest
 from bzzz.tasks.messages import MAX_LISTED, Listed, Listing
 from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import ALPHABET, TASK
@@ -121,17 +122,17 @@ class TaskRoutes:
         )
         others = sorted(self._service.peers.linked())
         asking = [self._service.peers.ask(peer, listing) for peer in others]
-        listings = [await self._service.list_here(listing)]
-        for each in asking:
+        listings = [(self._service.own, await self._service.list_here(listing))]
+        for peer, each in zip(others, asking, strict=True):
             try:
                 answer = await each
             except BzzzError:
                 continue
             if isinstance(answer, Listed):
-                listings.append(answer)
-        newest: dict[str, TaskRecord] = {}
+                listings.append((peer, answer))
+        told: dict[str, list[TaskRecord]] = {}
         unreadable: set[str] = set()
-        for listed in listings:
+        for peer, listed in listings:
             unreadable.update(listed.unreadable)
             for value in filterfalse(is_workflow, listed.records):
                 try:
@@ -140,18 +141,20 @@ class TaskRoutes:
                     # A member of a newer version can read it.
                     unreadable |= _id_as_submitted(value)
                     continue
-                known = newest.get(record.task)
-                if known is None or record.state.version > known.state.version:
-                    newest[record.task] = record
-        ordered = [newest[task] for task in sorted(newest, reverse=True)]
+                if str(peer) in record.submission.replicas:
+                    told.setdefault(record.task, []).append(record)
+        ordered = [
+            newest(told[task], lambda each: each.state.version)
+            for task in sorted(told, reverse=True)
+        ]
         if not listing.ended:
             ordered = [record for record in ordered if not record.has_ended]
         return {
             "tasks": [task_info(record, self._name_of) for record in ordered[: listing.most]],
-            "more": len(ordered) > listing.most or any(listed.more for listed in listings),
+            "more": len(ordered) > listing.most or any(listed.more for _, listed in listings),
             "asked": len(others),
             "answered": len(listings) - 1,
-            "unreadable": sorted(unreadable - set(newest), reverse=True),
+            "unreadable": sorted(unreadable - set(told), reverse=True),
         }
 
     async def task(self, request: IRequest, task: str) -> TaskInfo:

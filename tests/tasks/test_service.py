@@ -779,6 +779,17 @@ class FindTests(OwnerCase):
         self.told("larch", self.found(TaskState(version=4)))
         self.assertEqual(self.successResultOf(finding).state.version, 5)
 
+    def test_another_submission(self) -> None:
+        """Nor is a submitter's own task with its ID, however new it says that it is."""
+        theirs = record(TaskState(version=99), replicas=("larch", "acacia"))
+        finding = self.wait(self.service.find(TASK))
+        self.told("larch", Found(encode_record(theirs.signed, theirs.state)))
+        self.told("acacia", Found(None))
+        self.told("walnut", self.found(TaskState(version=1)))
+        self.told("ironwood", self.found(TaskState(version=2)))
+        found = self.successResultOf(finding)
+        self.assertEqual((found.signed, found.state.version), (record().signed, 2))
+
     def test_unreadable_here(self) -> None:
         """What cannot be read here is found at others."""
         made = record(replicas=("walnut", "hazel", "acacia"))

@@ -683,7 +683,7 @@ class ListTests(TaskRouteCase):
         """What each has is put together, each task once, as it is known newest; who does not
         answer is told by a number."""
         self.peers.members = {peer(each) for each in ("walnut", "acacia", "hazel")}
-        # All of them have it, and hazel has heard most of it.
+        # All of them have it, and acacia has heard most of it.
         running = record(begin(name("hazel")))
         ended = msgspec.structs.replace(done(running.state), version=7)
         listing = self.listed()
@@ -692,13 +692,33 @@ class ListTests(TaskRouteCase):
         }
         value = encode_record(running.signed, running.state)
         asked[peer("walnut")](Listed((value,), more=True))
-        asked[peer("hazel")](Listed((encode_record(running.signed, ended),)))
-        asked[peer("acacia")](Failed("it is starting"))
+        asked[peer("acacia")](Listed((encode_record(running.signed, ended),)))
+        asked[peer("hazel")](Failed("it is starting"))
         answer = listing.json()
         self.assertEqual(
             [(each["id"], each["state"]) for each in answer["tasks"]], [(task_id(), "done")]
         )
         self.assertEqual((answer["more"], answer["asked"], answer["answered"]), (True, 3, 2))
+
+    def test_lies(self) -> None:
+        """Who does not keep a task tells nothing of it, and a submitter's own task with its ID does
+        not hide it."""
+        self.peers.members = {peer(each) for each in ("walnut", "acacia", "hazel", "larch")}
+        running = record(begin(name("hazel")))
+        lie = msgspec.structs.replace(done(running.state), version=7)
+        theirs = record(msgspec.structs.replace(lie, version=99), replicas=("larch", "hazel"))
+        told = {
+            "walnut": (running.signed, running.state),
+            "acacia": (running.signed, running.state),
+            "hazel": (running.signed, lie),
+            "larch": (theirs.signed, theirs.state),
+        }
+        listing = self.listed()
+        for each in self.peers.take(Listing):
+            [value] = [encode_record(*told[one]) for one in told if peer(one) == each.peer]
+            each.answer.callback(Listed((value,)))
+        [task] = listing.json()["tasks"]
+        self.assertEqual((task["state"], task["origin"]), ("running", name("walnut")))
 
     def test_unreadable(self) -> None:
         """What cannot be read is named, unless somebody else has told it, and hides nothing."""
@@ -720,7 +740,7 @@ class ListTests(TaskRouteCase):
 
     def test_ended_elsewhere(self) -> None:
         """What one takes for open, and another for ended, has ended."""
-        self.peers.members = {peer("walnut"), peer("hazel")}
+        self.peers.members = {peer("walnut"), peer("acacia")}
         running = record(begin(name("hazel")))
         ended = msgspec.structs.replace(done(running.state), version=7)
         listing = self.listed("?open=1")
