@@ -199,7 +199,11 @@ class SqliteRegisterStore:
         kept = answered.kept
         if kept is not before:
             accepted = kept.accepted or (None, None)
-            is_open = kept.accepted is not None and self._is_open(kept.value)
+            try:
+                is_open = kept.accepted is not None and self._is_open(kept.value)
+            except BzzzError as error:
+                # Those that are answered in the same transaction are not to suffer from it.
+                return Answered(Denied(f"the record that is kept here: {error}"), before)
             connection.execute(
                 REPLACE,
                 (asked.task, *kept.promised, *accepted, kept.value, kept.closed, is_open),

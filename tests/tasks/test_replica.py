@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, execute, fail
@@ -9,9 +10,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.database import Database, DatabaseError
-from bzzz.errors import BzzzError
+from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.tasks import replica as replica_module
 from bzzz.tasks.acceptor import Kept
+from bzzz.tasks.askers import Denied
 from bzzz.tasks.ballots import (
     RESERVED,
     Accept,
@@ -249,11 +251,13 @@ class StoreTests(SynchronousTestCase):
         directory.mkdir(parents=True)
         self.path = directory / "bzzz.db"
 
-    def open(self) -> SqliteRegisterStore:
+    def open(
+        self, is_open: Callable[[bytes], bool] = lambda value: value != b"3"
+    ) -> SqliteRegisterStore:
         database = Database(self.path, None, MIGRATIONS, in_thread=execute)
         self.successResultOf(database.open())
         self.addCleanup(database.close)
-        return SqliteRegisterStore(database, lambda value: value != b"3")
+        return SqliteRegisterStore(database, is_open)
 
     def test_kept(self) -> None:
         """What was answered is there after a restart, as it was."""
@@ -314,6 +318,35 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(store.forget("z", 10, 2)), 1)
         self.assertEqual(self.successResultOf(store.forget("z", 0, 2)), 0)
         self.assertEqual(left(), "bf")
+
+    def test_unreadable(self) -> None:
+        """A value that cannot be read is left as it is, keeps nobody else from an answer, and has a
+        row in listings."""
+        self.successResultOf(self.open().ask([Asked("a", first(1)), Asked("b", first(2))]))
+
+        def is_open(value: bytes) -> bool:
+            if value == b"1":
+                raise RemoteProtocolError("it is of a later version")
+            return True
+
+        store = self.open(is_open)
+        batch = [
+            Asked("b", Prepare(Ballot(4, 1))),
+            Asked("a", Prepare(Ballot(4, 1))),
+            Asked("c", first(3)),
+        ]
+        told = self.successResultOf(store.ask(batch))
+        self.assertIsInstance(told[0].answer, Promise)
+        assert isinstance(told[1].answer, Denied)
+        self.assertIn("later version", told[1].answer.reason)
+        self.assertEqual(told[2].answer, Accepted(RESERVED))
+        kept = Kept(Ballot(1, 0), RESERVED, b"1")
+        self.assertEqual(told[1].kept, kept)
+        self.assertEqual(self.successResultOf(store.read("a")), kept)
+        rows = self.successResultOf(store.page("", "", True, 9))
+        self.assertEqual(
+            rows, [Row("c", b"3"), Row("b", b"2"), Row("a", None, "it is of a later version")]
+        )
 
     def test_all_or_none(self) -> None:
         """Of a batch that fails nothing is kept."""
