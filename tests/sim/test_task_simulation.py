@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.tasks import leases
 from bzzz.tasks import record as states
 from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.askers import Asker
 from bzzz.tasks.record import State, TaskState
 from bzzz.tasks.register_store import Answered, Asked, answer
 from bzzz.tasks.worker import Worker
@@ -22,6 +23,7 @@ from bzzz.testing.tasks.checker import check
 from bzzz.testing.tasks.disk import SimDisk
 from bzzz.testing.tasks.history import Acknowledged, Ended, Final, RetryWanted, Started
 from bzzz.testing.tasks.simulation import TaskSimulation
+from bzzz.testing.tasks.strangers import Strangers
 
 # Some of the seeds; all of them are run by ``python -m bzzz.testing.tasks``.
 SEEDS = range(1, 6)
@@ -42,10 +44,13 @@ print(simulation.digest)
 """
 
 
-def run(seed: int, tasks: int = 150, faults: int = 15, seconds: float = 30.0) -> TaskSimulation:
+def run(
+    seed: int, tasks: int = 150, faults: int = 15, seconds: float = 30.0, strangers: int = 0
+) -> TaskSimulation:
     simulation = TaskSimulation(seed)
     simulation.plan_tasks(tasks, seconds)
     simulation.plan_faults(faults, seconds)
+    Strangers(simulation, seed).plan(strangers, seconds)
     simulation.run(seconds + 5.0)
     return simulation
 
@@ -70,6 +75,23 @@ class TaskSimulationTests(SynchronousTestCase):
         self.assertGreater(began, 150 * len(SEEDS))
         self.assertGreater(lost, 10)
         self.assertGreater(again, 5)
+
+    def test_strangers(self) -> None:
+        """Nothing comes of what members ask for about tasks of others."""
+        for seed in SEEDS[:3]:
+            simulation = run(seed, tasks=100, seconds=20.0, strangers=300)
+            self.assertEqual(check(simulation.history), [], f"seed {seed}")
+        quiet = TaskSimulation(1)
+        quiet.plan_tasks(50, 10.0)
+        strangers = Strangers(quiet, 1)
+        strangers.plan(200, 10.0)
+        quiet.run(15.0)
+        # Each asks two replicas at least, which have the task then.
+        self.assertGreater(strangers.denied, 300)
+        self.assertEqual(check(quiet.history), [])
+        kinds = [type(event) for event in quiet.history.events]
+        self.assertEqual(kinds.count(Acknowledged), 50)
+        self.assertLess(kinds.count(Started), 75)
 
     def test_quiet(self) -> None:
         """When nothing goes wrong all are acknowledged, and run as often as their policy says."""
@@ -105,10 +127,11 @@ class TaskSimulationTests(SynchronousTestCase):
 class PlantedTests(SynchronousTestCase):
     """A bug in what all of it rests on is found within a few seeds."""
 
-    def found(self, *words: str, within: int = FEW) -> None:
+    def found(self, *words: str, within: int = FEW, strangers: int = 0) -> None:
         """One of so many seeds goes wrong, with one of these words."""
         for seed in range(1, within + 1):
-            problems = check(run(seed, tasks=100, faults=20, seconds=15.0).history)
+            simulation = run(seed, tasks=100, faults=20, seconds=15.0, strangers=strangers)
+            problems = check(simulation.history)
             if problems:
                 self.assertTrue(
                     any(word in problem for problem in problems for word in words), problems
@@ -159,6 +182,11 @@ class PlantedTests(SynchronousTestCase):
 
         self.patch(Worker, "_begin", begin)
         self.found("runs on", "ran on", "began", "is recorded")
+
+    def test_everybody_asks(self) -> None:
+        """A replica answers whoever asks."""
+        self.patch(Asker, "judge", lambda asker, kept, request: None)
+        self.found("began twice", "runs on", "is lost", "version", strangers=50)
 
     def test_cancel_forgotten(self) -> None:
         """A cancelled task whose worker is lost is begun again."""
