@@ -216,14 +216,14 @@ class _Submitted:
                 self._telling.say(place, "refused", code="node_error", message=str(error))
 
     async def _one(self, place: int, wanted: Wanted) -> None:
-        submission = self._submitting.submission(wanted)
+        submission = self._submitting.submission(wanted, self._submitter)
         if not wanted.wait:
             self._see_that_it_can_run(submission)
         task = submission.task
         self._telling.say(place, "id", task=task)
         ending = self._ends.ended(task) if wanted.follow else None
         try:
-            kept = await self._submitting.submit(submission, self._submitter)
+            kept = await self._submitting.submit(submission)
             replicas = [self._name_of(each) for each in kept.submission.replicas]
             self._telling.say(place, "kept", replicas=replicas)
             if ending is not None:

@@ -52,7 +52,7 @@ class SubmitRoutes:
         table.get("/v1/tasks/<task>/why", self.why)
 
     async def submit(self, lines: LineStream, by: Credentials, body: Wanted) -> None:
-        wanted = self._submitting.submission(body)
+        wanted = self._submitting.submission(body, await by.user_name())
         if not body.wait:
             self._submitting.see_that_it_can_run(wanted)
         lines.send({"event": "id", "task": wanted.task})
@@ -62,7 +62,7 @@ class SubmitRoutes:
                 name = self._name_of(peer)
                 lines.send({"event": "copying", "to": name, "done": done, "total": total})
 
-        record = await self._submitting.submit(wanted, await by.user_name(), copied)
+        record = await self._submitting.submit(wanted, copied)
         replicas = [self._name_of(each) for each in record.submission.replicas]
         lines.send({"event": "kept", "replicas": replicas})
         if body.follow:
@@ -73,4 +73,5 @@ class SubmitRoutes:
         return {"nodes": self._submitting.verdicts(record.submission)}
 
     async def fitting(self, by: Credentials, body: Wanted) -> dict[str, Sequence[NodeVerdict]]:
-        return {"nodes": self._submitting.verdicts(self._submitting.submission(body))}
+        wanted = self._submitting.submission(body, await by.user_name())
+        return {"nodes": self._submitting.verdicts(wanted)}

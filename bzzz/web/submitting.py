@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta
 
 from bzzz.tasks.holding import Copied
@@ -89,7 +88,6 @@ class Submitting:
     async def submit(
         self,
         wanted: Submission,
-        submitter: str,
         copied: Copied = lambda peer, done, total: None,
     ) -> TaskRecord:
         """Submit a task; it is durable when this returns.
@@ -97,7 +95,6 @@ class Submitting:
         :param wanted: of :meth:`submission`.
         :raises Refusal: it was not submitted, or it is not known whether it was.
         """
-        wanted = msgspec.structs.replace(wanted, submitter=submitter)
         try:
             return await self._service.submit(wanted, self._placing.suggest(wanted), copied)
         except SubmissionError as error:
@@ -110,9 +107,10 @@ class Submitting:
                 f" bzzz task {wanted.task}",
             ) from None
 
-    def submission(self, body: Wanted) -> Submission:
+    def submission(self, body: Wanted, user: str) -> Submission:
         """What is wanted, with an ID; who keeps it is not chosen yet.
 
+        :param user: who wants it.
         :raises Refusal: it cannot be.
         """
         try:
@@ -139,6 +137,7 @@ class Submitting:
             profile=body.profile,
             inputs=body.inputs,
             outputs=body.outputs,
+            submitter=user,
         )
 
     def see_that_it_can_run(self, wanted: Submission) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 
 from bzzz.identity.peer_id import PeerID
+from bzzz.mesh.capability import OwnerRules
 from bzzz.tasks.executors.interfaces import Ending, Over
 from bzzz.tasks.following import BEGIN_OUTPUT
 from bzzz.tasks.messages import Cancel, Failed, Find, Found, Listed, Listing, TaskCodec
@@ -397,6 +398,21 @@ class SubmitTests(TaskRouteCase):
         self.assertIn("--wait", self.told_why(answer))
         self.assertEqual(self.disk.kept, {})
         self.assertEqual(self.events(self.submit(cpus=5, wait=True)), ["id", "kept", "waiting"])
+
+    def test_submitter_forbidden(self) -> None:
+        """Whose tasks an owner does not run is told so, and not left to wait; so is who asks where
+        it could run."""
+        for name_of_one in ("4000000000", "ironwood"):
+            rules = OwnerRules(forbidden_submitters=(name_of_one,))
+            self.machines["ironwood"] = member("ironwood", facts(cpus=4), rules=rules)
+            self.placing.member_changed(name("ironwood"))
+            answer = self.submit()
+            self.assertEqual(self.refused(answer), (409, "unplaceable"))
+            words = f'its owner runs nothing of "{name_of_one}"'
+            self.assertIn(f"ironwood: {words}", self.told_why(answer))
+            [verdict] = self.ask("POST", "fitting", RUN).json()["nodes"]
+            self.assertEqual([each["text"] for each in verdict["unfit"]], [words])
+        self.assertEqual(self.disk.kept, {})
 
     def test_unplaceable_many(self) -> None:
         """Of many nodes some are told, and how many more there are."""
