@@ -142,6 +142,15 @@ class Machine:
         """Its IPv4 address."""
         return self.host.address
 
+    @property
+    def init(self) -> int:
+        """Its process 1, as seen from here; 0 while it does not run."""
+        return self._init
+
+    def inside(self, path: str) -> Path:
+        """A path in it, as it is from here while it runs, without a command in the machine."""
+        return Path("/proc", str(self._init), "root", path.lstrip("/"))
+
     # Its life
 
     def hold(self) -> None:
