@@ -22,6 +22,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz.cli.client import NodeClient, NodeError, NoNode
 from tests.cluster.machine import ROOT, Machine, Ran
 from tests.cluster.machines import Machines
 from tests.cluster.netns import until
@@ -30,10 +31,12 @@ __all__ = [
     "ACCOUNTS",
     "CHECKOUT",
     "INSTALL_TIMEOUT",
+    "RUNTIME",
     "WHEELS",
     "Service",
     "ServiceTestCase",
     "ask",
+    "client",
     "connected",
     "events",
     "install",
@@ -49,6 +52,8 @@ __all__ = [
 # Where they are in a machine.
 CHECKOUT = "/root/bzzz"
 WHEELS = "/root/wheels"
+
+RUNTIME = "/run/bzzz"
 
 INVITED = "/root/invited"
 
@@ -161,10 +166,17 @@ def invited(machine: Machine) -> str:
     return machine.run("cat", INVITED, check=False).stdout
 
 
+def client(machine: Machine) -> NodeClient:
+    """What asks the node of a machine, over the socket that is in it: no command has to start."""
+    return NodeClient(machine.inside(RUNTIME) / "control.sock")
+
+
 def ask(machine: Machine, *command: str) -> Any:
     """The JSON that the node of a machine answers to a command of ``bzzz``; None for no answer."""
-    ran = machine.run("bzzz", *command, "--json", check=False)
-    return json.loads(ran.stdout) if ran.code == 0 else None
+    try:
+        return client(machine).get("/".join(word for word in command if word != "show"))
+    except (NoNode, NodeError):
+        return None
 
 
 def connected(machine: Machine) -> list[str]:
@@ -175,10 +187,9 @@ def connected(machine: Machine) -> list[str]:
 
 def events(machine: Machine, event: str, **fields: Any) -> list[dict[str, Any]]:
     """The node's events of this kind and these fields, the oldest first."""
-    lines = machine.run("bzzz", "events", "-n", "1000", "--json").stdout.splitlines()
     return [
         one
-        for one in map(json.loads, lines)
+        for one in map(json.loads, client(machine).lines("events", follow=False))
         if one["event"] == event and fields.items() <= one.items()
     ]
 

@@ -12,15 +12,15 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from bzzz.cli.client import NodeClient, NodeError, NoNode
+from bzzz.cli.client import NodeError, NoNode
 from bzzz.client import Client
 from tests.cluster.machine import Machine
+from tests.cluster.service import RUNTIME, client
 
 __all__ = ["Beats", "beating", "beats", "fits", "kill", "node", "processes", "verdicts"]
 
-RUNTIME = "/run/bzzz"
 ATTEMPTS = "/var/lib/bzzz/tasks"
 
 # Seconds between two lines of what prints its beats; a machine that tests may be slower.
@@ -39,17 +39,11 @@ def node(machine: Machine) -> Client:
     return Client(machine.inside(RUNTIME))
 
 
-def ask(machine: Machine, what: str, body: object = None) -> Any:
-    """What the node of a machine answers to ``GET /v1/<what>``, or with a body to ``POST``."""
-    client = NodeClient(machine.inside(RUNTIME) / "control.sock")
-    return client.get(what) if body is None else client.post(what, body)
-
-
 def verdicts(machine: Machine) -> dict[str, bool]:
     """The names of the members that a machine's node could give a task to, and whether it would
     now; none of a node that does not answer."""
     try:
-        judged = ask(machine, "fitting", {"command": ["true"]})["nodes"]
+        judged = client(machine).post("fitting", {"command": ["true"]})["nodes"]
     except (NoNode, NodeError):
         return {}
     return {each["name"]: each["fits"] for each in judged}
