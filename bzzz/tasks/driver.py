@@ -221,15 +221,19 @@ class Driver:
 
     def _count(self, live: _Live) -> None:
         """Tell the placer what a worker has to do."""
-        record = live.record
-        if record.state.state is State.ASSIGNED:
+        record, state = live.record, live.record.state
+        if state.state is State.ASSIGNED:
             self._assigned[record.task] = live
-            self._placer.assigned(record.submission, record.state.token, record.state.worker)
+            mine = state.driver == self._own_text
+            self._placer.assigned(record.submission, state.token, state.worker, mine)
         elif self._assigned.pop(record.task, None) is not None:
             self._placer.over(record.task)
 
     def links_changed(self) -> None:
-        """Other members are linked than before: others may be the first now."""
+        """Other members are linked than before: others may be the first now, and what could not be
+        done without them is tried again."""
+        for call in self._sleeping:
+            call.reset(0)
         for live in list(self._live.values()):
             if live.record.state.state is State.WAITING:
                 self._look(live)

@@ -40,8 +40,12 @@ class Placer(Shape):
     def drop(self, task: str) -> None:
         """It waits no more, or somebody else places it."""
 
-    def assigned(self, submission: Submission, token: int, worker: str) -> None:
-        """A task was assigned, by whomever: so much is taken of the worker."""
+    def assigned(self, submission: Submission, token: int, worker: str, mine: bool) -> None:
+        """A task was assigned.
+
+        :param mine: by this node, so that the worker hears of it later than this node does. Of what
+            others assign, the worker may have said already that it has it.
+        """
 
     def over(self, task: str) -> None:
         """Its attempt is over."""

@@ -175,7 +175,7 @@ class Placing:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
         self._waiting.remove(task)
 
-    def assigned(self, submission: Submission, token: int, worker: str) -> None:
+    def assigned(self, submission: Submission, token: int, worker: str, mine: bool) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
         before = self._given.get(submission.task)
         if before == worker:
@@ -187,7 +187,8 @@ class Placing:
         member = self._members.get(worker)
         if member is not None:
             self._try(submission.task, worker)
-            member.since[submission.task] = Need.of(submission)
+            if mine:
+                member.since[submission.task] = Need.of(submission)
             self._update(worker)
 
     def over(self, task: str) -> None:

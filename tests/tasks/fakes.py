@@ -135,12 +135,14 @@ class FakePlacer:
 
     :ivar waiting: tasks that it has.
     :ivar given: workers of tasks that are assigned.
+    :ivar mine: whether they were by the node that has the placer.
     :ivar silent: those that were not heard of.
     """
 
     def __init__(self) -> None:
         self.waiting: list[str] = []
         self.given: dict[str, str] = {}
+        self.mine: dict[str, bool] = {}
         self.refusals: list[tuple[str, str, bool]] = []
         self.silent: list[str] = []
 
@@ -151,8 +153,9 @@ class FakePlacer:
         if task in self.waiting:
             self.waiting.remove(task)
 
-    def assigned(self, submission: Submission, token: int, worker: str) -> None:
+    def assigned(self, submission: Submission, token: int, worker: str, mine: bool) -> None:
         self.given[submission.task] = worker
+        self.mine[submission.task] = mine
 
     def over(self, task: str) -> None:
         del self.given[task]

@@ -117,6 +117,7 @@ class OfferTests(DriverCase):
         self.assertEqual(offer.peer, peer("hazel"))
         self.assertEqual(offer.request, Offer(made.signed, 1))
         self.assertEqual(self.placer.given, {TASK: name("hazel")})
+        self.assertEqual(self.placer.mine, {TASK: True})
         offer.answer.callback(Taken())
         self.run_for(60.0)
         self.assertEqual((self.peers.asked, self.records.closed), ([], []))
@@ -247,6 +248,7 @@ class PlaceTests(DriverCase):
         self.give("hazel")
         self.assertEqual((self.peers.asked, self.state), ([], theirs))
         self.assertEqual(self.placer.given, {TASK: name("acacia")})
+        self.assertEqual(self.placer.mine, {TASK: False})
 
     def test_beaten_and_made(self) -> None:
         """A change that was tried twice, and found its own effect, is offered once."""
@@ -294,6 +296,13 @@ class PlaceTests(DriverCase):
         for waited, expected in zip(waits, (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0), strict=True):
             self.assertLess(abs(waited - expected), 0.11)
         self.assertEqual((AGAIN, MAX_AGAIN), (0.5, 15.0))
+        # Unless others are linked than before.
+        self.give("hazel")
+        self.run_for(1.0)
+        self.assertEqual(self.placer.waiting, [])
+        self.driver.links_changed()
+        self.run_for(0.05)
+        self.assertEqual(self.placer.waiting, [TASK])
         self.records.failing = False
         self.give("hazel")
         self.assertEqual(self.state.state, State.ASSIGNED)

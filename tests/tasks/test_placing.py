@@ -60,13 +60,13 @@ class PlacingCase(SynchronousTestCase):
         self.placing.want(self.records[number])
         self.clock.advance(0)
 
-    def assign(self, number: int, machine: str) -> None:
+    def assign(self, number: int, machine: str, mine: bool = True) -> None:
         """It is recorded that a machine has a task."""
         before = self.records[number]
         state = states.assign(before.state, before.state.token, name(machine))
         self.change(number, state)
         record = self.records[number]
-        self.placing.assigned(record.submission, record.state.token, record.state.worker)
+        self.placing.assigned(record.submission, record.state.token, record.state.worker, mine)
 
     def finish(self, number: int, end: End) -> None:
         """The attempt is over, and that is decided."""
@@ -274,6 +274,23 @@ class RoomTests(PlacingCase):
         self.finish(number, End.DONE)
         self.placing.ended(self.records[number])
         self.clock.advance(0)
+
+    def test_given_by_others(self) -> None:
+        """What another node has given to a member is in what the member says, and in that alone:
+        that may come before this node's replica has the record."""
+        del self.machines[name("acacia")]
+        self.placing.member_changed(name("acacia"))
+        half = msgspec.structs.replace(self.room, tasks=1, cpus=1.0)
+        known = msgspec.structs.replace(self.machines[name("hazel")], room=half)
+        self.machines[name("hazel")] = known
+        self.placing.member_changed(name("hazel"))
+        self.records[1] = record(None, 1)
+        self.assign(1, "hazel", mine=False)
+        self.assertEqual(self.placing.suggest(record(None, 9).submission), name("hazel"))
+        self.finish(1, End.DONE)
+        self.want(2)
+        self.want(3)
+        self.assertEqual(self.given, [(2, "hazel")])
 
     def test_refused(self) -> None:
         """Who refused gets nothing for a second; what it lacks is told."""

@@ -43,7 +43,7 @@ class RefusedTests(SynchronousTestCase):
 
     def place(self, task: str, worker: str) -> bool:
         self.given.append(worker)
-        self.placing.assigned(self.wanted.submission, len(self.given), worker)
+        self.placing.assigned(self.wanted.submission, len(self.given), worker, True)
         return True
 
     def want(self) -> str:

@@ -52,7 +52,7 @@ class SimPlacer:
         """See :class:`Placer`."""
         self._waiting.pop(task, None)
 
-    def assigned(self, submission: Submission, token: int, worker: str) -> None:
+    def assigned(self, submission: Submission, token: int, worker: str, mine: bool) -> None:
         """See :class:`Placer`."""
         self.over(submission.task)
         self._given[submission.task] = worker
