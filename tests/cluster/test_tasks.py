@@ -438,7 +438,7 @@ class TaskTests(ServiceTestCase):
             ("--on", "birch"): (122, r"birch"),
             ("--on", "elm"): (122, r"elm"),
             ("--memory", "100TiB"): (122, r"(?s)could run it:\n.*acacia: .*--wait"),
-            ("--in", "/root/missing"): (1, r"/root/missing"),
+            ("--in", "/root/missing"): (122, r"/root/missing is not there"),
         }
         commands = [("run", *options, "--", "true") for options in runs]
         commands += [("run", "--on", "acacia", "--", "no-such-command")]
@@ -468,6 +468,15 @@ class TaskTests(ServiceTestCase):
         self.tell(f"{refused.code} {refused.stderr.strip()}")
         self.assertEqual(refused.code, 122)
         self.assertIn("it is in no cluster", refused.stderr)
+        self.join_as("submit-only")
+        names = sorted(each.name for each in self.members)
+        until(lambda: fits(elm) == names, PATIENCE, "elm gives tasks to the others", 0.1)
+        refused = self.bzzz(walnut, "run", "--on", "elm", "--", "true")
+        self.tell(f"{refused.code} {refused.stderr.strip()}")
+        self.assertEqual(refused.code, 122)
+        self.assertIn("elm: its role runs no tasks\n", refused.stderr)
+        self.assertEqual(node(elm).run(["uname", "-n"], on="acacia").stdout, b"acacia\n")
+        elm.run("bzzz", "leave")
         self.join_as("run-only")
         refused = self.bzzz(elm, "run", "--", "true")
         self.tell(f"{refused.code} {refused.stderr.strip()}")
@@ -475,23 +484,11 @@ class TaskTests(ServiceTestCase):
         self.assertIn("its role does not allow it", refused.stderr)
         self.assertEqual(node(walnut).run(["uname", "-n"], on="elm").stdout, b"elm\n")
         elm.run("bzzz", "leave")
-        self.join_as("submit-only")
-        until(lambda: "elm" in verdicts(walnut), PATIENCE, "walnut has heard of it")
-        refused = self.bzzz(walnut, "run", "--on", "elm", "--", "true")
-        self.tell(f"{refused.code} {refused.stderr.strip()}")
-        self.assertEqual(refused.code, 122)
-        self.assertIn("its role runs no tasks", refused.stderr)
-        self.assertEqual(node(elm).run(["uname", "-n"], on="acacia").stdout, b"acacia\n")
-        elm.run("bzzz", "leave")
         until(lambda: len(ask(walnut, "members")["members"]) == 3, PATIENCE, "it has left", 0.2)
 
     def join_as(self, role: str) -> None:
-        """Let the machine that is no member in, for as long as the test takes."""
-        elm = self.elm
-        self.addCleanup(elm.run, "bzzz", "leave", check=False)
-        elm.run("bzzz", "join", invite(self.walnut, "--role", role), timeout=PATIENCE)
-        names = sorted(each.name for each in self.members)
-        every = names if role == "submit-only" else sorted([*names, "elm"])
-        for machine in (self.walnut, elm):
-            what = f"{machine.name} gives tasks to {', '.join(every)}"
-            until(lambda one=machine: fits(one) == every, PATIENCE, what, 0.1)  # type: ignore[misc]  # bound at once
+        """Let the machine that is no member in, until the test ends at the latest."""
+        self.addCleanup(self.elm.run, "bzzz", "leave", check=False)
+        code = invite(self.walnut, "--role", role)
+        self.elm.run("bzzz", "join", code, timeout=PATIENCE)
+        until(lambda: "elm" in verdicts(self.walnut), PATIENCE, "walnut has heard of it", 0.1)
