@@ -211,6 +211,11 @@ class Placing:
             self._waiting.refused(self._wanted(submission), worker, now, reason)
         else:
             self._waiting.avoid(worker, now + AVOID, REFUSED)
+            member = self._members.get(worker)
+            if member is not None:
+                # What seemed to be free beyond its word was in its word.
+                member.ended.clear()
+                self._update(worker)
         self._log.debug(
             "{worker} has refused task {task}: {reason}",
             worker=worker,

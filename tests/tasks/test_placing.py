@@ -308,6 +308,32 @@ class RoomTests(PlacingCase):
         self.clock.advance(1)
         self.assertEqual(self.given, [(1, "hazel"), (1, "hazel")])
 
+    def test_refused_as_one_had_ended_before(self) -> None:
+        """A member may say that a task is over before that is recorded, and then has no more free
+        than it says: that is found out once."""
+        del self.machines[name("acacia")]
+        self.placing.member_changed(name("acacia"))
+        for number in (1, 2):
+            self.want(number)
+            self.assign(number, "hazel")
+        one = msgspec.structs.replace(self.room, tasks=1, cpus=1.0)
+        known = msgspec.structs.replace(self.machines[name("hazel")], room=one)
+        self.machines[name("hazel")] = known
+        self.placing.member_changed(name("hazel"))
+        self.ran_out(1)
+        self.given.clear()
+        for number in (3, 4):
+            self.want(number)
+            self.assign(number, "hazel")
+        self.assertEqual(self.given, [(3, "hazel"), (4, "hazel")])
+        self.placing.refused(self.records[4].submission, name("hazel"), "it is full", False)
+        self.finish(4, End.REFUSED)
+        self.placing.want(self.records[4])
+        self.clock.pump([1.0] * 5)
+        self.assertEqual(self.given, [(3, "hazel"), (4, "hazel")])
+        self.ran_out(3)
+        self.assertEqual(self.given[2:], [(4, "hazel")])
+
     def test_refused_and_free(self) -> None:
         """What it says itself is free counts at once."""
         self.test_refused()
