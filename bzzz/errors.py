@@ -18,7 +18,22 @@ __all__ = [
     "RemoteProtocolError",
     "StateDirectoryError",
     "StreamReset",
+    "one_line",
 ]
+
+
+# Characters of an error about a peer: what is wrong, and as much of its words as shows where.
+LONGEST = 400
+
+
+def one_line(text: str) -> str:
+    """A text that may quote a stranger, fit for a log and for a terminal."""
+    text = text[: LONGEST + 1]
+    if not text.isprintable():
+        text = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        )
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 class BzzzError(Exception):
@@ -48,11 +63,13 @@ class LocalProtocolError(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """The peer broke the rules of a wire protocol; costs it the link (or the stream, where said).
 
+    :param message: may quote the peer: it is made one line of at most :data:`LONGEST` printable
+        characters.
     :ivar code: a short, stable, snake_case name of the rule broken, counted in metrics.
     """
 
     def __init__(self, message: str, code: str = "protocol_error") -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.code = code
 
 

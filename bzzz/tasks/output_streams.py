@@ -17,6 +17,7 @@ docs/tasks.rst, "Output".
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -248,7 +249,7 @@ class _Asking(Protocol):
         self._question = question
         self._sink = sink
         self._reader = FrameReader(MAX_MESSAGE)
-        self._parts: list[bytes] = []
+        self._parts: deque[bytes] = deque()
         self._waiting = False
         self._over = False
 
@@ -272,7 +273,11 @@ class _Asking(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Parts, or parts of parts."""
-        self._parts.extend(self._reader.receive(data))
+        try:
+            self._parts.extend(self._reader.receive(data))
+        except RemoteProtocolError:
+            self.failed(Failure())
+            return
         if not self._waiting:
             self._take()
 
@@ -286,7 +291,7 @@ class _Asking(Protocol):
         self._waiting = False
         while self._parts and not self._over:
             try:
-                which, data = _read_part(self._parts.pop(0))
+                which, data = _read_part(self._parts.popleft())
             except RemoteProtocolError:
                 self.failed(Failure())
                 return

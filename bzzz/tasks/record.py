@@ -14,6 +14,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from bzzz.tasks.submission import MAX_TIME, Count, Peer
+
 __all__ = [
     "ATTEMPTS_KEPT",
     "Attempt",
@@ -50,8 +52,8 @@ MAX_REASON: Final = 2000
 MAX_LOST: Final = 4
 
 
-Peer = Annotated[str, Meta(max_length=128)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
+ExitStatus = Annotated[int, Meta(ge=0, le=255)]
 
 
 class State(Enum):
@@ -98,10 +100,10 @@ class Attempt(Struct, frozen=True, omit_defaults=True):
     :ivar reason: for people.
     """
 
-    token: int
+    token: Count
     worker: Peer
     end: End
-    exit_status: int | None = None
+    exit_status: ExitStatus | None = None
     reason: Reason = ""
 
 
@@ -152,19 +154,19 @@ class TaskState(Struct, frozen=True, omit_defaults=True):
     """
 
     state: State = State.WAITING
-    token: int = 0
-    version: int = 0
+    token: Count = 0
+    version: Count = 0
     worker: Peer = ""
     driver: Peer = ""
-    failed: int = 0
-    lost: int = 0
+    failed: Count = 0
+    lost: Count = 0
     cancel: bool = False
     outcome: Outcome | None = None
-    exit_status: int | None = None
+    exit_status: ExitStatus | None = None
     why: Reason = ""
     by: Peer = ""
     produced: Produced | None = None
-    changed: float = 0.0
+    changed: Annotated[float, Meta(ge=0, le=MAX_TIME)] = 0.0
     attempts: Annotated[tuple[Attempt, ...], Meta(max_length=ATTEMPTS_KEPT)] = ()
 
 

@@ -27,7 +27,7 @@ one, and leaves alone what has its effect already."""
 
 
 class NoRecord(BzzzError):
-    """A majority of the replicas has never heard of the task."""
+    """A majority of the replicas has never heard of the task, or has one of other replicas."""
 
 
 class Records:
@@ -70,7 +70,7 @@ class Records:
         :param close: the token that has to be closed first, 0 for none.
         :param within: seconds, from when it is this change's turn.
         :raises NoMajority: it is not known whether it was changed.
-        :raises NoRecord: a majority has none.
+        :raises NoRecord: a majority has none, or one that is for other replicas.
         """
         decided = await self.propose(
             record.task,
@@ -133,6 +133,8 @@ class Records:
         if value is None:
             return None
         last = decode_record(value, known=known)
+        if last.submission.replicas != known.submission.replicas:
+            return None
         state = edit(last.state)
         if state is None:
             return None
@@ -145,4 +147,8 @@ class Records:
 def _read(decided: Decided, known: TaskRecord) -> TaskRecord:
     if decided.value is None or decided.ballot is None:
         raise NoRecord(f"there is no record of {known.task}")
-    return decode_record(decided.value, decided.ballot, known)
+    record = decode_record(decided.value, decided.ballot, known)
+    if record.submission.replicas != known.submission.replicas:
+        # Its origin has signed two, and given them to different members.
+        raise NoRecord(f"the record of {known.task} is not for those that keep it")
+    return record

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from bzzz.errors import BzzzError
+from bzzz.errors import BzzzError, one_line
 
 __all__ = [
     "END",
@@ -68,7 +68,7 @@ class RequirementError(BzzzError):
     """
 
     def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.line = line
         self.column = column
 

@@ -31,6 +31,7 @@ __all__ = [
     "MAX_RETRIES",
     "MAX_SECONDS",
     "MAX_SUBMISSION",
+    "MAX_TIME",
     "MIN_LEASE",
     "TASK",
     "Cores",
@@ -46,6 +47,7 @@ __all__ = [
     "SubmissionError",
     "Timeout",
     "digest",
+    "is_id",
     "new_task_id",
     "peer_id",
     "read",
@@ -65,6 +67,9 @@ MIN_LEASE: Final = 0.5
 MAX_LEASE: Final = 600.0
 MAX_SECONDS: Final = 366 * 86400.0
 MAX_COUNT: Final = 1 << 53
+
+# The last second of the year 9999: what comes later is no time that could be told.
+MAX_TIME: Final = 253_402_300_799
 MAX_CORES: Final = 65536
 MAX_GPUS: Final = 64
 MAX_RETRIES: Final = 1000
@@ -201,6 +206,11 @@ def new_task_id(milliseconds: int, random: bytes) -> str:
     return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def is_id(text: str) -> bool:
+    """Whether it is the ID of a task or a workflow, and of a time that can be told."""
+    return TASK.fullmatch(text) is not None and submitted_at(text) <= MAX_TIME
+
+
 def submitted_at(task: str) -> float:
     """When a task's ID was made, in seconds since the epoch by its origin's clock."""
     number = 0
@@ -275,7 +285,7 @@ def verify(signed: SignedSubmission) -> Submission:
 
 
 def _check(submission: Submission) -> None:
-    if TASK.fullmatch(submission.task) is None:
+    if not is_id(submission.task):
         raise RemoteProtocolError("a submission has no task's ID", "submission_task")
     if submission.origin not in submission.replicas:
         raise RemoteProtocolError(

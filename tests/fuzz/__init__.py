@@ -10,9 +10,12 @@
 :mod:`.exchange_targets` what members say of rosters, and what guests present
 :mod:`.pairing_targets`  both sides of a pairing
 :mod:`.audit_targets`    audit logs, and what members say of them
+:mod:`.task_targets`     what members say of tasks: questions, answers, records, output
+:mod:`.file_targets`     manifests, chunks, requirements, workflows
 :mod:`.targets`          all of them; whatever one raises is a finding
 :mod:`.seeds`            well-formed inputs to begin with; ``corpus/`` holds them as files
 :mod:`.trust_seeds`      those of rosters and pairings
+:mod:`.task_seeds`       those of tasks and files
 ``regressions/``         inputs that once did harm, replayed by every run of the tests
 ======================== ==========================================================================
 

@@ -49,6 +49,7 @@ from tests.fuzz.registry import (
     TOPIC,
     fixed_bytes,
 )
+from tests.fuzz.task_seeds import task_seeds
 from tests.fuzz.trust_seeds import trust_seeds
 from tests.fuzz.trust_targets import history
 
@@ -339,6 +340,7 @@ def seeds() -> Seeds:
         **audit_seeds(),
         **trust_seeds(),
         **roster_seeds(),
+        **task_seeds(),
     }
 
 

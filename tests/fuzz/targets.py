@@ -10,10 +10,12 @@ from __future__ import annotations
 from tests.fuzz import (
     audit_targets,
     exchange_targets,
+    file_targets,
     member_target,
     mesh_targets,
     node_target,
     pairing_targets,
+    task_targets,
     trust_targets,
     wire_targets,
 )
@@ -23,10 +25,12 @@ __all__ = [
     "TARGETS",
     "audit_targets",
     "exchange_targets",
+    "file_targets",
     "member_target",
     "mesh_targets",
     "node_target",
     "pairing_targets",
+    "task_targets",
     "trust_targets",
     "wire_targets",
 ]

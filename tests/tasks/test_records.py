@@ -22,7 +22,7 @@ from bzzz.tasks.register_messages import MAX_VALUE
 from bzzz.tasks.register_store import Asked, answer
 from bzzz.tasks.registers import NoMajority, Registers
 from bzzz.tasks.submission import SubmissionError
-from bzzz.tasks.value import TaskRecord, decode_record
+from bzzz.tasks.value import TaskRecord, decode_record, encode_record
 from tests.tasks.fakes import name, peer, record, task_id
 
 T = TypeVar("T")
@@ -151,6 +151,23 @@ class RecordsTests(SynchronousTestCase):
     def test_no_record(self) -> None:
         """A task that a majority has never heard of is none."""
         self.failureResultOf(self.cancel(record()), NoRecord)
+
+    def test_other_replicas(self) -> None:
+        """A record of the same ID that is for others is left as it is, and is none for this node:
+        its origin has signed two."""
+        made = self.create()
+        theirs = record(begin(), replicas=("acacia", "ironwood", "hazel"))
+        value = encode_record(theirs.signed, theirs.state)
+        for machine in ("ironwood", "acacia"):
+            kept = self.kept[peer(machine)]
+            accept = Accept(Ballot(5, 1), value, Ballot(6, 1))
+            kept[made.task] = answer(kept[made.task], Asked(made.task, accept)).kept
+        cancelling = self.cancel(made)
+        self.clock.pump([0.1] * 50)
+        self.failureResultOf(cancelling, NoRecord)
+        self.assertEqual(self.state(), theirs.state)
+        again = self.records.create(made, 10.0, fresh=False)
+        self.failureResultOf(self.wait(again), NoRecord)
 
     def test_no_majority(self) -> None:
         """Too few replicas: it is not known, and who waits behind has its own time."""

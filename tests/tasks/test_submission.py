@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import RemoteProtocolError
+from bzzz.events import rfc3339
 from bzzz.tasks.submission import (
     MAX_SUBMISSION,
+    MAX_TIME,
     TASK,
     Input,
     SignedSubmission,
     Submission,
     SubmissionError,
+    is_id,
     new_task_id,
     read,
     sign,
@@ -236,6 +239,18 @@ class RefusedTests(SynchronousTestCase):
             self.assertRaises(RemoteProtocolError, read, data)
         error = self.assertRaises(RemoteProtocolError, read, bytes(MAX_SUBMISSION + 1))
         self.assertEqual(error.code, "submission_length")
+
+    def test_time_that_cannot_be_told(self) -> None:
+        """An ID of after the year 9999 is none: no listing that has it could be shown."""
+        for milliseconds, good in ((MAX_TIME * 1000, True), (MAX_TIME * 1000 + 1000, False)):
+            task = new_task_id(milliseconds, bytes(10))
+            self.assertEqual(is_id(task), good)
+            wanted = msgspec.structs.replace(submission(), task=task)
+            if good:
+                sign(wanted, key("walnut"))
+                rfc3339(submitted_at(task))
+            else:
+                self.assertRaises(SubmissionError, sign, wanted, key("walnut"))
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:

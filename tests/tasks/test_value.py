@@ -89,6 +89,26 @@ class ValueTests(SynchronousTestCase):
         ):
             self.assertRaises(RemoteProtocolError, decode_record, wrong)
 
+    def test_states_that_cannot_be(self) -> None:
+        """A member that makes up a time, a count or a status does not get it into a listing."""
+        wrongs: tuple[dict[str, Any], ...] = (
+            {"changed": float("nan")},
+            {"changed": float("inf")},
+            {"changed": 1e300},
+            {"changed": -1.0},
+            {"token": -1},
+            {"version": 1 << 60},
+            {"lost": -1},
+            {"exit_status": 256},
+            {"worker": "x" * 129},
+            {"attempts": (Attempt(1, "x", End.DONE),) * (ATTEMPTS_KEPT + 1)},
+            {"attempts": (Attempt(-1, "x", End.DONE),)},
+        )
+        for wrong in wrongs:
+            made = record(msgspec.structs.replace(begin(), **wrong))
+            value = encode_record(made.signed, made.state)
+            self.assertRaises(RemoteProtocolError, decode_record, value)
+
     @given(st.binary(max_size=100))
     def test_any_bytes(self, data: bytes) -> None:
         """Whatever is on a disk or comes from a peer."""

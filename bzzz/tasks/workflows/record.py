@@ -20,10 +20,12 @@ from bzzz.tasks.register_messages import MAX_VALUE
 from bzzz.tasks.submission import (
     ALPHABET,
     MAX_REPLICAS,
-    TASK,
+    MAX_TIME,
+    Count,
     Name,
     Peer,
     SubmissionError,
+    is_id,
 )
 from bzzz.tasks.value import peer_id
 from bzzz.tasks.workflows import progress as progresses
@@ -74,8 +76,8 @@ class SignedWorkflow(Struct, frozen=True, array_like=True):
 
 class _State(Struct, frozen=True, omit_defaults=True):
     progress: Annotated[bytes, Meta(max_length=MAX_PROGRESS)]
-    version: int = 0
-    changed: float = 0.0
+    version: Count = 0
+    changed: Annotated[float, Meta(ge=0, le=MAX_TIME)] = 0.0
 
 
 class _Record(Struct, frozen=True, array_like=True):
@@ -209,7 +211,7 @@ def _read(data: bytes) -> WorkflowSubmission:
         raise RemoteProtocolError(
             f"a workflow's submission cannot be read: {error}", "workflow_unreadable"
         ) from None
-    if TASK.fullmatch(submission.workflow) is None:
+    if not is_id(submission.workflow):
         raise RemoteProtocolError("a workflow has no ID", "workflow_id")
     if submission.origin not in submission.replicas or len(set(submission.replicas)) != len(
         submission.replicas

@@ -174,7 +174,10 @@ class _Scan:
             self._at += 1
         else:
             self._match(BARE_VALUE)
-            self._at = start + len(self.text[start : self._at].rstrip())
+            self._at = start + len(self.text[start : self._at].rstrip(" \t"))
+            if self._at == start:
+                # In a list it would be looked for again and again.
+                raise _Lost
         self._note(path, key, start, self._at, named=True)
 
     def _deep(self, path: Path) -> None:

@@ -189,3 +189,9 @@ key = 1
         lines = Lines(text)
         for path in lines:
             self.assertGreaterEqual(lines.line(path), 1)
+
+    def test_nothing_there(self) -> None:
+        """Where a value should be and is none, nothing is looked for again and again."""
+        for text in ("\x1f", '"b"\x1f', "\x85", "\u2028", " \x0b\x0c"):
+            for start in ("a = [", "a = [[", 'a = ["x", ', "a = {b = ", "a = "):
+                Lines(f"{start}{text}\n[steps.b]\n")
