@@ -395,5 +395,6 @@ class NodeTasks:
             404,
             "no_such_member",
             f"'{text}' is not this node, and it is in no cluster: only members run tasks of each"
-            " other. To make one: bzzz cluster create",
+            " other. To found one: bzzz cluster create NAME. To join one: bzzz invite on a machine"
+            " that is in it, then bzzz join CODE here",
         )

@@ -64,7 +64,7 @@ def task_options(command: Any) -> Any:
     for option in reversed(
         (
             click.option("--where", default="", metavar="CEL", help="What the machine must be."),
-            click.option("--on", default="", metavar="NAME", help="The machine."),
+            click.option("--on", metavar="NAME", help="The machine."),
             click.option(
                 "--cpus", type=Number(0, MAX_CORES), default=1.0, metavar="N", help="Cores."
             ),
@@ -121,7 +121,7 @@ class TaskOptions:
             "name": given["name"],
             "env": dict(_variable(each) for each in given["env"]),
             "where": given["where"],
-            "on": given["on"],
+            "on": _machine(given["on"]),
             "cpus": given["cpus"],
             "memory": size(given["memory"], "--memory"),
             "gpus": given["gpus"],
@@ -132,6 +132,13 @@ class TaskOptions:
             "profile": given["profile"],
             "wait": given["wait"],
         }
+
+
+def _machine(name: str | None) -> str:
+    if name is not None and not name.strip():
+        # Such as a variable of the shell that is not set: any machine is not what is meant.
+        raise click.BadParameter("--on: the name of the machine is missing")
+    return name or ""
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -351,7 +358,8 @@ class _Running:
             elif state == "cancelled":
                 self._say("Cancelled.")
             elif state == "failed" and task["why"]:
-                self._say(str(task["why"]))
+                where = f"On {task['worker_name']}: " if task["worker_name"] else ""
+                self._say(f"{where}{task['why']}")
         if state == "done":
             return 0
         if state == "failed":

@@ -139,6 +139,8 @@ def task(session: Session, task_id: str) -> None:
     for key, value in rows:
         if value not in ("", None):
             click.echo(safe(f"{key:<12} {value}"))
+    if _state(each) == "waiting":
+        click.echo(f"\nWhy it does not run yet, for every machine: bzzz why {each['id']}")
     if each["attempts"]:
         click.echo()
         attempts = [

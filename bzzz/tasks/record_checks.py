@@ -17,7 +17,7 @@ from bzzz.tasks.askers import Asker, has_place, same_step, submitted
 from bzzz.tasks.ballots import Accept, Ballot
 from bzzz.tasks.messages import Answer, Found, Register
 from bzzz.tasks.reading import LastRead
-from bzzz.tasks.submission import SignedSubmission, Submission
+from bzzz.tasks.submission import SignedSubmission, Submission, SubmissionError
 from bzzz.tasks.value import TaskRecord, decode_record, peer_id
 from bzzz.tasks.workflows.record import (
     WorkflowRecord,
@@ -48,6 +48,7 @@ class RecordChecks:
         known: Callable[[str], TaskRecord | None],
         known_workflow: Callable[[str], WorkflowRecord | None],
     ) -> None:
+        self._own = own
         self._own_text = str(own)
         self._trusted = trusted
         self._reading = reading
@@ -68,6 +69,18 @@ class RecordChecks:
         """
         if not self._trusted.may_submit(peer):
             raise RemoteProtocolError(f"{peer} may not change tasks: its role does not allow it")
+
+    def check_own_right(self) -> None:
+        """See that this node's owner may have tasks submitted and changed by it.
+
+        :raises SubmissionError: they may not.
+        """
+        if not self._trusted.may_submit(self._own):
+            raise SubmissionError(
+                "this node may neither submit nor change tasks: its role does not allow it. Use"
+                " another machine, or have an admin give this one another role: bzzz admit"
+                f" {self._own.short} --role member"
+            )
 
     def asker(self, peer: PeerID, register: Register) -> Asker:
         """Who asks about a register, when what has come along was found to be good.

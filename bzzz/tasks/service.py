@@ -231,8 +231,7 @@ class TaskService:
         :raises SubmissionError: it cannot be submitted.
         :raises NoMajority: it is not known whether it was submitted: ask for its ID.
         """
-        if not self._trusted.may_submit(self.own):
-            raise SubmissionError("this node may not submit tasks: its role does not allow it")
+        self._checks.check_own_right()
         submission = msgspec.structs.replace(
             wanted, origin=self._own_text, replicas=self._choose_replicas()
         )
@@ -254,8 +253,7 @@ class TaskService:
         :raises SubmissionError: it cannot be submitted.
         :raises NoMajority: it is not known whether it was submitted.
         """
-        if not self._trusted.may_submit(self.own):
-            raise SubmissionError("this node may not submit tasks: its role does not allow it")
+        self._checks.check_own_right()
         submission = WorkflowSubmission(
             workflow=self.new_id(),
             origin=self._own_text,
@@ -288,8 +286,10 @@ class TaskService:
     async def change_workflow(self, record: WorkflowRecord, request: Cancel | Retry) -> None:
         """Cancel a workflow, or begin anew one that has ended.
 
+        :raises SubmissionError: this node may not change tasks.
         :raises BzzzError: it is not known whether it was recorded.
         """
+        self._checks.check_own_right()
         if self._own_text in record.submission.replicas:
             await self.workflows.change(record, request)
         else:
@@ -333,8 +333,10 @@ class TaskService:
     async def cancel(self, record: TaskRecord) -> TaskRecord:
         """Have a task end. The record that is returned may have to wait for its worker.
 
+        :raises SubmissionError: this node may not change tasks.
         :raises BzzzError: it is not known whether it was recorded.
         """
+        self._checks.check_own_right()
         if self.keeps(record):
             return await self.driver.cancel(record)
         return await self._finding.change(record, Cancel(record.task))
@@ -342,8 +344,10 @@ class TaskService:
     async def retry(self, record: TaskRecord) -> TaskRecord:
         """Begin anew a task that has ended.
 
+        :raises SubmissionError: this node may not change tasks.
         :raises BzzzError: it is not known whether it was recorded.
         """
+        self._checks.check_own_right()
         token = record.state.token
         if self.keeps(record):
             return await self.driver.retry(record, token)

@@ -77,6 +77,7 @@ class OptionTests(TaskCase):
             ("--gpus", "9" * 5000, "is not a valid integer range"),
             ("--retries", "99999999999999999999999", "is not in the range 0<=x<=1000"),
             ("--priority", "99999999999999999999999", "is not in the range -1000<=x<=1000"),
+            ("--on", "", "--on: the name of the machine is missing"),
             ("--env", "NOT_SET", "NOT_SET is not set here; give it as --env NOT_SET=VALUE"),
         ):
             told = " ".join(self.refused(2, "run", option, value, "--", "true").split())
@@ -112,14 +113,14 @@ class EndTests(TaskCase):
                 "failed",
                 {"exit_status": 127, "why": "command nosuch: not found in /usr/bin"},
                 127,
-                "command nosuch: not found in /usr/bin\n",
+                "On ironwood: command nosuch: not found in /usr/bin\n",
             ),
-            ("failed", {"exit_status": None, "why": "too much"}, 125, "too much\n"),
+            ("failed", {"exit_status": None, "why": "too much"}, 125, "On ironwood: too much\n"),
             (
                 "failed",
                 {"exit_status": 0, "why": "its files are gone"},
                 125,
-                "its files are gone\n",
+                "On ironwood: its files are gone\n",
             ),
             ("timed_out", {"exit_status": None}, 124, "It took longer than 5 s, and was ended.\n"),
             ("cancelled", {"exit_status": None}, 130, "Cancelled.\n"),
@@ -146,7 +147,7 @@ class EndTests(TaskCase):
     def test_terminal(self) -> None:
         """What machines say of themselves does not drive the terminal."""
         self.ends("failed", exit_status=1, why="bad\x1b[2Jword")
-        self.assertEqual(self.refused(1, *RUN), "bad\\u001b[2Jword\n")
+        self.assertEqual(self.refused(1, *RUN), "On ironwood: bad\\u001b[2Jword\n")
 
     def test_json(self) -> None:
         """With --json a line for each event is all that is on standard output."""

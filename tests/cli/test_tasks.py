@@ -205,6 +205,14 @@ class TaskTests(TaskCase):
         self.assertEqual(lines[-2].split(), ["1", "acacia", "lost", "why\\u001b"])
         self.assertEqual(lines[-1].split(), ["2", "ironwood", "failed", "3", "why\\u001b"])
 
+    def test_waiting(self) -> None:
+        """How to see why it waits is told."""
+        self.tasks.tasks = [info(state="waiting", worker_name="")]
+        self.assertEqual(
+            self.output("task", TASK).splitlines()[-1],
+            f"Why it does not run yet, for every machine: bzzz why {TASK}",
+        )
+
     def test_exit_status_0(self) -> None:
         """A status of 0 is one that is known."""
         self.tasks.tasks = [info()]

@@ -859,6 +859,16 @@ class FindTests(OwnerCase):
 class AtReplicasTests(OwnerCase):
     """Changes of tasks that others keep."""
 
+    def test_no_right(self) -> None:
+        """Whose role does not let them submit changes no task either, a replica of it or not: who
+        uses a machine that only runs tasks is not to end those of others."""
+        self.rights.submitters.discard(peer(self.machine))
+        for made in (self.keep(), record(number=2, replicas=("walnut", "acacia", "larch"))):
+            for changing in (self.service.cancel(made), self.service.retry(made)):
+                failed = self.failureResultOf(self.wait(changing), SubmissionError)
+                self.assertIn("bzzz admit", failed.getErrorMessage())
+        self.assertEqual(self.peers.asked, [])
+
     def test_first(self) -> None:
         """The first replica that can makes it."""
         changing = self.wait(self.service.cancel(record()))
