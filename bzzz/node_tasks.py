@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from bzzz.config import Config
 from bzzz.config.options import PROFILES
-from bzzz.errors import LocalProtocolError
+from bzzz.errors import IdentityError, LocalProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.availability import Availability
 from bzzz.mesh.capability import CapabilityDocument, OwnerRules
@@ -46,7 +46,7 @@ from bzzz.tasks.reading import is_open
 from bzzz.tasks.register_store import SqliteRegisterStore
 from bzzz.tasks.rights import RosterRights
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.value import TaskRecord
+from bzzz.tasks.value import TaskRecord, peer_id
 from bzzz.tasks.workspace import AttemptFiles
 from bzzz.tasks.world import TaskWorld
 from bzzz.web.drain_routes import DrainRoutes
@@ -239,7 +239,7 @@ class NodeTasks:
         mesh.broadcasts.on_update = lambda peer: self.placing.member_changed(str(peer))
         cluster.on_change(self._everybody_changed)
         availability.room = self.offering.room
-        availability.on_change(lambda: self.placing.member_changed(self._own_text))
+        availability.on_change(lambda: self.placing.own_changed(self._own_text))
 
     async def start(self) -> None:
         """Go on with the tasks that are on disk: when the mesh has started.
@@ -277,6 +277,7 @@ class NodeTasks:
                 s="" if self.running == 1 else "s",
             )
         self.service.stop()
+        self._announcing.stop()
         self.files.stop()
 
     def routes(self) -> Sequence[Routes]:
@@ -298,14 +299,12 @@ class NodeTasks:
         """What the member with a peer ID is called; its short ID where that is not known."""
         if peer == self._own_text:
             return self._cluster.admission.name_of(self._own) or self._mesh.settings.name
-        for each in (*self._rights.members(), *self._mesh.swarm.links):
-            if str(each) == peer:
-                return (
-                    self._cluster.admission.name_of(each)
-                    or self._mesh.membership.name_of(each)
-                    or each.short
-                )
-        return peer[-6:]
+        try:
+            each = peer_id(peer)
+        except IdentityError:
+            return peer[-6:]
+        on_roster = self._cluster.admission.name_of(each)
+        return on_roster or self._mesh.membership.name_of(each) or each.short
 
     def offer_changed(self) -> None:
         """The node's document says something else, or another number of tasks may run here."""

@@ -75,6 +75,8 @@ class Inventory:
         self._configured = configured
         self._detect = detect
         self._addresses = addresses
+        self._document: CapabilityDocument | None = None
+        self._made_of: tuple[object, ...] = ()
         self._detected = Detected()
         self._service: ServiceState | None = None
         self._observers: list[Callable[[], object]] = []
@@ -133,10 +135,15 @@ class Inventory:
             observer()
 
     def document(self) -> CapabilityDocument:
-        """The document as it is now."""
+        """The document as it is now, the same one as long as nothing has changed."""
         configured, detected = self._configured, self._detected
+        addresses = tuple(self._addresses())[:MAX_ADDRESSES]
+        made_of = (configured, detected, self._service, addresses)
+        if self._document is not None and self._made_of == made_of:
+            return self._document
+        self._made_of = made_of
         names = dict.fromkeys((*configured.capabilities, *detected.capabilities))
-        return CapabilityDocument(
+        self._document = CapabilityDocument(
             node_id=configured.node_id,
             name=configured.name,
             version=configured.version,
@@ -156,6 +163,7 @@ class Inventory:
             python=printable(detected.python, 64),
             runtimes=detected.runtimes,
             service=self._service,
-            addresses=tuple(self._addresses())[:MAX_ADDRESSES],
+            addresses=addresses,
             rules=configured.rules,
         )
+        return self._document

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from bzzz.mesh.capability import printable
@@ -23,6 +23,9 @@ __all__ = ["BURST", "PER_SECOND", "Announcing"]
 # Messages that may follow each other at once, and then a second.
 BURST: Final = 40
 PER_SECOND: Final = 20
+
+# Seconds after which what happened meanwhile is told together, in one frame.
+TOGETHER: Final = 0.25
 
 # Characters of a title and of a reason.
 MAX_TEXT: Final = 200
@@ -47,6 +50,14 @@ class Announcing:
         self._clock = clock
         self._tell = tell
         self._bucket = TokenBucket(BURST, PER_SECOND)
+        self._waiting: list[tuple[str, Mapping[str, object]]] = []
+        self._telling: IDelayedCall | None = None
+
+    def stop(self) -> None:
+        """Tell nothing more."""
+        if self._telling is not None and self._telling.active():
+            self._telling.cancel()
+        self._waiting.clear()
 
     def decided(self, record: TaskRecord) -> None:
         """A record was decided, by this node or by another one."""
@@ -68,7 +79,15 @@ class Announcing:
             self._send("task_progress", record, {"state": "waiting", "message": message})
 
     def _send(self, kind: str, record: TaskRecord, data: Mapping[str, object]) -> None:
-        self._tell(kind, {"task_id": record.task, "node_id": self._own, **data})
+        self._waiting.append((kind, {"task_id": record.task, "node_id": self._own, **data}))
+        if self._telling is None:
+            self._telling = self._clock.callLater(TOGETHER, self._tell_all)
+
+    def _tell_all(self) -> None:
+        self._telling = None
+        waiting, self._waiting = self._waiting, []
+        for kind, data in waiting:
+            self._tell(kind, data)
 
 
 def _announcement(record: TaskRecord) -> Mapping[str, object]:

@@ -82,14 +82,23 @@ class Answering:
             return succeed(
                 Granted(tuple(renew(task, name, token) for task, token in request.attempts))
             )
+        if isinstance(request, Register) and not self._kept.is_old(request.task):
+            # Most of what is asked.
+            try:
+                return self._ask_replica(peer, request).addErrback(_failed)
+            except BzzzError as error:
+                return succeed(_failure(error))
         return Deferred.fromCoroutine(self._answer(peer, request)).addErrback(_failed)
+
+    def _ask_replica(self, peer: PeerID, request: Register) -> Deferred[Answer]:
+        asker = self._checks.asker(peer, request)
+        return self._replica.ask(request.task, request.request, asker).addCallback(Told)
 
     async def _answer(self, peer: PeerID, request: Request) -> Answer:
         match request:
-            case Register(task, what):
+            case Register(task):
                 await self._kept.check_age(task)
-                asker = self._checks.asker(peer, request)
-                return Told(await self._replica.ask(task, what, asker))
+                return await self._ask_replica(peer, request)
             case Offer():
                 return self._offered(peer, request)
             case Stop(task, token):
@@ -131,7 +140,7 @@ class Answering:
         return found(await self._driver.retry(record, request.token))
 
     def _offered(self, peer: PeerID, offer: Offer) -> Answer:
-        submission = submissions.verify(offer.signed)
+        submission = self._checks.verified(offer.signed)
         if str(peer) not in submission.replicas:
             raise RemoteProtocolError(f"{peer} does not keep the task that it offers", "offer")
         if not self._trusted.may_submit(peer_id(submission.origin)):
@@ -162,4 +171,8 @@ class Answering:
 
 def _failed(failure: Failure) -> Answer:
     failure.trap(BzzzError)
-    return Failed(shorten(failure.getErrorMessage()))
+    return _failure(failure.value)
+
+
+def _failure(error: object) -> Failed:
+    return Failed(shorten(str(error)))

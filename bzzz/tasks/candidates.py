@@ -28,7 +28,7 @@ class KnownFacts:
     def of(self, peer: str, document: CapabilityDocument) -> Facts:
         """Those of a member's document."""
         known = self._known.get(peer)
-        if known is None or known.document != document:
+        if known is None or (known.document is not document and known.document != document):
             known = self._known[peer] = Facts(document)
         return known
 

@@ -43,11 +43,11 @@ class Everyone:
         return self._others.linked()
 
     def ask(self, peer: PeerID, request: Request) -> Deferred[Answer]:
-        """See :class:`~bzzz.tasks.interfaces.Peers`. It fails after :data:`ANSWER_SECONDS`."""
+        """See :class:`~bzzz.tasks.interfaces.Peers`. It fails after :data:`ANSWER_SECONDS`, unless
+        it is this node that has to answer."""
         if peer == self._own:
-            asking = self._answer(peer, request)
-        else:
-            asking = self._others.ask(peer, request)
+            return self._answer(peer, request)
+        asking = self._others.ask(peer, request)
         if not isinstance(request, Register | Renew):
             # These are sent again without an answer anyway.
             asking.addTimeout(ANSWER_SECONDS, self._clock, partial(_late, peer))

@@ -156,13 +156,16 @@ class KeptRecords:
             if some < FORGOTTEN_AT_ONCE:
                 return forgotten
 
+    def is_old(self, task: str) -> bool:
+        """Whether this replica may have had a task and forgotten it."""
+        return self._wall_time() - submissions.submitted_at(task) > KEEP
+
     async def check_age(self, task: str) -> None:
         """Refuse a task that this replica may have had and forgotten: it must not begin anew.
 
         :raises RemoteProtocolError: it is so old, and not here.
         """
-        age = self._wall_time() - submissions.submitted_at(task)
-        if age > KEEP and await self._store.read(task) is None:
+        if self.is_old(task) and await self._store.read(task) is None:
             raise RemoteProtocolError(f"task {task} may be one that was forgotten", "forgotten")
 
 

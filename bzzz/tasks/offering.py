@@ -16,7 +16,7 @@ from bzzz.mesh.capability import CapabilityDocument
 from bzzz.tasks.candidates import KnownFacts
 from bzzz.tasks.messages import Refused
 from bzzz.tasks.owner_rules import EVERYTHING, offered
-from bzzz.tasks.placement import Candidate, Wanted, suits
+from bzzz.tasks.placement import Candidate, Wanted, suited, suits
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.slots import Need, Short, Slots, gpu_environment, usable_gpus
 from bzzz.tasks.submission import Submission
@@ -106,7 +106,9 @@ class Offering:
             requirement = compile_requirement(submission.where)
         except BzzzError as error:
             return Refused(str(error), for_good=True)
-        unfit = suits(Wanted.of(submission, self._name_of(submission.origin)), requirement, own)
+        wanted = Wanted.of(submission, self._name_of(submission.origin))
+        fits = suited(wanted, requirement, own, own.offered)
+        unfit = () if fits else suits(wanted, requirement, own)
         if unfit:
             # What stays so is the better reason: nobody should wait for the other to change.
             told = next((each for each in unfit if each.never), unfit[0])

@@ -43,43 +43,81 @@ SILENT: Final = "it was not heard of any more when it had a task, and has said n
 MAX_COUNTED: Final = 10_000
 
 
+class _Sum:
+    """Needs together."""
+
+    __slots__ = ("cpus", "gpus", "memory", "tasks")
+
+    def __init__(self) -> None:
+        self.cpus = 0.0
+        self.memory = 0
+        self.gpus = 0
+        self.tasks = 0
+
+    def add(self, need: Need, times: int = 1) -> None:
+        self.cpus += times * need.cpus
+        self.memory += times * need.memory
+        self.gpus += times * need.gpus
+        self.tasks += times
+
+
 class _Member:
     """What this node knows of a member.
 
     :ivar told: as the member said last.
-    :ivar since: what it was given after it had said so, by task.
-    :ivar before: what it was given before, and has counted.
-    :ivar ended: of those, what has ended.
     """
 
-    __slots__ = ("before", "ended", "since", "told")
+    __slots__ = ("_before", "_ended", "_given", "_now", "_offered", "_since", "told")
 
     def __init__(self, told: Candidate) -> None:
-        self.told = told
-        self.since: dict[str, Need] = {}
-        self.before: dict[str, Need] = {}
-        self.ended: list[Need] = []
+        # What it was given before it said so, and has counted; and what it was given since.
+        self._before: dict[str, Need] = {}
+        self._since: dict[str, Need] = {}
+        self.tell(told)
 
     def tell(self, told: Candidate) -> None:
+        """It has said something."""
         self.told = told
-        self.before.update(self.since)
-        self.since.clear()
-        self.ended.clear()
+        self._before.update(self._since)
+        self._since.clear()
+        self._given = _Sum()
+        self._ended = _Sum()
+        self._offered = told.offered
+        self._now: Candidate | None = None
 
-    def now(self, candidate: Candidate) -> Candidate:
+    def assigned(self, task: str, need: Need) -> None:
+        """It was given a task."""
+        self._since[task] = need
+        self._given.add(need)
+        self._now = None
+
+    def over(self, task: str) -> None:
+        """It has the task no more."""
+        need = self._since.pop(task, None)
+        if need is not None:
+            self._given.add(need, -1)
+        else:
+            need = self._before.pop(task, None)
+            if need is not None:
+                self._ended.add(need)
+        self._now = None
+
+    @property
+    def now(self) -> Candidate:
         """With what is free now."""
-        room, offered = candidate.room, candidate.offered
-        for need in self.ended:
+        now = self._now
+        if now is None:
+            told, offered, given, ended = self.told.room, self._offered, self._given, self._ended
+            cpus = min(offered.cpus, told.cpus + ended.cpus) - given.cpus
             room = Room(
-                min(offered.cpus, room.cpus + need.cpus),
-                min(offered.memory, room.memory + need.memory),
-                min(offered.gpus, room.gpus + need.gpus),
-                min(offered.tasks, room.tasks + 1),
+                max(0.0, round(cpus, 3)),
+                max(0, min(offered.memory, told.memory + ended.memory) - given.memory),
+                max(0, min(offered.gpus, told.gpus + ended.gpus) - given.gpus),
+                max(0, min(offered.tasks, told.tasks + ended.tasks) - given.tasks),
             )
-        for need in self.since.values():
-            room = room.without(need)
-        part = 0.0 if not offered.tasks else 1.0 - room.tasks / offered.tasks
-        return msgspec.structs.replace(candidate, room=room, part=part)
+            part = 0.0 if not offered.tasks else 1.0 - room.tasks / offered.tasks
+            now = self._now = msgspec.structs.replace(self.told, room=room, part=part)
+        return now
 
 
 class Placing:
@@ -108,6 +146,10 @@ class Placing:
         self._waiting = Waiting(rng)
         self._quarantine = Quarantine()
         self._members: dict[str, _Member] = {}
+        # Members on which something else is free than the queue knows: it need not while no task
+        # waits. And those that are to be described when that is of use.
+        self._changed: set[str] = set()
+        self._stale: set[str] = set()
         self._given: dict[str, str] = {}
         self._counted: OrderedDict[tuple[str, int], None] = OrderedDict()
         # By task: where it is tried, as the one of a member that was in quarantine.
@@ -132,6 +174,7 @@ class Placing:
 
     def member_changed(self, peer: str) -> None:
         """A member has said something, was linked, or is not linked any more."""
+        self._stale.discard(peer)
         told = self._describe(peer)
         if told is None:
             if self._members.pop(peer, None) is not None:
@@ -145,8 +188,17 @@ class Placing:
             member.tell(told)
         self._update(peer, said=True)
 
+    def own_changed(self, peer: str) -> None:
+        """The same of a member that can be described at any time, as this node: it is when that is
+        of use."""
+        if len(self._waiting) or peer not in self._members:
+            self.member_changed(peer)
+        else:
+            self._stale.add(peer)
+
     def knows(self, peer: str) -> bool:
         """Whether it is known what a member can do."""
+        self._catch_up()
         return peer in self._members
 
     @property
@@ -160,6 +212,9 @@ class Placing:
     def want(self, record: TaskRecord) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
         submission = record.submission
+        self._catch_up()
+        for peer in sorted(self._changed):
+            self._update(peer)
         self._count_attempts(record)
         self._no_trial(record.task)
         self._waiting.add(
@@ -188,8 +243,8 @@ class Placing:
         if member is not None:
             self._try(submission.task, worker)
             if mine:
-                member.since[submission.task] = Need.of(submission)
-            self._update(worker)
+                member.assigned(submission.task, Need.of(submission))
+            self._has_changed(worker)
 
     def over(self, task: str) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
@@ -197,11 +252,8 @@ class Placing:
         member = None if worker is None else self._members.get(worker)
         if worker is None or member is None:
             return
-        if member.since.pop(task, None) is None:
-            need = member.before.pop(task, None)
-            if need is not None:
-                member.ended.append(need)
-        self._update(worker)
+        member.over(task)
+        self._has_changed(worker)
 
     def refused(self, submission: Submission, worker: str, reason: str, for_good: bool) -> None:
         """See :class:`~bzzz.tasks.interfaces.Placer`."""
@@ -283,11 +335,9 @@ class Placing:
         return Wanted.of(submission, self._name_of(submission.origin))
 
     def _candidates(self) -> list[Candidate]:
+        self._catch_up()
         now = self._clock.seconds()
-        return [
-            self._standing(peer, member.now(member.told), now)
-            for peer, member in self._members.items()
-        ]
+        return [self._standing(peer, member.now, now) for peer, member in self._members.items()]
 
     def _standing(self, peer: str, candidate: Candidate, now: float) -> Candidate:
         standing = self._quarantine.standing(peer, now)
@@ -295,10 +345,24 @@ class Placing:
             return candidate
         return msgspec.structs.replace(candidate, standing=standing)
 
+    def _catch_up(self) -> None:
+        """Describe who was not."""
+        while self._stale:
+            self.member_changed(self._stale.pop())
+
+    def _has_changed(self, peer: str) -> None:
+        """Something else is free on a member."""
+        if len(self._waiting) or peer in self._standings:
+            self._update(peer)
+        else:
+            self._changed.add(peer)
+
     def _update(self, peer: str, *, said: bool = False) -> None:
+        """Tell the queue of a member."""
+        self._changed.discard(peer)
         member = self._members.get(peer)
         if member is not None:
-            candidate = self._standing(peer, member.now(member.told), self._clock.seconds())
+            candidate = self._standing(peer, member.now, self._clock.seconds())
             if candidate.standing is Standing.FREE:
                 self._standings.pop(peer, None)
             else:

@@ -62,6 +62,15 @@ class RecordChecks:
         if len(self._verified) > MAX_VERIFIED:
             self._verified.popitem(last=False)
 
+    def verified(self, signed: SignedSubmission) -> Submission:
+        """Read a submission, whose signature is looked at where that was not done before.
+
+        :raises RemoteProtocolError: it is none, or not signed by its origin.
+        """
+        if submissions.digest(signed) in self._verified:
+            return submissions.read(signed.data)
+        return submissions.verify(signed)
+
     def check_right(self, peer: PeerID) -> None:
         """See that a member may change tasks.
 

@@ -61,6 +61,11 @@ SIGN_PREFIX: Final = b"bzzz-task-v1:"
 # Bytes of a submission: a command line with its environment. Files travel by themselves.
 MAX_SUBMISSION: Final = 128 << 10
 
+# Bytes of a submission that is remembered, and how many are: those that change just now, in a few
+# megabytes.
+SHORT: Final = 2048
+REMEMBERED: Final = 1024
+
 # The shortest lease in seconds: three renewals fit into it on a network that is slow.
 MIN_LEASE: Final = 0.5
 
@@ -231,7 +236,7 @@ def sign(submission: Submission, key: PrivateKey) -> SignedSubmission:
             " travel with a task; put what is long into a file and give it with --in"
         )
     try:
-        _check(_decoder.decode(data))
+        _checked(data)
     except (msgspec.MsgspecError, RemoteProtocolError) as error:
         raise SubmissionError(f"the task cannot be submitted: {error}") from None
     return SignedSubmission(data, key.sign(SIGN_PREFIX + data))
@@ -250,17 +255,11 @@ def read(data: bytes) -> Submission:
     if len(data) > MAX_SUBMISSION:
         raise RemoteProtocolError(f"a submission has {len(data)} bytes", "submission_length")
     try:
-        submission = _decoder.decode(data)
+        return _checked(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise RemoteProtocolError(
             f"a submission cannot be read: {error}", "submission_unreadable"
         ) from None
-    _check(submission)
-    if _encoder.encode(submission) != data:
-        raise RemoteProtocolError(
-            "a submission is not in its canonical form", "submission_not_canonical"
-        )
-    return submission
 
 
 def verify(signed: SignedSubmission) -> Submission:
@@ -282,6 +281,24 @@ def verify(signed: SignedSubmission) -> Submission:
             "a submission is not signed by its origin", "submission_signature"
         )
     return submission
+
+
+def _checked(data: bytes) -> Submission:
+    """Decode a submission and look at it, once where it is short: it is read with each change."""
+    return _decode_short(data) if len(data) <= SHORT else _decode(data)
+
+
+def _decode(data: bytes) -> Submission:
+    submission = _decoder.decode(data)
+    _check(submission)
+    if _encoder.encode(submission) != data:
+        raise RemoteProtocolError(
+            "a submission is not in its canonical form", "submission_not_canonical"
+        )
+    return submission
+
+
+_decode_short: Final = lru_cache(maxsize=REMEMBERED)(_decode)
 
 
 def _check(submission: Submission) -> None:

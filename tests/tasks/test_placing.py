@@ -14,6 +14,7 @@ from bzzz.tasks.placement import Candidate
 from bzzz.tasks.placing import AVOID_SILENT, SILENT, Placing
 from bzzz.tasks.quarantine import FAILURES, FIRST
 from bzzz.tasks.record import End, Policy, TaskState
+from bzzz.tasks.slots import Room
 from bzzz.tasks.value import TaskRecord
 from tests.tasks.fakes import name, record
 from tests.tasks.test_placement import facts, member
@@ -291,6 +292,58 @@ class RoomTests(PlacingCase):
         self.want(2)
         self.want(3)
         self.assertEqual(self.given, [(2, "hazel")])
+
+    def test_counted(self) -> None:
+        """What was taken and given back, again and again, leaves what there was."""
+        taken = [record(None, number, cpus=0.1 * number) for number in range(1, 8)]
+        before = self.free()
+        for _ in range(3):
+            for each in taken:
+                self.placing.assigned(each.submission, 1, name("hazel"), True)
+            self.assertAlmostEqual(self.free().cpus, before.cpus - 2.8)
+            self.placing.member_changed(name("hazel"))
+            for each in taken:
+                self.placing.over(each.task)
+            self.assertEqual(self.free(), before)
+
+    def free(self) -> Room:
+        """What is free on hazel."""
+        judged = self.placing.why(record(None, 99, cpus=0.0).submission)
+        return next(each.room for each, _ in judged if each.peer == name("hazel"))
+
+    def test_own(self) -> None:
+        """A member that can be described at any time is when that is of use."""
+        described: list[str] = []
+
+        def describe(peer: str) -> Candidate | None:
+            described.append(peer)
+            return self.machines.get(peer)
+
+        self.patch(self.placing, "_describe", describe)
+        half = msgspec.structs.replace(self.room, cpus=2.0)
+        self.machines[name("hazel")] = msgspec.structs.replace(
+            self.machines[name("hazel")], room=half
+        )
+        for _ in range(3):
+            self.placing.own_changed(name("hazel"))
+        self.assertEqual(described, [])
+        self.assertEqual(self.free().cpus, 2.0)
+        self.assertEqual(described, [name("hazel")])
+
+    def test_own_has_room(self) -> None:
+        """Where tasks wait it is described at once."""
+        for each in MEMBERS:
+            known = self.machines[name(each)]
+            full = msgspec.structs.replace(self.room, cpus=0.0)
+            self.machines[name(each)] = msgspec.structs.replace(known, room=full)
+            self.placing.own_changed(name(each))
+        self.want(1)
+        self.assertEqual(self.given, [])
+        known = self.machines[name("acacia")]
+        self.machines[name("acacia")] = msgspec.structs.replace(known, room=known.offered)
+        self.placing.own_changed(name("acacia"))
+        self.clock.advance(0)
+        self.assertEqual(self.given, [(1, "acacia")])
 
     def test_refused(self) -> None:
         """Who refused gets nothing for a second; what it lacks is told."""
