@@ -71,7 +71,7 @@ class Nodes:
             each.mkdir(parents=True)
             options = ["--nodaemon", "--pidfile=", "bzzz", "--name", f"n{index}"]
             options += ["--state-dir", str(each / "state"), "--runtime-dir", str(each / "run")]
-            options += ["--interface", "lo", "--no-mdns", "--max-tasks", "64"]
+            options += ["--interface", "lo", "--no-mdns", "--max-tasks", "256"]
             options += ["--log-level", "warn"]
             with (each / "log").open("wb") as log:
                 self.processes.append(

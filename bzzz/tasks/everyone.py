@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import partial
-from typing import Final, NoReturn
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.alarms import Alarms
 from bzzz.net.calls import AnswerLost
 from bzzz.tasks.interfaces import Peers
 from bzzz.tasks.messages import Answer, Register, Renew, Request
@@ -33,7 +34,7 @@ class Everyone:
         others: Peers,
         answer: Callable[[PeerID, Request], Deferred[Answer]],
     ) -> None:
-        self._clock = clock
+        self._alarms = Alarms(clock)
         self._own = own
         self._others = others
         self._answer = answer
@@ -48,11 +49,25 @@ class Everyone:
         if peer == self._own:
             return self._answer(peer, request)
         asking = self._others.ask(peer, request)
-        if not isinstance(request, Register | Renew):
+        if isinstance(request, Register | Renew):
             # These are sent again without an answer anyway.
-            asking.addTimeout(ANSWER_SECONDS, self._clock, partial(_late, peer))
-        return asking
+            return asking
+        return self._within(asking, peer)
 
+    def _within(self, asking: Deferred[Answer], peer: PeerID) -> Deferred[Answer]:
+        late = False
 
-def _late(peer: PeerID, result: object, seconds: float) -> NoReturn:
-    raise AnswerLost(f"{peer} did not answer within {seconds:g} s")
+        def cancel() -> None:
+            nonlocal late
+            late = True
+            asking.cancel()
+
+        alarm = self._alarms.call_later(ANSWER_SECONDS, cancel)
+
+        def over(result: Answer | Failure) -> Answer | Failure:
+            alarm.cancel()
+            if late and isinstance(result, Failure):
+                raise AnswerLost(f"{peer} did not answer within {ANSWER_SECONDS:g} s")
+            return result
+
+        return asking.addBoth(over)

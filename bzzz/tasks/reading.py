@@ -5,9 +5,6 @@ Enters: values, as replicas accept them. Leaves: what a replica has to know of t
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Final
-
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.record import State
 from bzzz.tasks.replica import Current
@@ -17,17 +14,12 @@ from bzzz.tasks.workflows.record import decode_workflow, is_workflow
 __all__ = ["LastRead", "is_open"]
 
 
-# Bytes of a value that is remembered, and how many are: those of a few writes, of which each is
-# asked for several times.
-SHORT: Final = 4096
-REMEMBERED: Final = 1024
-
-
 class LastRead:
     """Reads values of tasks; several ask for the same one after the other."""
 
     def __init__(self) -> None:
-        self._read_short = lru_cache(maxsize=REMEMBERED)(decode_record)
+        self._record: TaskRecord | None = None
+        self._value = b""
 
     def read(self, value: bytes, kept: Kept | None = None) -> TaskRecord:
         """The record that a value is.
@@ -35,7 +27,10 @@ class LastRead:
         :param kept: what the replica has accepted, with the value.
         :raises RemoteProtocolError: it is none.
         """
-        last = self._read_short(value) if len(value) <= SHORT else decode_record(value)
+        last = self._record
+        if last is None or self._value is not value:
+            last = self._record = decode_record(value)
+            self._value = value
         if kept is not None and kept.accepted is not None and last.ballot != kept.accepted:
             last = TaskRecord(last.signed, last.submission, last.state, kept.accepted)
         return last

@@ -6,11 +6,10 @@ register".
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 
 import msgspec
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred
 
 from bzzz.errors import BzzzError
 from bzzz.tasks.ballots import RESERVED, Ballot
@@ -39,7 +38,8 @@ class Records:
     def __init__(self, registers: Registers, wall_time: Callable[[], float]) -> None:
         self._registers = registers
         self._wall_time = wall_time
-        self._locks: dict[str, DeferredLock] = {}
+        # Registers that are being changed, and who waits for that.
+        self._changing: dict[str, list[Deferred[None]]] = {}
 
     async def create(self, record: TaskRecord, within: float, *, fresh: bool) -> TaskRecord:
         """Give a task its first record, if it has none.
@@ -95,8 +95,15 @@ class Records:
     ) -> Decided:
         """Change any register, one change at a time; see
         :meth:`bzzz.tasks.registers.Registers.propose`."""
-        async with self._one_at_a_time(register):
-            return await self._registers.propose(
+        if register not in self._changing:
+            self._changing[register] = []
+        else:
+            # A second change of one node would end the first.
+            turn: Deferred[None] = Deferred()
+            self._changing[register].append(turn)
+            await turn
+        try:
+            decided = await self._registers.propose(
                 register,
                 [peer_id(each) for each in replicas],
                 change,
@@ -105,29 +112,24 @@ class Records:
                 first=first,
                 shown=shown,
             )
-
-    @asynccontextmanager
-    async def _one_at_a_time(self, task: str) -> AsyncIterator[None]:
-        """A second change of one node would end the first."""
-        lock = self._locks.get(task)
-        if lock is None:
-            lock = self._locks[task] = DeferredLock()
-        await lock.acquire()
-        try:
-            yield
         except GeneratorExit:
             # It is thrown away, with all that waits for it: nothing is to go on from here.
             raise
         except BaseException:
-            self._release(task, lock)
+            self._next(register)
             raise
-        self._release(task, lock)
+        self._next(register)
+        return decided
 
-    def _release(self, task: str, lock: DeferredLock) -> None:
-        lock.release()
-        # Whoever waited may have ended already, and another one begun with a lock of its own.
-        if not lock.locked and self._locks.get(task) is lock:
-            del self._locks[task]
+    def _next(self, register: str) -> None:
+        """It is the turn of who has waited longest."""
+        waiting = self._changing[register]
+        while waiting:
+            turn = waiting.pop(0)
+            if not turn.called:
+                turn.callback(None)
+                return
+        del self._changing[register]
 
     def _edited(self, value: bytes | None, known: TaskRecord, edit: Edit) -> bytes | None:
         if value is None:

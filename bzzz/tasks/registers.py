@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.alarms import Alarm, Alarms
 from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Request
 from bzzz.tasks.proposer import Beaten, Change, Decided, Early, Held, Outcome, Proposal
 
@@ -60,6 +61,7 @@ class Registers:
 
     def __init__(self, clock: IReactorTime, rng: Random, own: PeerID, ask: Ask) -> None:
         self._clock = clock
+        self._alarms = Alarms(clock)
         self._rng = rng
         self._own = own
         self._ask = ask
@@ -131,7 +133,9 @@ class Registers:
         """
         if (before := self._turns.get(task)) is not None:
             before.end()
-        turn = self._turns[task] = _Turn(self._clock, lambda: self._turns.pop(task, None))
+        turn = self._turns[task] = _Turn(
+            self._clock, self._alarms, lambda: self._turns.pop(task, None)
+        )
         try:
             return await self._tries(turn, task, replicas, change, within, close, first, shown)
         except Exception:
@@ -204,8 +208,9 @@ class _Turn:
     :param ended: called once, when nothing of it is left.
     """
 
-    def __init__(self, clock: IReactorTime, ended: Callable[[], object]) -> None:
+    def __init__(self, clock: IReactorTime, alarms: Alarms, ended: Callable[[], object]) -> None:
         self._clock = clock
+        self._alarms = alarms
         self._ended = ended
         self._round: _Round | None = None
         self._sleep: Deferred[None] | None = None
@@ -215,7 +220,7 @@ class _Turn:
         self, proposal: Proposal, ask: Callable[[int, Request], Deferred[Answer]], deadline: float
     ) -> Deferred[Outcome | None]:
         """Propose, and go on after that until each replica has heard of what was decided."""
-        made = self._round = _Round(self._clock, proposal, ask, self._round_ended)
+        made = self._round = _Round(self._clock, self._alarms, proposal, ask, self._round_ended)
         return made.start(deadline)
 
     async def sleep(self, seconds: float) -> None:
@@ -257,18 +262,21 @@ class _Round:
     def __init__(
         self,
         clock: IReactorTime,
+        alarms: Alarms,
         proposal: Proposal,
         ask: Callable[[int, Request], Deferred[Answer]],
         ended: Callable[[], None],
     ) -> None:
         self._clock = clock
+        self._alarms = alarms
         self._proposal = proposal
         self._ask = ask
         self._ended = ended
         self._outcome: Deferred[Outcome | None] | None = None
         self._asked: set[int] = set()
         self._sent: Request | None = None
-        self._timers: list[IDelayedCall] = []
+        self._deadline: Alarm | None = None
+        self._resending: Alarm | None = None
         self._again = 0
         self._stopped = False
 
@@ -282,7 +290,7 @@ class _Round:
         waiting: Deferred[Outcome | None] = Deferred()
         self._outcome = waiting
         left = max(0.0, deadline - self._clock.seconds())
-        self._timers.append(self._clock.callLater(left, self._late))
+        self._deadline = self._alarms.call_later(left, self._late)
         self._resend()
         self._look()
         return waiting
@@ -292,9 +300,9 @@ class _Round:
         if self._stopped:
             return
         self._stopped = True
-        for timer in self._timers:
-            if timer.active():
-                timer.cancel()
+        for alarm in (self._deadline, self._resending):
+            if alarm is not None:
+                alarm.cancel()
         self._ended()
         self._tell(None)
 
@@ -317,8 +325,7 @@ class _Round:
             if self._again > LAGGING:
                 self.stop()
                 return
-        self._timers = [timer for timer in self._timers if timer.active()]
-        self._timers.append(self._clock.callLater(RESEND * (1 + self._again), self._resend))
+        self._resending = self._alarms.call_later(RESEND * (1 + self._again), self._resend)
         self._send()
 
     def _send(self) -> None:

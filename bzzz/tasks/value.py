@@ -6,6 +6,7 @@ of it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -56,6 +57,11 @@ class TaskRecord(Struct, frozen=True):
         return self.state.state is State.ENDED
 
 
+# Bytes of a value that is remembered, and how many are: those that change now, each of which is
+# read several times; in a few megabytes.
+SHORT: Final = 4096
+REMEMBERED: Final = 1024
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Record)
 
@@ -79,12 +85,27 @@ def decode_record(
     :param known: an earlier record, whose submission is not read again if it is the same.
     :raises RemoteProtocolError: it is none.
     """
+    if len(value) <= SHORT:
+        read_before = _decode_short(value)
+        if ballot == RESERVED:
+            return read_before
+        return TaskRecord(read_before.signed, read_before.submission, read_before.state, ballot)
+    record = _decode(value)
+    if known is not None and known.signed == record.signed:
+        return TaskRecord(known.signed, known.submission, record.state, ballot)
+    return TaskRecord(record.signed, read(record.signed.data), record.state, ballot)
+
+
+def _decode(value: bytes) -> Record:
     try:
-        record = _decoder.decode(value)
+        return _decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise RemoteProtocolError(
             f"a task's record cannot be read: {error}", "record_unreadable"
         ) from None
-    if known is not None and known.signed == record.signed:
-        return TaskRecord(known.signed, known.submission, record.state, ballot)
-    return TaskRecord(record.signed, read(record.signed.data), record.state, ballot)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _decode_short(value: bytes) -> TaskRecord:
+    record = _decode(value)
+    return TaskRecord(record.signed, read(record.signed.data), record.state)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -18,6 +19,7 @@ from twisted.logger import Logger
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.alarms import Alarm, Alarms
 from bzzz.net.background import in_background
 from bzzz.tasks.executors.interfaces import Ending, IExecutor, Over, Run
 from bzzz.tasks.interfaces import Peers, Workspace
@@ -95,7 +97,7 @@ class _Attempt:
         self.stopping = False
         self.lost = False
         self.counted = True
-        self.expiry: IDelayedCall | None = None
+        self.expiry: Alarm | None = None
 
 
 class Worker:
@@ -121,6 +123,7 @@ class Worker:
         over: Callable[[str, int], object] = lambda task, token: None,
     ) -> None:
         self._clock = clock
+        self._alarms = Alarms(clock)
         self._own = own
         self._peers = peers
         self._executor = executor
@@ -230,7 +233,10 @@ class Worker:
     def stop(self) -> None:
         """Take nothing more, and renew no lease: what runs is killed by the executor."""
         self._stopped = True
-        for call in [self._timer, *self._calls, *(each.expiry for each in self._attempts.values())]:
+        for attempt in self._attempts.values():
+            if attempt.expiry is not None:
+                attempt.expiry.cancel()
+        for call in [self._timer, *self._calls]:
             if call is not None and call.active():
                 call.cancel()
         self._timer = None
@@ -340,10 +346,10 @@ class Worker:
             self._executor.stop(attempt.key, 0.0)
 
     def _expire_at(self, attempt: _Attempt, when: float) -> None:
-        if attempt.expiry is not None and attempt.expiry.active():
+        if attempt.expiry is not None:
             attempt.expiry.cancel()
         left = max(0.0, when - self._clock.seconds())
-        attempt.expiry = self._clock.callLater(left, self._expired, attempt)
+        attempt.expiry = self._alarms.call_later(left, partial(self._expired, attempt))
 
     def _expired(self, attempt: _Attempt) -> None:
         """The lease has ended. What runs is killed by the executor, which says so."""
@@ -425,7 +431,7 @@ class Worker:
         return isinstance(answer, Done)
 
     def _forget(self, attempt: _Attempt) -> None:
-        if attempt.expiry is not None and attempt.expiry.active():
+        if attempt.expiry is not None:
             attempt.expiry.cancel()
         if self._attempts.get(attempt.task) is attempt:
             del self._attempts[attempt.task]

@@ -42,11 +42,11 @@ class RecordsTests(SynchronousTestCase):
         self.shown: list[bytes] = []
         self.registers = Registers(self.clock, Random(1), peer("walnut"), self.ask)
         self.records = Records(self.registers, lambda: 77.0 + self.clock.seconds())
-        self.addCleanup(self.no_locks)
+        self.addCleanup(self.nothing_left)
 
-    def no_locks(self) -> None:
+    def nothing_left(self) -> None:
         """Nothing is kept of tasks that nobody changes."""
-        self.assertEqual(self.records._locks, {})
+        self.assertEqual(self.records._changing, {})
 
     def ask(self, replica: PeerID, task: str, request: Request, shown: bytes) -> Deferred[Answer]:
         told: Deferred[Answer] = Deferred()

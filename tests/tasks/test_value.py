@@ -26,7 +26,7 @@ from bzzz.tasks.record import (
 )
 from bzzz.tasks.register_messages import MAX_VALUE
 from bzzz.tasks.submission import MAX_SUBMISSION, SubmissionError, sign
-from bzzz.tasks.value import decode_record, encode_record
+from bzzz.tasks.value import SHORT, decode_record, encode_record
 from tests.tasks.fakes import key, name, record, submission
 
 ENDED = TaskState(
@@ -57,8 +57,9 @@ class ValueTests(SynchronousTestCase):
         self.assertFalse(record(begin()).has_ended)
 
     def test_known(self) -> None:
-        """The submission of a record that is known is not read again; another one is."""
-        made = record(begin())
+        """The submission of a record that is known is not read again; another one is. Short ones
+        are remembered anyway."""
+        made = record(begin(), command=("x" * SHORT,))
         value = encode_record(made.signed, ENDED)
         other = record(begin(), 2)
 

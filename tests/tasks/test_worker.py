@@ -611,7 +611,7 @@ class StopTests(WorkerCase):
                 break
         self.peers.gone |= {peer(each) for each in REPLICAS}
         self.peers.lose()
-        self.assertGreaterEqual(len(self.clock.getDelayedCalls()), 4)
+        self.assertGreaterEqual(len(self.clock.getDelayedCalls()), 3)
         self.worker.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual([*self.executor.runs], [RUN])
