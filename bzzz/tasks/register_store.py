@@ -71,6 +71,11 @@ FORGET = """
 """
 REPLACE = "INSERT OR REPLACE INTO registers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
+# Registers that are remembered, as they are open and were written a moment ago, and bytes of one
+# that is: a few megabytes in all.
+RECENT = 2048
+SHORT = 4096
+
 # Greater than every task's ID.
 LAST = "~"
 
@@ -146,6 +151,11 @@ class SqliteRegisterStore:
     def __init__(self, database: Database, is_open: Callable[[bytes], bool]) -> None:
         self._database = database
         self._is_open = is_open
+        # What was written last of those that are open, as long as it is known to be on the disk:
+        # the batches that have begun, and the last one of which that is known.
+        self._recent: dict[str, Kept] = {}
+        self._begun = 0
+        self._written = 0
 
     def load(self) -> Deferred[dict[str, Kept]]:
         """See :class:`RegisterStore`."""
@@ -179,6 +189,7 @@ class SqliteRegisterStore:
         """See :class:`RegisterStore`."""
 
         def work(connection: sqlite3.Connection) -> int:
+            self._recent.clear()
             given = {"before": before, "keep": keep, "most": most}
             return connection.execute(FORGET, given).rowcount
 
@@ -186,29 +197,57 @@ class SqliteRegisterStore:
 
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
         """See :class:`RegisterStore`."""
+        number = 0
 
         def work(connection: sqlite3.Connection) -> list[Answered]:
-            return [self._ask(connection, asked) for asked in batch]
+            nonlocal number
+            if self._written != self._begun:
+                # The last one has failed, or nobody has heard of it yet.
+                self._recent.clear()
+            self._begun = number = self._begun + 1
+            return self._ask(connection, batch)
 
-        return self._database.run(work)
+        def written(answers: list[Answered]) -> list[Answered]:
+            self._written = number
+            return answers
 
-    def _ask(self, connection: sqlite3.Connection, asked: Asked) -> Answered:
-        row = connection.execute(SELECT_ONE, (asked.task,)).fetchone()
-        before = EMPTY if row is None else _kept(row[1:])
-        answered = answer(before, asked)
-        kept = answered.kept
-        if kept is not before:
+        return self._database.run(work).addCallback(written)
+
+    def _ask(self, connection: sqlite3.Connection, batch: Sequence[Asked]) -> list[Answered]:
+        answers = []
+        changed: dict[str, tuple[Kept, bool]] = {}
+        for asked in batch:
+            task = asked.task
+            before = changed[task][0] if task in changed else self._read(connection, task)
+            answered = answer(before, asked)
+            kept = answered.kept
+            if kept is not before:
+                try:
+                    changed[task] = (kept, kept.accepted is not None and self._is_open(kept.value))
+                except BzzzError as error:
+                    # Those that are answered in the same transaction are not to suffer from it.
+                    denied = Denied(f"the record that is kept here: {error}")
+                    answered = Answered(denied, before)
+            answers.append(answered)
+        rows = []
+        for task, (kept, is_open) in changed.items():
             accepted = kept.accepted or (None, None)
-            try:
-                is_open = kept.accepted is not None and self._is_open(kept.value)
-            except BzzzError as error:
-                # Those that are answered in the same transaction are not to suffer from it.
-                return Answered(Denied(f"the record that is kept here: {error}"), before)
-            connection.execute(
-                REPLACE,
-                (asked.task, *kept.promised, *accepted, kept.value, kept.closed, is_open),
-            )
-        return answered
+            rows.append((task, *kept.promised, *accepted, kept.value, kept.closed, is_open))
+            self._recent.pop(task, None)
+            if is_open and len(kept.value) <= SHORT:
+                self._recent[task] = kept
+        # One statement: after each one the thread may have to wait.
+        connection.executemany(REPLACE, rows)
+        while len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        return answers
+
+    def _read(self, connection: sqlite3.Connection, task: str) -> Kept:
+        recent = self._recent.get(task)
+        if recent is not None:
+            return recent
+        row = connection.execute(SELECT_ONE, (task,)).fetchone()
+        return EMPTY if row is None else _kept(row[1:])
 
 
 def answer(kept: Kept, asked: Asked) -> Answered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.database import Database, DatabaseError
 from bzzz.errors import BzzzError, RemoteProtocolError
+from bzzz.tasks import register_store
 from bzzz.tasks import replica as replica_module
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.askers import Denied
@@ -354,6 +356,41 @@ class StoreTests(SynchronousTestCase):
         wrong = Accept(RESERVED, "no bytes", Ballot(1, 0))  # type: ignore[arg-type]  # to fail
         self.failureResultOf(store.ask([Asked("a", first(1)), Asked("b", wrong)]))
         self.assertEqual(self.successResultOf(store.load()), {})
+
+    def test_read_once(self) -> None:
+        """What was written a moment ago is not read again, unless that may have failed."""
+        store = self.open()
+        self.successResultOf(store.ask([Asked("a", first(1)), Asked("c", first(3))]))
+        reads: list[str] = []
+        read = store._read
+
+        def counted(connection: sqlite3.Connection, task: str) -> Kept:
+            if task not in store._recent:
+                reads.append(task)
+            return read(connection, task)
+
+        self.patch(store, "_read", counted)
+        second = Asked("a", Accept(Ballot(1, 0), b"2", Ballot(2, 0)))
+        self.successResultOf(store.ask([second, Asked("c", Prepare(Ballot(1, 1)))]))
+        # What has ended changes no more.
+        self.assertEqual(reads, ["c"])
+        wrong = Accept(RESERVED, "no bytes", Ballot(1, 0))  # type: ignore[arg-type]  # to fail
+        third = Asked("a", Accept(Ballot(2, 0), b"1", Ballot(3, 0)))
+        self.failureResultOf(store.ask([third, Asked("b", wrong)]))
+        told = self.successResultOf(store.ask([Asked("a", Prepare(Ballot(2, 1)))]))
+        self.assertEqual(reads, ["c", "b", "a"])
+        self.assertEqual(told[0].answer, Promise(Ballot(2, 1), Ballot(1, 0), b"2", 0))
+
+    def test_few_remembered(self) -> None:
+        """No more than some are remembered, and none that is long."""
+        self.patch(register_store, "RECENT", 3)
+        self.patch(register_store, "SHORT", 2)
+        store = self.open()
+        batch = [Asked(task, first(2)) for task in "abcde"]
+        self.successResultOf(
+            store.ask([*batch, Asked("f", Accept(RESERVED, b"123", Ballot(1, 0)))])
+        )
+        self.assertEqual([*store._recent], ["c", "d", "e"])
 
     def test_broken(self) -> None:
         """A disk that fails ends the process; one that is full does not."""
