@@ -154,18 +154,21 @@ class Submitting:
                 f"{self._name_of(wanted.on)} is not linked with this node, or has not said yet what"
                 " it can do: see bzzz peers. To have the task wait for it: --wait",
             )
+        # Of others, where one is meant, there is nothing to tell.
         reasons = [
             f"{verdict.name}: {'; '.join(unfit.text for unfit in verdict.unfit if unfit.never)}"
             for verdict in self.verdicts(wanted)
+            if wanted.on in ("", verdict.peer_id)
         ]
         more = len(reasons) - MAX_TOLD
         told = "\n".join(reasons[:MAX_TOLD]) or "no node that runs tasks is known"
+        first = "it cannot run there" if wanted.on else "no node that is linked could run it"
         raise Refusal(
             409,
             "unplaceable",
-            f"no node that is linked could run it:\n{told}"
+            f"{first}:\n{told}"
             + (f"\nand {more} more" if more > 0 else "")
-            + "\nTo have it wait for one: --wait",
+            + "\nTo have it wait until one can: --wait",
         )
 
     def verdicts(self, wanted: Submission) -> list[NodeVerdict]:

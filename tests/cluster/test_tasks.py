@@ -347,7 +347,8 @@ class TaskTests(ServiceTestCase):
         )
         self.tell(f"memory and time: {time.monotonic() - began:.2f} s")
         self.assertEqual((ate.code, ate.stdout), (137, ""))
-        self.assertRegex(ate.stderr, r"\Ait used \d+ bytes of memory, and may use 104857600\n\Z")
+        used = r"\AOn ironwood: it used \d+ bytes of memory, and may use 104857600\n\Z"
+        self.assertRegex(ate.stderr, used)
         self.assertEqual(took, (124, "", "It took longer than 1 s, and was ended.\n"))
         # Of 65 MiB 64 are kept.
         began = time.monotonic()

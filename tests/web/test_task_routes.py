@@ -427,6 +427,18 @@ class SubmitTests(TaskRouteCase):
         self.assertNotIn("m09", told)
         self.assertIn("and 4 more", told)
 
+    def test_unplaceable_on(self) -> None:
+        """Where one node is meant, what it lacks is told, and nothing of the others."""
+        self.machines["acacia"] = member("acacia")
+        self.placing.member_changed(name("acacia"))
+        answer = self.submit(cpus=5, on="ironwood")
+        self.assertEqual(self.refused(answer), (409, "unplaceable"))
+        self.assertEqual(
+            self.told_why(answer),
+            "it cannot run there:\nironwood: needs 5 cores, and it offers 4 cores to tasks\n"
+            "To have it wait until one can: --wait",
+        )
+
     def test_on(self) -> None:
         """A node that is not linked, and one that is none, are told apart."""
         answer = self.submit(on="hazel")
