@@ -102,6 +102,11 @@ class _Member:
                 self._ended.add(need)
         self._now = None
 
+    def nothing_more(self) -> None:
+        """Nothing of what has ended since it said something is free beyond what it said."""
+        self._ended = _Sum()
+        self._now = None
+
     @property
     def now(self) -> Candidate:
         """With what is free now."""
@@ -266,8 +271,8 @@ class Placing:
             member = self._members.get(worker)
             if member is not None:
                 # What seemed to be free beyond its word was in its word.
-                member.ended.clear()
-                self._update(worker)
+                member.nothing_more()
+                self._has_changed(worker)
         self._log.debug(
             "{worker} has refused task {task}: {reason}",
             worker=worker,
