@@ -193,7 +193,8 @@ class RunFilesTests(FilesCase, CommandTests):
         """Files of several chunks, and the same twice, are as they were put out."""
         work = self.place / "tree"
         work.mkdir()
-        contents = [b"", b"x", os.urandom(2 * CHUNK + 1), b"y", b"x", os.urandom(70_000)]
+        big = os.urandom(2 * CHUNK) + b"z"
+        contents = [b"", b"x", big, b"y", b"x", os.urandom(70_000)]
         for number, content in enumerate(contents):
             (work / str(number)).write_bytes(content)
         packed = self.successResultOf(self.acacia.files.collect(work, ["*"]))
