@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Final
 
@@ -46,6 +47,7 @@ __all__ = [
     "Submission",
     "SubmissionError",
     "Timeout",
+    "check_replicas",
     "digest",
     "is_id",
     "new_task_id",
@@ -301,23 +303,37 @@ def _decode(data: bytes) -> Submission:
 _decode_short: Final = lru_cache(maxsize=REMEMBERED)(_decode)
 
 
-def _check(submission: Submission) -> None:
-    if not is_id(submission.task):
-        raise RemoteProtocolError("a submission has no task's ID", "submission_task")
-    if submission.origin not in submission.replicas:
+def check_replicas(origin: str, replicas: Sequence[str]) -> None:
+    """See that these can be the replicas of a task or a workflow.
+
+    :raises RemoteProtocolError: they cannot.
+    """
+    if origin not in replicas:
         raise RemoteProtocolError(
             "the origin is not one of a task's replicas", "submission_replicas"
         )
-    if len(set(submission.replicas)) != len(submission.replicas):
+    if len(set(replicas)) != len(replicas):
         raise RemoteProtocolError("a replica of a task is there twice", "submission_replicas")
-    for each in (*submission.replicas, *([submission.on] if submission.on else [])):
-        try:
-            text = str(peer_id(each))
-        except IdentityError as error:
-            raise RemoteProtocolError(f"{each!r} is no peer: {error}", "submission_peer") from None
-        if text != each:
-            # Under two names one peer would be two replicas.
-            raise RemoteProtocolError(f"{each} is {text} under another name", "submission_peer")
+    for each in replicas:
+        _check_peer(each)
+
+
+def _check_peer(each: str) -> None:
+    try:
+        text = str(peer_id(each))
+    except IdentityError as error:
+        raise RemoteProtocolError(f"{each!r} is no peer: {error}", "submission_peer") from None
+    if text != each:
+        # Under two names one peer would be two replicas.
+        raise RemoteProtocolError(f"{each} is {text} under another name", "submission_peer")
+
+
+def _check(submission: Submission) -> None:
+    if not is_id(submission.task):
+        raise RemoteProtocolError("a submission has no task's ID", "submission_task")
+    check_replicas(submission.origin, submission.replicas)
+    if submission.on:
+        _check_peer(submission.on)
     for word in (*submission.command, *submission.env.values()):
         if "\0" in word:
             raise RemoteProtocolError("a word of a command has a zero byte", "submission_command")

@@ -25,6 +25,7 @@ from bzzz.tasks.submission import (
     Name,
     Peer,
     SubmissionError,
+    check_replicas,
     is_id,
 )
 from bzzz.tasks.value import peer_id
@@ -213,10 +214,7 @@ def _read(data: bytes) -> WorkflowSubmission:
         ) from None
     if not is_id(submission.workflow):
         raise RemoteProtocolError("a workflow has no ID", "workflow_id")
-    if submission.origin not in submission.replicas or len(set(submission.replicas)) != len(
-        submission.replicas
-    ):
-        raise RemoteProtocolError("a workflow's replicas cannot be", "workflow_replicas")
+    check_replicas(submission.origin, submission.replicas)
     if _encoder.encode(submission) != data:
         raise RemoteProtocolError(
             "a workflow's submission is not in its canonical form", "workflow_not_canonical"
