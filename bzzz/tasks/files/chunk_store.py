@@ -157,7 +157,7 @@ class ChunkStore:
             size = sum(_taken(size) for digest, size in wanted.items() if digest not in self._held)
             held = sum(map(_taken, self._held.values()))
             if size + held > self.quota or len(wanted) > MAX_CHUNKS:
-                raise self._full(size)
+                raise self._full()
 
     def put(self, data: bytes, hold: Hold | None = None, digest: bytes | None = None) -> bytes:
         """Keep a chunk.
@@ -304,7 +304,7 @@ class ChunkStore:
         ):
             if not self._free:
                 if size:
-                    raise self._full(size)
+                    raise self._full()
                 return
             digest, dropped = self._free.popitem(last=False)
             self._gone(Chunk(digest, dropped))
@@ -362,11 +362,11 @@ class ChunkStore:
                 found.append((status.st_mtime, Chunk(digest, status.st_size)))
         return found
 
-    def _full(self, size: int) -> StoreError:
+    def _full(self) -> StoreError:
         return StoreError(
-            f"{self.directory} is to have {size} bytes more, of {self.quota} that it may have, and"
-            " tasks need what is in it; wait for them to end, or give it a greater quota:"
-            " cache_quota"
+            f"the cache of files {self.directory} is full: it may have {self.quota >> 20} MiB, and"
+            " files that tasks need take that, or would with these; use fewer files, wait until"
+            " tasks have ended, or give it a greater quota: cache_quota"
         )
 
     def _failed(self, error: OSError) -> StoreError:
