@@ -13,6 +13,7 @@ from bzzz.tasks.messages import (
     Cancel,
     Coming,
     Done,
+    Drain,
     Failed,
     Find,
     Found,
@@ -147,7 +148,7 @@ def _questions() -> list[bytes]:
         _frames(Register(workflow, Accept(ballot, value, then)), Find(workflow))
         + _frames(Cancel(workflow), Retry(workflow, 1), Listing(), by="larch"),
         _frames(accept, Register(TASK, Prepare(Ballot(5, 1), close=1)))
-        + _frames(Find(TASK), Find(OTHER), by="hazel"),
+        + _frames(Find(TASK), Find(OTHER), Drain(True, "anna"), by="hazel"),
     ]
 
 
