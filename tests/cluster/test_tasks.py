@@ -18,7 +18,7 @@ from tests.cluster.home import PATIENCE, home
 from tests.cluster.machine import Machine, Ran
 from tests.cluster.machines import without_machines
 from tests.cluster.netns import until
-from tests.cluster.service import ServiceTestCase, ask, invite, with_journals
+from tests.cluster.service import ServiceTestCase, ask, invite, log, with_journals
 from tests.cluster.tasks import (
     Beats,
     beating,
@@ -106,8 +106,15 @@ class TaskTests(ServiceTestCase):
         self.walnut, self.ironwood, self.acacia, self.elm = home().service.all
         self.members = (self.walnut, self.ironwood, self.acacia)
         self.until_ready()
+        self.addCleanup(self.assert_no_errors, time.time())
 
     # -- what several tests do
+
+    def assert_no_errors(self, since: float) -> None:
+        """No node has called anything an error."""
+        machines = (*self.members, self.elm)
+        logs = together(partial(log, each, since, "-p", "err") for each in machines)
+        self.assertEqual(logs, [""] * len(machines))
 
     def until_ready(self) -> None:
         """Wait until each of three would give a task to each of them."""
