@@ -1,4 +1,4 @@
-"""A node that keeps 100,000 tasks that have ended and 10,000 that wait: memory, start, listing.
+"""A node that keeps 100,000 ended tasks and 10,000 that wait: its memory, start and listing.
 
     python -m benchmarks.stored [--rounds 3] [--quick] [--json FILE]
 

@@ -51,6 +51,9 @@ STOP_AGAIN: Final = 1.0
 # Seconds between two looks at all tasks.
 CHECK: Final = 2.0
 
+# Tasks that are looked at in one turn of the reactor: a few milliseconds.
+LOOKS: Final = 200
+
 # Seconds until other replicas are told that a task's end is decided, together with others.
 SETTLE: Final = 0.05
 
@@ -234,9 +237,7 @@ class Driver:
         done without them is tried again."""
         for call in self._sleeping:
             call.reset(0)
-        for live in list(self._live.values()):
-            if live.record.state.state is State.WAITING:
-                self._look(live)
+        self._background(self._look_at_all(self._look_waiting), "looking at tasks")
 
     # -- what is asked of it
 
@@ -460,17 +461,33 @@ class Driver:
             if not live.busy:
                 self._watch(live, now)
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
         """Look at what waits for others, who may have forgotten it."""
-        now = self._clock.seconds()
-        for live in list(self._live.values()):
-            state = live.record.state.state
-            if live.busy:
-                continue
-            if state is State.WAITING:
-                self._look(live)
-            elif state is State.ENDED and now >= live.since + CONFIRM * (live.place + 1):
-                self._act(live, self._confirm(live.record))
+        await self._look_at_all(self._look_again)
+
+    async def _look_at_all(self, look: Callable[[_Live, float], None]) -> None:
+        """Look at all tasks, some in each turn of the reactor."""
+        every = list(self._live.values())
+        for start in range(0, len(every), LOOKS):
+            if start:
+                await self._sleep(0.0)
+            now = self._clock.seconds()
+            for live in every[start : start + LOOKS]:
+                if self._live.get(live.record.task) is live:
+                    look(live, now)
+
+    def _look_waiting(self, live: _Live, now: float) -> None:
+        if live.record.state.state is State.WAITING:
+            self._look(live)
+
+    def _look_again(self, live: _Live, now: float) -> None:
+        state = live.record.state.state
+        if live.busy:
+            return
+        if state is State.WAITING:
+            self._look(live)
+        elif state is State.ENDED and now >= live.since + CONFIRM * (live.place + 1):
+            self._act(live, self._confirm(live.record))
 
     async def _confirm(self, record: TaskRecord) -> None:
         """See whether an end that this replica has accepted is decided, and decide it if not."""

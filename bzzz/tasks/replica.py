@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,6 +32,10 @@ MAX_ASKED = 10_000
 
 # Requests of one write, so that those after them are not kept waiting by one long one.
 MAX_BATCH = 500
+
+
+# Registers that are taken in one turn of the reactor at the start: a few milliseconds.
+LOADED = 100
 
 
 class ReplicaBusy(BzzzError):
@@ -100,9 +105,12 @@ class Replica:
 
         :raises DatabaseError: it cannot be read.
         """
-        for task, kept in (await self._store.load()).items():
+        loaded = await self._store.load()
+        for number, (task, kept) in enumerate(loaded.items(), 1):
             self._learn(task, kept)
             self._tell(task, kept)
+            if number % LOADED == 0:
+                await deferLater(self._clock, 0)
 
     def ask(self, task: str, request: Request, asker: Asker | None = None) -> Deferred[Answer]:
         """Answer a request. Fires when the answer may be sent.

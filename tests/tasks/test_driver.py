@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.net.calls import AnswerLost
+from bzzz.tasks import driver as driver_module
 from bzzz.tasks import record as states
 from bzzz.tasks.ballots import Ballot
 from bzzz.tasks.driver import (
@@ -446,6 +447,17 @@ class FirstTests(DriverCase):
         self.peers.members.add(peer("walnut"))
         self.driver.links_changed()
         self.assertEqual(self.placer.waiting, [])
+
+    def test_many(self) -> None:
+        """Where many wait, some are looked at in each turn of the reactor."""
+        self.patch(driver_module, "LOOKS", 2)
+        for number in range(1, 6):
+            self.driver.learnt(record(begin(), number, ballot=Ballot(1, 2)))
+        self.peers.members.discard(peer("walnut"))
+        self.driver.links_changed()
+        self.assertEqual(len(self.placer.waiting), 2)
+        self.clock.advance(0)
+        self.assertEqual(len(self.placer.waiting), 5)
 
     def test_not_later_ones(self) -> None:
         """Who comes after it is of no interest."""

@@ -67,6 +67,19 @@ class ReplicaTests(SynchronousTestCase):
     def ask(self, request: Prepare | Accept, task: str = "a") -> Answer:
         return self.successResultOf(self.replica.ask(task, request))
 
+    def test_many_loaded(self) -> None:
+        """Where many are on the disk, some are taken in each turn of the reactor."""
+        self.patch(replica_module, "LOADED", 2)
+        for task in "abcde":
+            self.ask(first(1), task)
+        told: list[str] = []
+        replica = Replica(self.disk, self.clock, current, lambda task, kept: told.append(task))
+        loading = Deferred.fromCoroutine(replica.load())
+        self.assertEqual((len(told), loading.called), (2, False))
+        self.clock.advance(0)
+        self.successResultOf(loading)
+        self.assertEqual(sorted(told), [*"abcde"])
+
     def test_answered_when_written(self) -> None:
         """Nothing is answered before it is on the disk."""
         self.disk.slow = True
