@@ -330,6 +330,15 @@ class Placing:
             for each in self._candidates()
         ]
 
+    def could_run(self, submission: Submission) -> bool:
+        """Whether some member that is linked could run a task, now or later."""
+        wanted = self._wanted(submission)
+        requirement = compile_requirement(submission.where)
+        if any(suited(wanted, requirement, each, each.offered) for each in self._candidates()):
+            # The answer for most, which takes much less to find.
+            return True
+        return self.outlook(submission) is not Outlook.NEVER
+
     def outlook(self, submission: Submission) -> Outlook:
         """What may become of a task with the members that are linked now."""
         return outlook(unfits for _, unfits in self.why(submission))

@@ -12,6 +12,7 @@ import os
 import pwd
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +36,11 @@ SO_PEERGROUPS = None if os.uname().machine.startswith(("parisc", "sparc")) else 
 
 # Python asks for no more, which is 256 groups. Of a process with more the database tells.
 MAX_GROUPS_BYTES = 1024
+
+# Seconds for which a user's name is remembered, as who submits a thousand tasks is one user; and
+# how many are.
+NAME_SECONDS = 60.0
+MAX_NAMES = 1000
 
 InThread = Callable[[Callable[[], Any]], Deferred[Any]]
 
@@ -60,14 +66,27 @@ class Accounts:
     """The system's users and groups.
 
     :param in_thread: calls a function that may block, and has its result.
+    :param now: seconds on a clock that goes on evenly.
     """
 
-    def __init__(self, in_thread: InThread) -> None:
+    def __init__(self, in_thread: InThread, now: Callable[[], float] = time.monotonic) -> None:
         self._in_thread = in_thread
+        self._now = now
+        self._names: dict[int, tuple[str, float]] = {}
 
     def name_of(self, uid: int) -> Deferred[str]:
-        """A user's name, or the number where there is none."""
-        return self._in_thread(partial(_name_of, uid))
+        """A user's name, or the number where there is none; as it was :data:`NAME_SECONDS` ago at
+        most."""
+        name, until = self._names.get(uid, ("", float("-inf")))
+        if self._now() < until:
+            return succeed(name)
+        return self._in_thread(partial(_name_of, uid)).addCallback(self._named, uid)
+
+    def _named(self, name: str, uid: int) -> str:
+        if len(self._names) >= MAX_NAMES:
+            self._names.clear()
+        self._names[uid] = (name, self._now() + NAME_SECONDS)
+        return name
 
     def is_member(self, uid: int, gid: int) -> Deferred[bool]:
         """Whether the database has the user in the group."""
@@ -104,7 +123,7 @@ class Credentials:
     accounts: Accounts = field(repr=False, compare=False)
 
     def user_name(self) -> Deferred[str]:
-        """The user's name, or the number where there is none. Looked up at each call."""
+        """The user's name, or the number where there is none."""
         return self.accounts.name_of(self.uid)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from bzzz.tasks.holding import Copied
-from bzzz.tasks.placement import Candidate, Outlook, Unfit
+from bzzz.tasks.placement import Candidate, Unfit
 from bzzz.tasks.placing import Placing
 from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
@@ -145,7 +145,7 @@ class Submitting:
 
         :raises Refusal: it is so; tells what each lacks.
         """
-        if self._placing.outlook(wanted) is not Outlook.NEVER:
+        if self._placing.could_run(wanted):
             return
         if wanted.on and not self._placing.knows(wanted.on):
             raise Refusal(

@@ -293,6 +293,24 @@ class RoomTests(PlacingCase):
         self.want(3)
         self.assertEqual(self.given, [(2, "hazel")])
 
+    def test_could_run(self) -> None:
+        """A task could run where it suits a member, though that is full or busy; else not."""
+        small, large = record(None, 1, cpus=1.0), record(None, 2, cpus=9.0)
+        for number in range(3, 7):
+            self.records[number] = record(None, number, cpus=4.0)
+            self.assign(number, MEMBERS[number % 2])
+        self.assertTrue(self.placing.could_run(small.submission))
+        self.assertFalse(self.placing.could_run(large.submission))
+        for each in MEMBERS:
+            known = self.machines[name(each)]
+            self.machines[name(each)] = msgspec.structs.replace(known, draining=True)
+            self.placing.member_changed(name(each))
+        self.assertTrue(self.placing.could_run(small.submission))
+        for each in MEMBERS:
+            del self.machines[name(each)]
+            self.placing.member_changed(name(each))
+        self.assertFalse(self.placing.could_run(small.submission))
+
     def test_counted(self) -> None:
         """What was taken and given back, again and again, leaves what there was."""
         taken = [record(None, number, cpus=0.1 * number) for number in range(1, 8)]

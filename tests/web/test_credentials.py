@@ -6,12 +6,15 @@ import os
 import pwd
 import socket
 import struct
+from collections.abc import Callable
 
-from twisted.internet.defer import execute
+from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.web import credentials
 from bzzz.web.credentials import (
+    NAME_SECONDS,
     Access,
     Accounts,
     Credentials,
@@ -22,6 +25,35 @@ from bzzz.web.credentials import (
 
 ACCOUNTS = Accounts(execute)
 OPERATORS = ServiceGroup(998, "bzzz")
+
+
+class NamesTests(SynchronousTestCase):
+    """Names of users."""
+
+    def test_remembered(self) -> None:
+        """A name is looked up once a minute at most, and some are remembered."""
+        clock = Clock()
+        asked: list[object] = []
+
+        def look_up(look: Callable[[], str]) -> Deferred[str]:
+            asked.append(look)
+            return succeed(look())
+
+        accounts = Accounts(look_up, clock.seconds)
+        for seconds, count in ((0, 1), (NAME_SECONDS - 1, 1), (1, 2), (0, 2)):
+            clock.advance(seconds)
+            self.assertEqual(self.successResultOf(accounts.name_of(0)), "root")
+            self.assertEqual(len(asked), count)
+        self.patch(credentials, "MAX_NAMES", 3)
+        for uid in range(4_000_000_000, 4_000_000_009):
+            self.assertEqual(self.successResultOf(accounts.name_of(uid)), str(uid))
+            self.assertLessEqual(len(accounts._names), 3)
+
+    def test_not_found(self) -> None:
+        """A look-up that fails is not remembered."""
+        accounts = Accounts(lambda look: fail(RuntimeError("no thread")), Clock().seconds)
+        self.failureResultOf(accounts.name_of(0), RuntimeError)
+        self.assertEqual(accounts._names, {})
 
 
 class Connection:
