@@ -24,6 +24,7 @@ __all__ = [
     "PEERS",
     "PY",
     "PY_PYTHON",
+    "QUEUES",
     "ROOT",
     "Target",
     "arguments",
@@ -40,6 +41,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 JS = HERE / "peers" / "js"
 PY = HERE / "peers" / "py"
+QUEUES = HERE / "peers" / "queues"
 PY_PYTHON = PY / ".venv" / "bin" / "python"
 
 # The command of each peer, by the stem of its program.

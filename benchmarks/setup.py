@@ -17,10 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.common import JS, PY, PY_PYTHON
-from benchmarks.tasks import QUEUES
+from benchmarks.common import JS, PY, PY_PYTHON, QUEUES
 
-__all__ = ["main"]
+__all__ = ["install_queues", "main"]
 
 # Files of the library with the mark of what is installed.
 STAMP = ".installed"
@@ -60,18 +59,27 @@ def py() -> str | None:
     return None
 
 
-def queues() -> str | None:
-    """Dask distributed, and Celery with Redis; the reason why not, or None."""
+def install_queues() -> str | None:
+    """Dask distributed and Celery; the reason why not, or None."""
     lock, venv = QUEUES / "requirements.txt", QUEUES / ".venv"
-    if not current(venv / STAMP, lock):
+    if current(venv / STAMP, lock):
+        return None
+    try:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
         subprocess.run(
             [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(lock)],
             check=True,
             env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         )
-        shutil.copyfile(lock, venv / STAMP)
-    return package("redis-server")
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    shutil.copyfile(lock, venv / STAMP)
+    return None
+
+
+def queues() -> str | None:
+    """The same with Redis."""
+    return install_queues() or package("redis-server")
 
 
 def serf() -> str | None:
