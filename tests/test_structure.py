@@ -58,6 +58,7 @@ PURE_MODULES = {
     "tasks/ballots.py",
     "tasks/candidates.py",
     "tasks/executors/keeper_messages.py",
+    "tasks/executors/unit_messages.py",
     "tasks/files/chunk_messages.py",
     "tasks/files/chunk_places.py",
     "tasks/files/errors.py",

@@ -20,7 +20,7 @@ from bzzz.errors import BzzzError
 from bzzz.net.interfaces import Clock
 from bzzz.systemd.unit import PROPERTIES
 
-__all__ = ["IConnection", "ServiceManager", "wait_for"]
+__all__ = ["IConnection", "Refused", "ServiceManager", "in_words", "wait_for"]
 
 # Characters of an error message of somebody else's that are said.
 MAX_MESSAGE = 200
@@ -75,6 +75,9 @@ class IConnection(Protocol):
     ) -> Deferred[int]:
         """Call ``callback`` with each such signal."""
 
+    def delMatch(self, rule_id: int) -> Deferred[Any]:
+        """Take back what :meth:`addMatch` has given the number of."""
+
     def notifyOnDisconnect(self, callback: Callable[[Any, Failure], object]) -> None:
         """Call ``callback`` once the connection is closed, whoever closed it."""
 
@@ -82,7 +85,7 @@ class IConnection(Protocol):
         """Close it, without waiting for what is not sent yet."""
 
 
-class _Refused(BzzzError):
+class Refused(BzzzError):
     """An error reply.
 
     :ivar name: the D-Bus name of the error.
@@ -95,13 +98,13 @@ class _Refused(BzzzError):
         self.name = name
 
 
-def _in_words(error: BaseException | None) -> BaseException:
+def in_words(error: BaseException | None) -> BaseException:
     """What went wrong, for people; what is not known to go wrong stays as it is."""
     if error is None or isinstance(error, ConnectionClosed):
         return BzzzError("the bus closed the connection")
     name = getattr(error, "errName", None)
     if name is not None:
-        return _Refused(str(name), str(getattr(error, "message", "")))
+        return Refused(str(name), str(getattr(error, "message", "")))
     return error
 
 
@@ -119,7 +122,7 @@ async def wait_for(asked: Deferred[Any], whose: str, clock: Clock, timeout: floa
     except DeferTimeoutError:
         raise BzzzError(f"no answer of {whose} within {timeout:g} s") from None
     except Exception as error:
-        words = _in_words(error)
+        words = in_words(error)
         if words is error:
             raise
         raise words from error
@@ -177,7 +180,7 @@ class ServiceManager:
             self._subscribed = True
             try:
                 await self._call(_MANAGER_PATH, _MANAGER, "Subscribe")
-            except _Refused as error:
+            except Refused as error:
                 # A manager that was only executed anew remembers its subscribers.
                 if error.name != "org.freedesktop.systemd1.AlreadySubscribed":
                     raise
@@ -194,7 +197,7 @@ class ServiceManager:
         for name, interface in PROPERTIES.items():
             try:
                 value = await self._call(path, _PROPERTIES, "Get", "ss", [interface, name])
-            except _Refused as error:
+            except Refused as error:
                 # An older systemd has not all of them, and a scope is no service.
                 if error.name not in _UNKNOWN:
                     raise
@@ -312,4 +315,4 @@ class ServiceManager:
     def _lost(self, _: Any, reason: Failure) -> None:
         self._closed.callback(None)
         if self._waiting is not None:
-            self._waiting.errback(_in_words(reason.value))
+            self._waiting.errback(in_words(reason.value))

@@ -18,7 +18,7 @@ How a run is held together
     If the keeper alone were the subreaper, the orphans of all runs would be its children, and to
     tell them apart it would have only what they can change: an environment, a session. A cgroup
     could be killed at once, but to have one takes a systemd that delegates it, and there the
-    executor for systemd is at hand. So could a PID namespace, but not every machine permits it, and
+    systemd executor is at hand. So could a PID namespace, but not every machine permits it, and
     the command would not see the processes that it is among.
 
     A shim has one run at a time, and takes another when wait(2) has said that nothing is left of
@@ -42,7 +42,7 @@ Who watches whom
 
     Not covered: a command that kills or stops both its shim and the keeper, whose user it has; one
     that has another service of the machine run something, such as cron; in profile ``trusted``,
-    programs with a set-user-ID bit, which only root may kill. The executor for systemd covers the
+    programs with a set-user-ID bit, which only root may kill. The systemd executor covers the
     first. Processes that start their like and end, faster than ``/proc`` is read, are caught in the
     end, but not within a time: it takes longer the less processor time there is. A shim that waits
     for a disk sees no timeout; the lease ends all the same.

@@ -17,10 +17,12 @@ __all__ = [
     "BoottimeTimer",
     "become_subreaper",
     "boottime",
+    "hide_from_debuggers",
     "leave_network",
     "refuse_new_privileges",
 ]
 
+PR_SET_DUMPABLE: Final = 4
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NO_NEW_PRIVS: Final = 38
 CLONE_NEWUSER: Final = 0x10000000
@@ -57,6 +59,11 @@ def boottime() -> float:
 def become_subreaper() -> None:
     """Descendants whose parent dies become children of this process, and not of init."""
     _checked(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def hide_from_debuggers() -> None:
+    """Others of the same user can neither trace this process nor read its memory or files."""
+    _checked(_libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def refuse_new_privileges() -> None:

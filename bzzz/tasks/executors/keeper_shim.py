@@ -39,7 +39,7 @@ from bzzz.tasks.executors.keeper_tree import (
     send,
 )
 
-__all__ = ["MAX_HANDED", "Shim", "extend_message", "receive", "stop_message"]
+__all__ = ["EXTEND", "MAX_HANDED", "STOP", "Shim", "extend_message", "receive", "stop_message"]
 
 # What the keeper says to a shim about its run: which, and a number.
 MESSAGE: Final = struct.Struct("!cd")
@@ -87,6 +87,8 @@ class Shim:
     :param control: of kind SOCK_SEQPACKET, to the keeper.
     """
 
+    GONE = "the keeper is gone"
+
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.timer = BoottimeTimer()
@@ -100,10 +102,38 @@ class Shim:
         """Do runs, one at a time, until the keeper wants no more."""
         run: Order | None = first
         while isinstance(run, Start):
-            _Run(run, self).do()
+            self.do(run)
             if run.profile != COMMON_PROFILE:
                 return
             run = self._next()
+
+    def do(self, run: Start) -> None:
+        """Run a command; returns when nothing of it is left and that was told."""
+        _Run(run, self).do()
+
+    def hear(self) -> list[tuple[bytes, float]]:
+        """What was said about the run: :data:`EXTEND` or :data:`STOP`, and the number.
+
+        :raises EOFError: nobody is left to say anything.
+        """
+        data = receive(self.control, MESSAGE.size)
+        if not data:
+            raise EOFError
+        return [MESSAGE.unpack(data)]
+
+    def open_output(self, path: str) -> int:
+        """The file that a stream of the command goes to."""
+        return open_output(path)
+
+    def lease_lasts(self, until: float) -> None:
+        """Called with the lease before the command begins, and with each extension.
+
+        :raises Refused: the command is not to begin.
+        """
+
+    def watches_memory(self, limit: int) -> bool:
+        """Whether it is left to this process to hold the run to its memory."""
+        return limit > 0
 
     def _next(self) -> Order | None:
         """Wait for the next run. What comes before it was about the last."""
@@ -165,6 +195,7 @@ class _Run:
     def _start(self) -> None:
         run = self._run
         restrict(run.profile)
+        self._shim.lease_lasts(self._until)
         try:
             sinks = [self._open(path) for path in (run.stdout, run.stderr)]
         except OSError as error:
@@ -183,13 +214,13 @@ class _Run:
             self._watch(output.source, partial(self._pump, output))
         if run.timeout:
             self._timeout_at = boottime() + run.timeout
-        if run.memory:
+        if self._shim.watches_memory(run.memory):
             self._memory_at = boottime() + MEMORY_INTERVAL
 
     def _open(self, path: str) -> int:
         """Make the pipe to a file of output; returns the end for the command."""
         try:
-            target = open_output(path)
+            target = self._shim.open_output(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise Refused(None, f"file of output {path}: {reason}") from None
@@ -215,16 +246,18 @@ class _Run:
             self._selector.unregister(output.source)
 
     def _hear(self) -> None:
-        data = receive(self._shim.control, MESSAGE.size)
-        if not data:
+        try:
+            heard = self._shim.hear()
+        except EOFError:
             self._selector.unregister(self._shim.control)
-            self._kill("stopped", "the keeper is gone")
+            self._kill("stopped", self._shim.GONE)
             return
-        what, number = MESSAGE.unpack(data)
-        if what == EXTEND:
-            self._until = number
-        else:
-            self._end("stopped", "it was told to stop", number)
+        for what, number in heard:
+            if what == EXTEND:
+                self._until = number
+                self._shim.lease_lasts(number)
+            else:
+                self._end("stopped", "it was told to stop", number)
 
     def _time_has_come(self) -> None:
         self._shim.timer.clear()

@@ -7,7 +7,7 @@ ever runs in the daemon, and one that was started ends in time also when the dae
 What it can limit: time, output, and memory, at which it looks twice a second, so that a command may
 pass the limit for a moment; files in a tmpfs are not counted. Cores are not limited: a worker
 counts them as slots. In profile ``no-network`` sockets in the file system can be reached still. The
-executor for systemd does all of these better.
+systemd executor does all of these better.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""From a run to its unit: the sandbox of each profile (``docs/tasks.rst``, "The systemd executor").
+
+Enters: a run, and where the node has what. Leaves: a
+:class:`~bzzz.tasks.executors.unit_interfaces.UnitSpec`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from bzzz.tasks.executors.interfaces import Run
+from bzzz.tasks.executors.unit_interfaces import UnitSpec
+
+__all__ = ["MAX_PROCESSES", "Places", "own_python", "spec_of"]
+
+# Processes and threads of one run. A build with a hundred compilers has a few hundred.
+MAX_PROCESSES: Final = 4096
+
+# Seconds beyond all that a run may take, its shim's start included, after which systemd ends it.
+RUNTIME_LATE: Final = 30.0
+
+# The system's bus: by it other services would start something outside the sandbox.
+SYSTEM_BUS: Final = "/run/dbus"
+
+# What a sandbox has of its own, where the node's Python could not be read.
+OWN_THERE: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # nosec B108  # noqa: S108 - names, nothing is made there
+
+
+class Places(Struct, frozen=True, kw_only=True):
+    """Where the node has what a unit needs, or shall not see.
+
+    :ivar node: names this node among those of its user.
+    :ivar socket: where shims find the daemon.
+    :ivar private: directories that no command shall see.
+    :ivar python: the interpreter, an absolute path.
+    :ivar modules: where that finds modules.
+    :ivar readable: of these what a sandbox would hide.
+    """
+
+    node: str
+    socket: str
+    private: tuple[str, ...]
+    python: str = sys.executable
+    modules: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+
+    @property
+    def unit_prefix(self) -> str:
+        """What the names of the units of this node begin with."""
+        return f"bzzz-task-{self.node}-"
+
+    def unit_name(self, key: str) -> str:
+        """The name of the unit of a run."""
+        return f"{self.unit_prefix}{key}.service"
+
+
+def own_python(private: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The places that this interpreter finds modules in, and those that a sandbox would hide.
+
+    :param private: see :class:`Places`.
+    """
+    modules = tuple(os.path.abspath(each) for each in sys.path)
+    needed = {
+        *modules,
+        os.path.abspath(sys.prefix),
+        os.path.abspath(sys.base_prefix),
+        os.path.dirname(os.path.realpath(sys.executable)),
+        os.path.realpath(sys.prefix),
+    }
+    hiding = (*OWN_THERE, *private)
+    readable = sorted(
+        each
+        for each in needed
+        if os.path.exists(each) and any(each.startswith(f"{top}/") for top in hiding)
+    )
+    return modules, tuple(readable)
+
+
+def spec_of(run: Run, places: Places, grace: float, watchdog: float) -> UnitSpec:
+    """The unit of a run.
+
+    :param grace: seconds from SIGTERM to SIGKILL for a run whose timeout has passed.
+    :param watchdog: seconds that its shim has to say that it lives.
+    """
+    trusted = run.profile == "trusted"
+    return UnitSpec(
+        name=places.unit_name(run.key),
+        description=f"Bzzz task {run.key}",
+        argv=(
+            *(places.python, "-P", "-X", "utf8"),
+            *("-m", "bzzz.tasks.executors.unit_shim", run.key),
+        ),
+        environment={"PYTHONPATH": os.pathsep.join(places.modules)},
+        stdin=places.socket,
+        stdout=run.stdout,
+        stderr=run.stderr,
+        writable=run.directory,
+        hidden=(*places.private, SYSTEM_BUS),
+        readable=places.readable,
+        strict=not trusted,
+        network=run.profile != "no-network",
+        memory=run.memory,
+        cpus=run.cpus,
+        tasks=MAX_PROCESSES,
+        runtime=run.timeout + grace + RUNTIME_LATE if run.timeout else 0.0,
+        watchdog=watchdog,
+    )
