@@ -467,6 +467,23 @@ make_user() {
     useradd --system "$@" --home-dir /var/lib/bzzz --no-create-home --shell /usr/sbin/nologin bzzz
 }
 
+# The systemd of the user, which runs the tasks: from boot on, whether somebody is logged in or not.
+lingers() { [ -e "/var/lib/systemd/linger/$user" ]; }
+
+see_to_linger() {
+    [ -e /usr/lib/systemd/user/dbus.socket ] || [ -e /lib/systemd/user/dbus.socket ] ||
+        say "tasks have no sandbox of their own: the package dbus-user-session is missing"
+    lingers || change "have a systemd run for $user from boot on" enable_linger
+}
+
+enable_linger() {
+    record l "$user"
+    if [ ! -d /var/lib/systemd/linger ]; then record d /var/lib/systemd/linger; fi
+    # The node does without.
+    loginctl enable-linger "$user" ||
+        say "tasks have no sandbox of their own: loginctl enable-linger $user failed"
+}
+
 # From here on it counts. A power cut must not leave the mark without the files.
 mark_complete() {
     sync -f "$new"
@@ -479,11 +496,15 @@ mark_complete() {
 wanted_unit() {
     mode=0750
     [ "$group" = "$user" ] || mode=0700
-    sed "s/^User=.*/User=$user/; s/^Group=.*/Group=$group/
+    # In a dry run the user may not be there yet.
+    number=$(id -u "$user" 2>/dev/null) || number=UID
+    sed "s/^User=.*/User=$user/; s/^Group=.*/Group=$group/; s/user@UID/user@$number/
         s/^RuntimeDirectoryMode=.*/RuntimeDirectoryMode=$mode/" etc/systemd/bzzz.service
 }
 
-without_user() { sed '/^User=/d; /^Group=/d; /^RuntimeDirectoryMode=/d' "$1"; }
+without_user() {
+    sed '/^User=/d; /^Group=/d; /^RuntimeDirectoryMode=/d; s/user@[0-9]*\.service/user@UID.service/' "$1"
+}
 
 write_unit() {
     if [ -e "$unit" ] && [ -n "$old" ] && [ "$(without_user "$unit")" != \
@@ -735,6 +756,7 @@ main() {
     fi
     [ -n "$dry" ] || check_config
     [ "$user" != bzzz ] || see_to_user
+    see_to_linger
     make_directory "$(dirname "$config")"
     [ -e "$config" ] || change "write $config" write etc/bzzz.toml "$config"
     if [ "$new_name" = "$old" ] && wanted_unit | cmp -s - "$unit"; then

@@ -77,6 +77,25 @@ remove_service() {
     quietly reset-failed bzzz.service || :
 }
 
+# The systemd of the user was there for the tasks, unless it had one before.
+lingering() {
+    if [ -e "$root/manifest" ]; then
+        sed -n 's/^l //p' "$root/manifest"
+    elif user_is_ours; then
+        echo bzzz
+    fi
+}
+
+end_linger() {
+    lingering | while read -r user; do
+        number=$(id -u "$user" 2>/dev/null) || continue
+        ! command -v loginctl >/dev/null || loginctl disable-linger "$user" 2>/dev/null || :
+        rm -f "/var/lib/systemd/linger/$user"
+        quietly stop "user@$number.service" || :
+    done
+    [ ! -e "$root/manifest" ] || sed -i '/^l /d' "$root/manifest"
+}
+
 # What the manifest says; without one, what an installation would have made.
 files() {
     if [ -e "$root/manifest" ]; then
@@ -138,6 +157,7 @@ if [ ! -e "$unit" ] && [ ! -L "$unit" ] && [ ! -e "$root" ] && [ ! -e "$state" ]
     say "nothing of Bzzz is installed"
 fi
 remove_service
+end_linger
 if [ -n "$purge" ]; then
     remove_rest
     say "nothing of Bzzz is left"

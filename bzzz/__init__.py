@@ -24,6 +24,7 @@ client      the Python API: plain, asyncio and Twisted
 cli         the ``bzzz`` command
 node_trust  the part of the composition root about who may be here
 node_tasks  the same about tasks
+node_runs   the same about what runs their commands
 node        composition root: builds one node's service tree
 tap         ``twistd bzzz``: options and ``makeService``
 testing     the simulator and public fakes

@@ -33,6 +33,7 @@ from bzzz.discovery.network_interfaces import (
     listen_hosts,
     system_interfaces,
 )
+from bzzz.errors import BzzzError
 from bzzz.events import EventLog
 from bzzz.mesh import ollama
 from bzzz.mesh.availability import Availability
@@ -46,6 +47,7 @@ from bzzz.net.background import in_background
 from bzzz.net.ports import choose_ports, ephemeral_ports
 from bzzz.net.tcp import TCPNetwork
 from bzzz.net.turns import Turns
+from bzzz.node_runs import make_executor
 from bzzz.node_tasks import RULES, NodeTasks, TaskLimits, owner_rules
 from bzzz.node_trust import NodeTrust, check_database
 from bzzz.reload import Reload
@@ -173,6 +175,7 @@ class NodeService(Service):
             self.mesh,
             self._in_thread,
             self._disk_broken,
+            make_executor(config, state, reactor, self._random),
         )
         remembered = state.listen_port
         self.listening = Listening(
@@ -218,6 +221,7 @@ class NodeService(Service):
         self._reload_wanted = False
         self.view.unit = lambda: self.supervision.unit
         self.view.config = lambda: self._configuration.config
+        self.view.executor = self._executor_state
 
     def startService(self) -> None:  # Twisted's name
         """Join the mesh, as soon as the reactor runs."""
@@ -361,7 +365,13 @@ class NodeService(Service):
         if self._stopping:
             return
         self.mesh.start()
-        await self.tasks.start()
+        try:
+            await self.tasks.start()
+        except BzzzError as error:
+            self._end(f"tasks cannot be run: {error}")
+            return
+        if self._stopping:
+            return
         self.watcher.start()
         self.view.state = None
         self.supervision.ready()
@@ -394,10 +404,11 @@ class NodeService(Service):
 
     def _disk_broken(self, reason: str) -> None:
         """End: what was not written may be lost, and what is read from now on may not be there."""
+        self._end(f"its disk cannot be trusted any more: {reason}")
+
+    def _end(self, reason: str) -> None:
         if not self._stopping:
-            self._log.critical(
-                "The node stops, as its disk cannot be trusted any more: {reason}", reason=reason
-            )
+            self._log.critical("The node stops, as {reason}", reason=reason)
             self._reactor.stop()
 
     async def _tasks_ended(self) -> None:
@@ -442,6 +453,10 @@ class NodeService(Service):
     def _conflict(self, addresses: Sequence[Multiaddr]) -> None:
         self.mesh.membership.conflict(addresses)
 
+    def _executor_state(self) -> tuple[str | None, str | None]:
+        executor = self.tasks.executor
+        return (executor.name, executor.reason or None) if executor.is_chosen else (None, None)
+
     def _mdns_state(self) -> str:
         return self.mdns.state if self.mdns is not None else "off"
 
@@ -456,14 +471,35 @@ class NodeService(Service):
         )
         return self.doctor.examine(health).addCallback(
             lambda findings: [
-                Finding(
-                    check=found.check,
-                    level="info" if found.status == "unknown" else found.status,
-                    message=found.what,
-                    mend=found.mend,
-                )
-                for found in findings
+                *self._executor_findings(),
+                *(
+                    Finding(
+                        check=found.check,
+                        level="info" if found.status == "unknown" else found.status,
+                        message=found.what,
+                        mend=found.mend,
+                    )
+                    for found in findings
+                ),
             ]
+        )
+
+    def _executor_findings(self) -> Sequence[Finding]:
+        """What runs commands, and what would do it better."""
+        executor = self.tasks.executor
+        if not executor.is_chosen:
+            return ()
+        what = f"commands of tasks are run by the {executor.name} executor"
+        if executor.name == "systemd" or self._config.executor != "auto":
+            return (Finding(check="executor", level="ok", message=what),)
+        return (
+            Finding(
+                check="executor",
+                level="info",
+                message=f"{what}, without a sandbox of their own: {executor.reason}",
+                mend="install-service.sh gives the node's user a systemd of its own (loginctl"
+                " enable-linger); then restart the node",
+            ),
         )
 
 

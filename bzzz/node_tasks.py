@@ -32,7 +32,7 @@ from bzzz.tasks.announcing import Announcing
 from bzzz.tasks.boot_clock import BootClock
 from bzzz.tasks.candidates import Candidates
 from bzzz.tasks.draining import Draining
-from bzzz.tasks.executors.process import ProcessExecutor
+from bzzz.tasks.executors.chosen import ChosenExecutor
 from bzzz.tasks.files.files import Files
 from bzzz.tasks.input_pins import InputPins
 from bzzz.tasks.messages import Answer, Drain, Request
@@ -125,6 +125,7 @@ class NodeTasks:
 
     :param document: this node's capability document as it is now, with its owner's rules.
     :param disk_broken: has the process end, as its disk cannot be trusted any more.
+    :param executor: runs commands.
     """
 
     _log = Logger()
@@ -141,6 +142,7 @@ class NodeTasks:
         mesh: MeshNode,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         disk_broken: Callable[[str], object],
+        executor: ChosenExecutor,
     ) -> None:
         cluster = trust.cluster
         self._cluster = cluster
@@ -153,7 +155,7 @@ class NodeTasks:
         self._in_thread = in_thread
         self._rights = RosterRights(cluster)
         self._directory = Path(state.path) / ATTEMPTS
-        self.executor = ProcessExecutor(reactor)
+        self.executor = executor
         self.files = Files(
             mesh.swarm,
             self._clock,
@@ -244,8 +246,9 @@ class NodeTasks:
     async def start(self) -> None:
         """Go on with the tasks that are on disk: when the mesh has started.
 
-        :raises BzzzError: what is on disk cannot be used.
+        :raises BzzzError: what is on disk cannot be used, or commands cannot be run.
         """
+        await self.executor.choose()
         self.offering.start()
         await self.workspace.start()
         await self.files.start()

@@ -72,7 +72,7 @@ class ConfigTests(SynchronousTestCase):
             'task_forbid_command = ["docker", "/opt/*"]\ntask_forbid_submitter = ["eve"]\n'
             'task_profile = ["no-network"]\ntask_cpus = 1.5\ntask_memory = "16 GiB"\n'
             'task_gpus = 0\ntask_output_limit = "1MB"\ntask_output_quota = 2000000\n'
-            'cache_quota = "0.5g"\n\n'
+            'cache_quota = "0.5g"\nexecutor = "process"\n\n'
             '[label]\nrack = "a3"\n'
         )
         config = load({}, HOME, path)
@@ -93,7 +93,7 @@ class ConfigTests(SynchronousTestCase):
             (config.task_output_limit, config.task_output_quota, config.cache_quota),
             (1_000_000, 2_000_000, 1 << 29),
         )
-        self.assertEqual(config.sources["label"], f"{path}:25")
+        self.assertEqual(config.sources["label"], f"{path}:26")
         self.assertEqual(config.sources["listen_port"], f"{path}:5")
 
     def test_precedence(self) -> None:

@@ -96,7 +96,8 @@ class UnitTests(SynchronousTestCase):
             "NoNewPrivileges": "yes",
             "PrivateTmp": "yes",
             "ProtectSystem": "strict",
-            "ProtectHome": "yes",
+            "ProtectHome": "read-only",
+            "InaccessiblePaths": "-/home -/root",
         }
         self.assertEqual({key: service[key] for key in wanted}, wanted)
         self.assertIn("twistd --nodaemon --pidfile= bzzz ", service["ExecStart"])
@@ -111,6 +112,10 @@ class UnitTests(SynchronousTestCase):
         text = UNIT.read_text("utf-8")
         for key in ("User", "Group", "RuntimeDirectoryMode"):
             self.assertEqual(len(re.findall(rf"(?m)^{key}=", text)), 1, key)
+        self.assertEqual(
+            re.findall(r"(?m)^.*user@.*$", text),
+            ["After=user@UID.service", "Wants=user@UID.service"],
+        )
 
 
 @needs(without_tools("systemd-analyze"))

@@ -34,6 +34,7 @@ LAYERS = (
     ("client",),
     ("cli",),
     ("node_trust",),
+    ("node_runs",),
     ("node_tasks",),
     ("node",),
     ("tap",),

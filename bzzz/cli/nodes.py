@@ -80,6 +80,7 @@ def status(session: Session, wait: float | None) -> None:
         ("version", answer["version"]),
         ("reactor lag", milliseconds(answer.get("reactor_lag_seconds"))),
         ("unit", _unit(answer.get("unit"))),
+        ("executor", _executor(answer)),
         ("control socket", answer.get("control_socket")),
         ("state directory", answer.get("state_dir")),
     ]
@@ -131,6 +132,12 @@ def _unit(unit: Mapping[str, Any] | None) -> str:
         "changed on disk: systemctl daemon-reload" if unit["needs_daemon_reload"] else "",
     )
     return f"{unit['id']}: {', '.join(part for part in said if part)}"
+
+
+def _executor(answer: Mapping[str, Any]) -> str:
+    """``systemd``; or ``process: `` and why."""
+    name, reason = answer.get("executor") or "", answer.get("executor_reason")
+    return f"{name}: {reason}" if name and reason else name
 
 
 def _started(session: Session, seconds: float) -> Any:

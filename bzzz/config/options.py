@@ -299,6 +299,15 @@ class Config:
         "the inputs of a day's work, on a disk that is not the node's alone",
         live=True,
     )
+    executor: str = _option(
+        kinds.Choice("auto", "systemd", "process"),
+        "auto",
+        "auto",
+        "What runs the commands of tasks: transient units of the systemd that the node's user has"
+        " for itself, processes below the node, or the first where it works.",
+        "units have a sandbox of their own; where there is no such systemd tasks should run all the"
+        " same",
+    )
     log_level: str = _option(
         kinds.Choice("debug", "info", "warn", "error"),
         "info",

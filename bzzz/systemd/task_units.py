@@ -30,6 +30,10 @@ __all__ = ["TaskUnits"]
 # reads its unit files again.
 CALL_TIMEOUT: Final = 10.0
 
+# Seconds that a systemd has to come to its bus: the first connection starts the bus, and only then
+# does systemd connect to it.
+ARRIVAL: Final = 5.0
+
 # Seconds for which a connection has to stand before the next wait begins at 1 s again.
 STABLE: Final = 60.0
 
@@ -41,6 +45,9 @@ _SERVICE = "org.freedesktop.systemd1.Service"
 _BUS = "org.freedesktop.DBus"
 _BUS_PATH = "/org/freedesktop/DBus"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
+
+# Nobody has systemd's name on the bus.
+_NOBODY = ("org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner")
 
 # The states of a unit that is over.
 _OVER = ("inactive", "failed")
@@ -93,6 +100,7 @@ class TaskUnits:
         self._watched: dict[str, _Watched] = {}
         self._up = False
         self._lost: Deferred[None] | None = None
+        self._arrived: Deferred[None] | None = None
         self._said = ""
 
     @property
@@ -180,11 +188,7 @@ class TaskUnits:
                 path=_BUS_PATH,
                 arg=[(0, _SYSTEMD)],
             )
-            try:
-                await self._call(_MANAGER_PATH, _MANAGER, "Subscribe")
-            except Refused as error:
-                if error.name != "org.freedesktop.systemd1.AlreadySubscribed":
-                    raise
+            await self._subscribe()
             before = [*self._watched.values()]
             for watched in before:
                 await self._watch(watched)
@@ -206,6 +210,23 @@ class TaskUnits:
                 connection.disconnect()
                 await closed
 
+    async def _subscribe(self) -> None:
+        """Have systemd send signals; where it comes to the bus only now, when it has."""
+        arrived: Deferred[None] = Deferred()
+        self._arrived = arrived
+        for last in (False, True):
+            try:
+                await self._call(_MANAGER_PATH, _MANAGER, "Subscribe")
+            except Refused as error:
+                if error.name == "org.freedesktop.systemd1.AlreadySubscribed":
+                    return
+                if last or error.name not in _NOBODY:
+                    raise
+                try:
+                    await wait_for(arrived, "systemd", self._clock, ARRIVAL)
+                except BzzzError:
+                    raise error from None
+
     def _gone(self, reason: str) -> None:
         if reason != self._said:
             self._said = reason
@@ -222,7 +243,11 @@ class TaskUnits:
 
     def _owner_changed(self, message: Any) -> None:
         """Another manager, or the same after it was executed anew, knows no subscribers."""
-        if self._lost is not None and not self._lost.called:
+        _, before, _ = message.body
+        if not before:
+            if self._arrived is not None and not self._arrived.called:
+                self._arrived.callback(None)
+        elif self._lost is not None and not self._lost.called:
             self._lost.errback(BzzzError("systemd has left the bus, or is another now"))
 
     # -- calls

@@ -70,13 +70,13 @@ def _service(spec: UnitSpec) -> Iterator[tuple[str, object]]:
     yield "WorkingDirectory", "/"
     yield "UMask", UInt32(0o077)
     yield "IgnoreSIGPIPE", False
-    # A path that leads to a socket is connected to (systemd.exec(5), StandardInput=).
+    # A path that leads to a socket is connected to (systemd.exec(5), StandardInput=). With the same
+    # for both it can be written to as well.
     yield "StandardInput", "file"
-    yield "StandardInputFile", spec.stdin
+    yield "StandardInputFile", spec.control
     yield "StandardOutput", "file"
-    yield "StandardOutputFileToAppend", spec.stdout
-    yield "StandardError", "file"
-    yield "StandardErrorFileToAppend", spec.stderr
+    yield "StandardOutputFile", spec.control
+    yield "StandardError", "journal"
     yield "KillMode", "control-group"
     yield "KillSignal", int(signal.SIGKILL)
     yield "SendSIGHUP", False
@@ -114,10 +114,10 @@ def _sandbox(spec: UnitSpec, uid: int) -> Iterator[tuple[str, object]]:
         yield "PrivateTmp", True
         yield "PrivateIPC", True
         yield "KeyringMode", "private"
+        # Not ProtectKernelLogs=: it cannot be made in a container, and needs rights to be of use.
         for name in (
             "ProtectKernelTunables",
             "ProtectKernelModules",
-            "ProtectKernelLogs",
             "ProtectControlGroups",
             "ProtectClock",
             "ProtectHostname",

@@ -37,6 +37,8 @@ class MeshView:
     :ivar state: None once the node takes part in the mesh, until it stops.
     :ivar config: in effect.
     :ivar unit: the systemd unit that the node runs in.
+    :ivar executor: what runs the commands of tasks, and why that is not systemd; None for both
+        until that is known.
 
     :param document: this node's capability document as it is now.
     :param mdns: the state of mDNS in words.
@@ -60,6 +62,7 @@ class MeshView:
         self._mesh = mesh
         self.config = lambda: config
         self.unit: Callable[[], Unit | None] = lambda: None
+        self.executor: Callable[[], tuple[str | None, str | None]] = lambda: (None, None)
         self._events = events
         self._clock = clock
         self._wall_time = wall_time
@@ -77,6 +80,7 @@ class MeshView:
         linked, taken = len(mesh.swarm.links), mesh.member_links
         roster = None if mesh.cluster is None else mesh.cluster.roster
         member = None if roster is None else roster.members.get(mesh.peer_id)
+        executor, executor_reason = self.executor()
         return Status(
             name=self.config().name,
             peer_id=str(mesh.peer_id),
@@ -100,6 +104,8 @@ class MeshView:
             guest_links=linked - taken,
             guest_peers=len(mesh.hosts()),
             unit=_unit(self.unit()),
+            executor=executor,
+            executor_reason=executor_reason,
         )
 
     def status_line(self) -> str:

@@ -88,6 +88,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         linked now or not: they have not heard that it is a member, or have revoked it.
     :ivar unit: the systemd unit that it runs in; null outside systemd, and while systemd does not
         answer.
+    :ivar executor: what runs the commands of tasks: ``systemd`` or ``process``; null until that is
+        known.
+    :ivar executor_reason: why that is not ``systemd``.
     """
 
     name: str
@@ -112,6 +115,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     guest_links: int = 0
     guest_peers: int = 0
     unit: UnitStatus | None = None
+    executor: str | None = None
+    executor_reason: str | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

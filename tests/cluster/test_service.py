@@ -63,7 +63,7 @@ PROPERTIES = {
     "NoNewPrivileges": "yes",
     "PrivateTmp": "yes",
     "ProtectSystem": "strict",
-    "ProtectHome": "yes",
+    "ProtectHome": "read-only",
     "LimitNOFILE": "65536",
     "LimitNPROC": "4096",
     "UnitFileState": "enabled",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import asdict
@@ -35,6 +36,7 @@ from bzzz.tasks.executors.keeper_messages import (
     TooLong,
     encode,
 )
+from bzzz.tasks.executors.keeper_output import open_output
 from bzzz.tasks.executors.keeper_runs import LATE
 from bzzz.tasks.executors.process import CLOSE_TIMEOUT, GRACE, MAX_RUNS
 from bzzz.tasks.executors.unit_cgroup import kill_group, processes_of
@@ -69,6 +71,19 @@ UNKNOWN_AFTER: Final = 10.0
 NAMEABLE: Final = re.compile(r"[A-Za-z0-9_.]{1,100}")
 
 
+def open_outputs(run: Run) -> tuple[int, ...]:
+    """Open the files that a run's output goes to.
+
+    :raises OSError: one cannot be opened; it has its name.
+    """
+    stdout = open_output(run.stdout)
+    try:
+        return stdout, open_output(run.stderr)
+    except OSError:
+        os.close(stdout)
+        raise
+
+
 @implementer(IExecutor)
 class SystemdExecutor:
     """Implements :class:`~bzzz.tasks.executors.interfaces.IExecutor` with transient units.
@@ -76,8 +91,10 @@ class SystemdExecutor:
     :param reactor: provides ``IReactorUNIX``.
     :param clock: of ``CLOCK_BOOTTIME``.
     :param units: the user's systemd.
+    :param in_thread: calls a function in a thread.
     :param max_runs: how many there may be at once; one more is ``NOT_STARTED``.
     :param grace: seconds from SIGTERM to SIGKILL for a run whose timeout has passed.
+    :param open_outputs: opens a run's two files of output; raises an OSError.
     :param alive: the processes in a control group, None where that cannot be said.
     """
 
@@ -90,9 +107,11 @@ class SystemdExecutor:
         clock: IReactorTime,
         units: Units,
         places: Places,
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         *,
         max_runs: int = MAX_RUNS,
         grace: float = GRACE,
+        open_outputs: Callable[[Run], tuple[int, ...]] = open_outputs,
         alive: Callable[[str], list[int] | None] = processes_of,
         kill_group: Callable[[str], object] = kill_group,
     ) -> None:
@@ -100,6 +119,8 @@ class SystemdExecutor:
         self._clock = clock
         self._units = units
         self._places = places
+        self._in_thread = in_thread
+        self._open_outputs = open_outputs
         self._max_runs = max_runs
         self._grace = grace
         self._alive = alive
@@ -199,7 +220,7 @@ class SystemdExecutor:
             for key in [*self._runs]:
                 self.stop(key, 0.0)
             self._close_call = self._clock.callLater(CLOSE_TIMEOUT, self._abandon)
-            self._clock.callLater(0, self._look_closed)
+        self._clock.callLater(0, self._look_closed)
         return closed
 
     # -- systemd: UnitListener
@@ -241,8 +262,8 @@ class SystemdExecutor:
                 return
             if not tries:
                 self._log.warn(
-                    "{count} run{s} of this node's process before {are} still there, and {are}"
-                    " ended: {units}",
+                    "{count} run{s} of this node's process before {are} still there: {units}. They"
+                    " are ended now",
                     count=len(left),
                     s="" if len(left) == 1 else "s",
                     are="is" if len(left) == 1 else "are",
@@ -314,21 +335,45 @@ class SystemdExecutor:
     def _said(self, channel: Channel, report: UnitReport) -> None:
         running = self._runs.get(report.key)
         if isinstance(report, Hello):
-            if running is None or running.began or running.cause is not None:
+            if running is None or running.asked or running.cause is not None:
                 channel.hang_up()
                 return
-            running.began = True
+            running.asked = True
             running.channel = channel
             running.cgroup = report.cgroup
-            running.ask_by = NEVER
-            channel.tell(self._order(running))
-            self._watch(running)
+            opened = self._in_thread(partial(self._open_outputs, running.run))
+            opened.addCallbacks(self._begin, self._not_opened, (running,), errbackArgs=(running,))
+            opened.addErrback(self._flaw, running)
         elif running is None or running.channel is not channel:
+            self._log.warn("A shim that has no run says: {report}", report=report)
             channel.hang_up()
         elif isinstance(report, Started):
             self._log.debug("Run {key} has begun in {unit}", key=report.key, unit=running.name)
         elif isinstance(report, Ended):
             running.told = report
+
+    def _begin(self, files: tuple[int, ...], running: UnitRun) -> None:
+        """Tell the shim what to run, if it is there still."""
+        channel = running.channel
+        if channel is None or running.cause is not None:
+            for file in files:
+                os.close(file)
+            return
+        running.began = True
+        running.ask_by = NEVER
+        channel.hand_over(files)
+        channel.tell(self._order(running))
+        self._watch(running)
+
+    def _not_opened(self, failure: Failure, running: UnitRun) -> None:
+        failure.trap(OSError)
+        # It has the name and the words.
+        reason = f"a file of output: {failure.getErrorMessage()}"
+        self._end(running, Over(Ending.NOT_STARTED, None, reason))
+
+    def _flaw(self, failure: Failure, running: UnitRun) -> None:
+        self._log.failure("Beginning run {key} failed", failure, key=running.run.key)
+        self._end(running, Over(Ending.NOT_STARTED, None, failure.getErrorMessage()))
 
     def _hung_up(self, channel: Channel) -> None:
         for running in [each for each in self._runs.values() if each.channel is channel]:

@@ -6,6 +6,7 @@ which ends a shim's run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import RemoteProtocolError
 from bzzz.tasks.executors.keeper_messages import Frames, Order, encode, frame
-from bzzz.tasks.executors.unit_messages import UnitReport, decode_unit_report
+from bzzz.tasks.executors.unit_messages import Hello, UnitReport, decode_unit_report
 
 __all__ = ["Channel"]
 
@@ -40,6 +41,17 @@ class Channel(Protocol):
         self._hung_up = hung_up
         self._frames: Frames[UnitReport] = Frames(decode_unit_report)
         self._closed = False
+        self._files: tuple[int, ...] = ()
+
+    def hand_over(self, files: tuple[int, ...]) -> None:
+        """Give descriptors, together with the next order. They are closed here when they are there.
+
+        :param files: at most as many as the order has bytes.
+        """
+        self._files = files
+        transport: Any = self.transport
+        for file in files:
+            transport.sendFileDescriptor(file)
 
     def tell(self, order: Order) -> None:
         """Give an order."""
@@ -59,6 +71,8 @@ class Channel(Protocol):
             return
         try:
             for report in self._frames.receive(data):
+                if not isinstance(report, Hello):
+                    self._close_files()
                 self._said(self, report)
         except RemoteProtocolError as error:
             self._log.error("A shim is hung up on: {reason}", reason=str(error))
@@ -67,4 +81,10 @@ class Channel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The shim has ended, or was hung up on."""
         self._closed = True
+        self._close_files()
         self._hung_up(self)
+
+    def _close_files(self) -> None:
+        files, self._files = self._files, ()
+        for file in files:
+            os.close(file)

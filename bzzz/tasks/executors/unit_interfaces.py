@@ -22,9 +22,7 @@ class UnitSpec(Struct, frozen=True, kw_only=True):
     :ivar name: ending in ``.service``; no other unit has it.
     :ivar argv: of its main process; the first is a path.
     :ivar environment: of that, beside what systemd puts there.
-    :ivar stdin: the socket that its standard input is connected to.
-    :ivar stdout: file that its standard output is appended to; made where it is not there.
-    :ivar stderr: likewise for standard error.
+    :ivar control: the socket that its standard input and output are connected to.
     :ivar writable: the directory that can be written to.
     :ivar hidden: directories that are empty for it, but for what lies in ``writable`` or
         ``readable``.
@@ -42,9 +40,7 @@ class UnitSpec(Struct, frozen=True, kw_only=True):
     description: str
     argv: tuple[str, ...]
     environment: dict[str, str]
-    stdin: str
-    stdout: str
-    stderr: str
+    control: str
     writable: str
     hidden: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ class UnitRun:
 
     :ivar name: of its unit.
     :ivar launched: whether systemd was asked to start that.
+    :ivar asked: whether its shim has asked what to run.
     :ivar began: whether its shim was told what to run.
     :ivar channel: to its shim, while that is there.
     :ivar cgroup: the path of its control group, once its shim has said it.
@@ -46,6 +47,7 @@ class UnitRun:
         self.over = over
         self.name = name
         self.launched = False
+        self.asked = False
         self.began = False
         self.channel: Channel | None = None
         self.cgroup = ""

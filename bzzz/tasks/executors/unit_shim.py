@@ -3,10 +3,10 @@ systemd executor").
 
     python -m bzzz.tasks.executors.unit_shim KEY
 
-Enters: through standard input, a socket, what to run and for how long. Leaves: the command, its
-output in what standard output and error were, how it ended through the socket; to systemd, each
-time that the lease was extended, until when this process is to have said so again. Spec:
-:manpage:`sd_notify(3)`, ``WATCHDOG=1`` and ``WATCHDOG_USEC=``.
+Enters: through standard input, a socket, what to run and for how long, and the files of its output.
+Leaves: the command, its output in these, how it ended through the socket; to systemd, each time
+that the lease was extended, until when this process is to have said so again. Spec:
+:manpage:`sd_notify(3)`, ``WATCHDOG=1`` and ``WATCHDOG_USEC=``; :manpage:`unix(7)`, SCM_RIGHTS.
 
 It differs from the shims of a keeper in that it is alone, with one run: what is left when it ends
 is killed by systemd.
@@ -19,7 +19,6 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -40,14 +39,16 @@ from bzzz.tasks.executors.keeper_messages import (
     frame,
 )
 from bzzz.tasks.executors.keeper_runs import LATE
-from bzzz.tasks.executors.keeper_shim import EXTEND, STOP, Shim, receive
+from bzzz.tasks.executors.keeper_shim import EXTEND, STOP, Shim
 from bzzz.tasks.executors.unit_messages import Hello, encode_hello
 
 __all__ = ["STDERR", "STDOUT", "UnitShim", "main", "own_cgroup"]
 
-# What the run's files of output are called in what this process is told: they are open already.
+# What the run's files of output are called in what this process is told: they come with it, open,
+# in this order. In the sandbox they cannot be seen.
 STDOUT: Final = "stdout"
 STDERR: Final = "stderr"
+OUTPUTS: Final = (STDOUT, STDERR)
 
 READ_SIZE: Final = 1 << 16
 
@@ -68,18 +69,15 @@ class UnitShim(Shim):
     """A shim that systemd has started.
 
     :param control: a stream to the daemon.
-    :param outputs: descriptors of the run's files, by name.
     :param notify: where systemd is told of this process; empty where it does not want to hear.
     :param cgroup: the path of this process's control group.
     """
 
     GONE = "the node is gone"
 
-    def __init__(
-        self, control: socket.socket, outputs: Mapping[str, int], notify: str, cgroup: str
-    ) -> None:
+    def __init__(self, control: socket.socket, notify: str, cgroup: str) -> None:
         super().__init__(control)
-        self._outputs = outputs
+        self._files: list[int] = []
         self._cgroup = cgroup
         self._frames: Frames[Order] = Frames(decode_order)
         self._orders: list[Order] = []
@@ -100,7 +98,7 @@ class UnitShim(Shim):
             return
         first, *others = self._orders
         self._orders = []
-        if not isinstance(first, Start):
+        if not isinstance(first, Start) or len(self._files) != len(OUTPUTS):
             return
         for order in others:
             if isinstance(order, Extend):
@@ -131,7 +129,7 @@ class UnitShim(Shim):
 
     def open_output(self, path: str) -> int:
         """See :class:`Shim`."""
-        return os.dup(self._outputs[path])
+        return os.dup(self._files[OUTPUTS.index(path)])
 
     def lease_lasts(self, until: float) -> None:
         """Have systemd kill all of the unit a moment after the lease, unless it is told again."""
@@ -164,7 +162,13 @@ class UnitShim(Shim):
 
         :raises EOFError: the daemon is gone, or cannot be understood.
         """
-        data = receive(self.control, READ_SIZE)
+        try:
+            data, files, _, _ = socket.recv_fds(
+                self.control, READ_SIZE, len(OUTPUTS), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError:
+            raise EOFError from None
+        self._files += files
         if not data:
             raise EOFError
         try:
@@ -186,13 +190,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     control = socket.socket(fileno=os.dup(0))
-    outputs = {STDOUT: os.dup(1), STDERR: os.dup(2)}
     nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
+    # Standard error leads to the journal.
+    for standard in (0, 1):
         os.dup2(nothing, standard)
     os.close(nothing)
-    notify = os.environ.get("NOTIFY_SOCKET", "")
-    shim = UnitShim(control, outputs, notify, own_cgroup())
+    shim = UnitShim(control, os.environ.get("NOTIFY_SOCKET", ""), own_cgroup())
     try:
         shim.live_for(sys.argv[1])
     except BaseException as error:

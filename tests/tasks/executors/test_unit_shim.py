@@ -1,7 +1,7 @@
 """The shim of a unit, with real processes and no systemd. **Real time**: see ``test_keeper``.
 
 The test is what systemd and the daemon are to it: it starts it with a socket as standard input and
-files as its output, tells it what to run, and hears what it says.
+output, tells it what to run, gives it files for the output, and hears what it says.
 """
 
 from __future__ import annotations
@@ -70,13 +70,11 @@ class ShimCase(SynchronousTestCase):
         self.daemon, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.addCleanup(self.daemon.close)
         self.daemon.settimeout(PATIENCE)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        outputs = [os.open(self.directory / name, flags) for name in (STDOUT, STDERR)]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bzzz.tasks.executors.unit_shim", KEY],
             stdin=its.fileno(),
-            stdout=outputs[0],
-            stderr=outputs[1],
+            stdout=its.fileno(),
+            stderr=subprocess.DEVNULL,
             env={
                 **os.environ,
                 "NOTIFY_SOCKET": self.notify_path if notify is None else notify,
@@ -84,8 +82,6 @@ class ShimCase(SynchronousTestCase):
             },
         )
         its.close()
-        for each in outputs:
-            os.close(each)
         self.addCleanup(self.process.wait)
         self.addCleanup(self.process.kill)
 
@@ -97,7 +93,17 @@ class ShimCase(SynchronousTestCase):
         return self.reports.pop(0)
 
     def tell(self, *orders: Order) -> None:
-        self.daemon.sendall(b"".join(frame(encode(order)) for order in orders))
+        """Give orders in one piece; with a run goes what its output is to be appended to."""
+        data = b"".join(frame(encode(order)) for order in orders)
+        if isinstance(orders[0], Start):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            files = [os.open(self.directory / name, flags) for name in (STDOUT, STDERR)]
+            # One a byte, as Twisted does it.
+            for each in files:
+                socket.send_fds(self.daemon, [data[:1]], [each])
+                os.close(each)
+                data = data[1:]
+        self.daemon.sendall(data)
 
     def start(self, command: str, lease: float = 600.0, **fields: Any) -> Start:
         """Begin, and have it run a shell's command line."""
@@ -164,7 +170,8 @@ class UnitShimTests(ShimCase):
 
     def test_nobody_tells(self) -> None:
         """Without an answer, or with one that is none, it ends and runs nothing."""
-        for answer in (b"", frame(encode(Extend(KEY, 3.0))), b"\0\0\0\1x"):
+        without_files = frame(encode(self.order("echo began")))
+        for answer in (b"", frame(encode(Extend(KEY, 3.0))), b"\0\0\0\1x", without_files):
             self.begin()
             self.assertEqual(self.hear(), Hello(KEY, own_cgroup()))
             self.daemon.sendall(answer)
