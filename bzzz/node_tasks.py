@@ -175,6 +175,7 @@ class NodeTasks:
             lambda: self._rights.may_run(self._own),
             self.name_of,
         )
+        self.offering.problem = lambda: self.executor.problem
         peers = SwarmPeers(mesh.swarm, self._answer, self._rights.is_member, self._links_changed)
         self.service = TaskService(
             TaskWorld(

@@ -114,7 +114,7 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(len(re.findall(rf"(?m)^{key}=", text)), 1, key)
         self.assertEqual(
             re.findall(r"(?m)^.*user@.*$", text),
-            ["After=user@UID.service", "Wants=user@UID.service"],
+            ["After=user@UID.service", "Wants=user@UID.service", "Upholds=user@UID.service"],
         )
 
 

@@ -31,6 +31,7 @@ class Offering:
     :param document: its capability document as it is now.
     :param may_run: whether its role runs tasks.
     :param name_of: what the member with a peer ID is called.
+    :ivar problem: why no command can be run at the moment; empty where it can.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Offering:
         self._name_of = name_of
         self._facts = KnownFacts()
         self._slots: Slots | None = None
+        self.problem: Callable[[], str] = lambda: ""
 
     def start(self) -> None:
         """Take tasks from now on."""
@@ -102,6 +104,9 @@ class Offering:
         slots, own = self._slots, self.candidate()
         if slots is None or own is None:
             return Refused("the node is starting")
+        problem = self.problem()
+        if problem:
+            return Refused(f"the systemd of the node's user cannot be asked: {problem}")
         try:
             requirement = compile_requirement(submission.where)
         except BzzzError as error:

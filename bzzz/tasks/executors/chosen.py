@@ -103,6 +103,12 @@ class ChosenExecutor:
         """See :class:`IExecutor`."""
         return str(self._executor.name)
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can be started now, for people; empty where it can."""
+        executor = self._executor
+        return executor.problem if isinstance(executor, SystemdExecutor) else ""
+
     async def choose(self) -> None:
         """Find out which it is.
 
