@@ -176,8 +176,6 @@ class TaskUnits:
                 lost.errback(in_words(reason.value))
 
         connection.notifyOnDisconnect(disconnected)
-        # When nobody waits for it any more its failure is known already.
-        lost.addErrback(lambda failure: failure)
         try:
             await self._match(
                 connection,
@@ -205,6 +203,7 @@ class TaskUnits:
             self._connection = None
             for watched in self._watched.values():
                 watched.rule = None
+            # When nobody waits for it any more its failure is known.
             lost.addErrback(lambda _: None)
             if not closed.called:
                 connection.disconnect()
@@ -217,6 +216,7 @@ class TaskUnits:
         for last in (False, True):
             try:
                 await self._call(_MANAGER_PATH, _MANAGER, "Subscribe")
+                return
             except Refused as error:
                 if error.name == "org.freedesktop.systemd1.AlreadySubscribed":
                     return

@@ -214,9 +214,11 @@ class FakeExecutor:
 
     :ivar runs: those that have not ended, by their keys, and until when they may run.
     :ivar stopped: keys and seconds of grace.
+    :ivar closed: whether it was.
     """
 
     name = "fake"
+    closed = False
 
     def __init__(self) -> None:
         self.runs: dict[str, tuple[Run, float, Callable[[Over], object]]] = {}
@@ -236,6 +238,7 @@ class FakeExecutor:
         self.stopped.append((key, grace))
 
     def close(self) -> Deferred[None]:
+        self.closed = True
         return succeed(None)
 
     def until(self, key: str) -> float:
