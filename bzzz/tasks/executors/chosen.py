@@ -39,7 +39,7 @@ async def prove(
     """
     executor.open()
     try:
-        await executor.when_ready().addTimeout(TRIAL_TIMEOUT, clock)
+        await executor.bus.when_ready().addTimeout(TRIAL_TIMEOUT, clock)
         # A name of a unit is used once. One of a node that was killed may be on its way out.
         key = f"{TRIAL_KEY}.{os.getpid()}"
         over: Deferred[Over] = Deferred()
@@ -107,7 +107,7 @@ class ChosenExecutor:
     def problem(self) -> str:
         """Why nothing can be started now, for people; empty where it can."""
         executor = self._executor
-        return executor.problem if isinstance(executor, SystemdExecutor) else ""
+        return executor.bus.problem if isinstance(executor, SystemdExecutor) else ""
 
     async def choose(self) -> None:
         """Find out which it is.

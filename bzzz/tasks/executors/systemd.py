@@ -9,12 +9,10 @@ when the daemon does not: its shim (:mod:`bzzz.tasks.executors.unit_shim`) and s
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from msgspec.structs import asdict
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
@@ -26,27 +24,22 @@ from zope.interface import implementer
 from bzzz.errors import BzzzError
 from bzzz.net.background import in_background
 from bzzz.tasks.executors.interfaces import Ending, IExecutor, Over, Run
-from bzzz.tasks.executors.keeper_exec import PROFILES
 from bzzz.tasks.executors.keeper_messages import (
     Ended,
     Extend,
-    Start,
     Started,
     Stop,
-    TooLong,
-    encode,
 )
-from bzzz.tasks.executors.keeper_output import open_output
 from bzzz.tasks.executors.keeper_runs import LATE
 from bzzz.tasks.executors.process import CLOSE_TIMEOUT, GRACE, MAX_RUNS
+from bzzz.tasks.executors.unit_bus import LOOK_AGAIN, UnitBus
 from bzzz.tasks.executors.unit_cgroup import kill_group, processes_of
 from bzzz.tasks.executors.unit_channel import Channel
 from bzzz.tasks.executors.unit_ends import how_it_ended
 from bzzz.tasks.executors.unit_interfaces import UnitEnd, Units
 from bzzz.tasks.executors.unit_messages import Hello, UnitReport
 from bzzz.tasks.executors.unit_runs import NEVER, UnitRun
-from bzzz.tasks.executors.unit_shim import STDERR, STDOUT
-from bzzz.tasks.executors.unit_specs import Places, spec_of
+from bzzz.tasks.executors.unit_specs import Places, open_outputs, order_of, spec_of, why_not
 
 __all__ = ["SystemdExecutor"]
 
@@ -60,28 +53,9 @@ SHIM_PATIENCE: Final = 20.0
 # Seconds that a shim has beyond the time of a stop, before its unit is killed.
 STOP_LATE: Final = 1.0
 
-# Seconds between two looks at what should be gone.
-LOOK_AGAIN: Final = 0.2
-
 # Seconds after which a run counts as over of which nothing can be known: there is no systemd that
 # could be asked, no control group that could be seen, and no shim.
 UNKNOWN_AFTER: Final = 10.0
-
-# What can be a part of a unit's name as it is.
-NAMEABLE: Final = re.compile(r"[A-Za-z0-9_.]{1,100}")
-
-
-def open_outputs(run: Run) -> tuple[int, ...]:
-    """Open the files that a run's output goes to.
-
-    :raises OSError: one cannot be opened; it has its name.
-    """
-    stdout = open_output(run.stdout)
-    try:
-        return stdout, open_output(run.stderr)
-    except OSError:
-        os.close(stdout)
-        raise
 
 
 @implementer(IExecutor)
@@ -96,6 +70,7 @@ class SystemdExecutor:
     :param grace: seconds from SIGTERM to SIGKILL for a run whose timeout has passed.
     :param open_outputs: opens a run's two files of output; raises an OSError.
     :param alive: the processes in a control group, None where that cannot be said.
+    :ivar bus: whether units can be started now.
     """
 
     name = "systemd"
@@ -127,23 +102,10 @@ class SystemdExecutor:
         self._kill_group = kill_group
         self._runs: dict[str, UnitRun] = {}
         self._port: Any = None
-        # Whether units of a daemon before this one are gone.
-        self._swept = False
-        self._lost = "it was not reached yet"
-        self._waiting_for_bus: list[Deferred[None]] = []
+        self.bus = UnitBus(clock, units, places.unit_prefix, self._bus_changed, self._unit_over)
         self._closing = False
         self._closed: list[Deferred[None]] = []
         self._close_call: Any = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether units can be started now."""
-        return self._units.up and self._swept
-
-    @property
-    def problem(self) -> str:
-        """Why not, for people; empty if they can."""
-        return "" if self.ready else self._lost
 
     def open(self) -> None:
         """Listen to shims, and connect to systemd.
@@ -160,16 +122,7 @@ class SystemdExecutor:
             self._port = self._reactor.listenUNIX(path, factory, mode=0o600)
         except (OSError, CannotListenError) as error:
             raise BzzzError(f"{path}: runs cannot be talked to there: {error}") from None
-        self._units.start(self)
-
-    def when_ready(self) -> Deferred[None]:
-        """Fires when units can be started; fails with a BzzzError if the first try did not do."""
-        ready: Deferred[None] = Deferred()
-        if self.ready:
-            ready.callback(None)
-        else:
-            self._waiting_for_bus.append(ready)
-        return ready
+        self._units.start(self.bus)
 
     def start(self, run: Run, until: float, over: Callable[[Over], object]) -> None:
         """See :class:`IExecutor`. ``over`` is not called before this returns."""
@@ -179,7 +132,7 @@ class SystemdExecutor:
             self._clock.callLater(0, self._tell, running, Over(Ending.NOT_STARTED, None, refusal))
             return
         self._runs[run.key] = running
-        if self.ready:
+        if self.bus.ready:
             self._launch(running)
         else:
             running.ask_by = self._clock.seconds() + BUS_PATIENCE
@@ -190,7 +143,7 @@ class SystemdExecutor:
         running = self._runs.get(key)
         if running is not None and running.cause is None:
             running.until = until
-            if running.channel is not None:
+            if running.began and running.channel is not None:
                 running.channel.tell(Extend(key, until))
 
     def stop(self, key: str, grace: float) -> None:
@@ -223,65 +176,21 @@ class SystemdExecutor:
         self._clock.callLater(0, self._look_closed)
         return closed
 
-    # -- systemd: UnitListener
+    # -- systemd
 
-    def units_up(self) -> None:
-        """Systemd can be asked: what a daemon before this one has left is to go first."""
-        if self._swept:
-            self._bus_is_there()
-        else:
-            in_background(self._sweep(), "ending units of before", self._log)
+    def _bus_changed(self) -> None:
+        """Begin what waits for systemd; look after what systemd would have been asked about."""
+        for running in [*self._runs.values()]:
+            if self.bus.ready and not running.launched and running.cause is None:
+                self._launch(running)
+            else:
+                self._watch(running)
 
-    def units_lost(self, reason: str) -> None:
-        """Systemd cannot be asked. What runs goes on."""
-        self._lost = reason
-        waiting, self._waiting_for_bus = self._waiting_for_bus, []
-        for each in waiting:
-            each.errback(BzzzError(reason))
-        for running in self._runs.values():
-            self._watch(running)
-
-    def unit_over(self, name: str, end: UnitEnd) -> None:
+    def _unit_over(self, name: str, end: UnitEnd) -> None:
         """A unit has ended, and with it its run, when all that its shim has said was heard."""
         for running in [each for each in self._runs.values() if each.name == name]:
             running.end = end
             self._settle(running)
-
-    async def _sweep(self) -> None:
-        """Kill units of before, and wait until they are gone."""
-        tries = 0
-        while self._units.up:
-            try:
-                left = await self._units.names(self._places.unit_prefix)
-            except BzzzError as error:
-                self.units_lost(f"its units cannot be listed: {error}")
-                return
-            if not left:
-                self._swept = True
-                self._bus_is_there()
-                return
-            if not tries:
-                self._log.warn(
-                    "{count} run{s} of this node's process before {are} still there: {units}. They"
-                    " are ended now",
-                    count=len(left),
-                    s="" if len(left) == 1 else "s",
-                    are="is" if len(left) == 1 else "are",
-                    units=", ".join(left[:5]),
-                )
-            tries += 1
-            for name in left:
-                self._units.kill(name)
-            again: Deferred[None] = Deferred()
-            self._clock.callLater(LOOK_AGAIN, again.callback, None)
-            await again
-
-    def _bus_is_there(self) -> None:
-        waiting, self._waiting_for_bus = self._waiting_for_bus, []
-        for each in waiting:
-            each.callback(None)
-        for running in [each for each in self._runs.values() if not each.launched]:
-            self._launch(running)
 
     # -- a run
 
@@ -294,27 +203,7 @@ class SystemdExecutor:
             return f"a run with the key {run.key} is there already"
         if len(self._runs) >= self._max_runs:
             return f"{self._max_runs} runs are there already, and there may not be more at once"
-        if run.profile not in PROFILES:
-            return f"profile {run.profile}: there is none of that name, but {', '.join(PROFILES)}"
-        if not NAMEABLE.fullmatch(run.key):
-            return f"the key {run.key!r} cannot be a part of a unit's name"
-        try:
-            encode(self._order(running))
-        except TooLong as error:
-            return f"the command with its environment: {error}"
-        return ""
-
-    def _order(self, running: UnitRun) -> Start:
-        """What the shim is told."""
-        run = running.run
-        order = {
-            **asdict(run),
-            "stdout": STDOUT,
-            "stderr": STDERR,
-            # The unit is without network by itself.
-            "profile": "default" if run.profile == "no-network" else run.profile,
-        }
-        return Start(**order, until=running.until, grace=self._grace)
+        return why_not(run, self._grace)
 
     def _launch(self, running: UnitRun) -> None:
         running.launched = True
@@ -362,7 +251,7 @@ class SystemdExecutor:
         running.began = True
         running.ask_by = NEVER
         channel.hand_over(files)
-        channel.tell(self._order(running))
+        channel.tell(order_of(running.run, running.until, self._grace))
         self._watch(running)
 
     def _not_opened(self, failure: Failure, running: UnitRun) -> None:
@@ -420,7 +309,7 @@ class SystemdExecutor:
                 )
                 self._units.kill(running.name)
             else:
-                reason = f"the systemd of the node's user cannot be asked: {self._lost}"
+                reason = f"the systemd of the node's user cannot be asked: {self.bus.problem}"
             self._end(running, Over(Ending.NOT_STARTED, None, reason))
             return
         # The shim is gone, or has to go: nothing may be left.

@@ -1,25 +1,42 @@
 """From a run to its unit: the sandbox of each profile (``docs/tasks.rst``, "The systemd executor").
 
 Enters: a run, and where the node has what. Leaves: a
-:class:`~bzzz.tasks.executors.unit_interfaces.UnitSpec`.
+:class:`~bzzz.tasks.executors.unit_interfaces.UnitSpec`, and what its shim is told and given.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from bzzz.tasks.executors.interfaces import Run
+from bzzz.tasks.executors.keeper_exec import PROFILES
+from bzzz.tasks.executors.keeper_messages import Start, TooLong, encode
+from bzzz.tasks.executors.keeper_output import open_output
 from bzzz.tasks.executors.unit_interfaces import UnitSpec
+from bzzz.tasks.executors.unit_shim import STDERR, STDOUT
 
-__all__ = ["MAX_PROCESSES", "Places", "own_python", "spec_of"]
+__all__ = [
+    "MAX_PROCESSES",
+    "Places",
+    "open_outputs",
+    "order_of",
+    "own_python",
+    "spec_of",
+    "why_not",
+]
 
 # Processes and threads of one run. A build with a hundred compilers has a few hundred.
 MAX_PROCESSES: Final = 4096
+
+# What can be a part of a unit's name as it is.
+NAMEABLE: Final = re.compile(r"[A-Za-z0-9_.]{1,100}")
 
 # Seconds beyond all that a run may take, its shim's start included, after which systemd ends it.
 RUNTIME_LATE: Final = 30.0
@@ -108,3 +125,41 @@ def spec_of(run: Run, places: Places, grace: float, watchdog: float) -> UnitSpec
         runtime=run.timeout + grace + RUNTIME_LATE if run.timeout else 0.0,
         watchdog=watchdog,
     )
+
+
+def why_not(run: Run, grace: float) -> str:
+    """Why a run cannot be one of a unit, for people; empty where it can."""
+    if run.profile not in PROFILES:
+        return f"profile {run.profile}: there is none of that name, but {', '.join(PROFILES)}"
+    if not NAMEABLE.fullmatch(run.key):
+        return f"the key {run.key!r} cannot be a part of a unit's name"
+    try:
+        encode(order_of(run, 0.0, grace))
+    except TooLong as error:
+        return f"the command with its environment: {error}"
+    return ""
+
+
+def order_of(run: Run, until: float, grace: float) -> Start:
+    """What the shim of a run is told."""
+    order = {
+        **asdict(run),
+        "stdout": STDOUT,
+        "stderr": STDERR,
+        # The unit is without network by itself.
+        "profile": "default" if run.profile == "no-network" else run.profile,
+    }
+    return Start(**order, until=until, grace=grace)
+
+
+def open_outputs(run: Run) -> tuple[int, ...]:
+    """Open the files that a run's output goes to.
+
+    :raises OSError: one cannot be opened; it has its name.
+    """
+    stdout = open_output(run.stdout)
+    try:
+        return stdout, open_output(run.stderr)
+    except OSError:
+        os.close(stdout)
+        raise

@@ -28,6 +28,8 @@ class FakeSystemdExecutor:
     """
 
     def __init__(self) -> None:
+        # Its bus is itself.
+        self.bus = self
         self.ready: Deferred[None] = succeed(None)
         self.over: Over | None = Over(Ending.EXITED, 0)
         self.does: Callable[[Run], object] = lambda run: open(f"{run.directory}/here", "w").close()

@@ -36,12 +36,12 @@ from bzzz.tasks.executors.keeper_runs import LATE
 from bzzz.tasks.executors.process import CLOSE_TIMEOUT
 from bzzz.tasks.executors.systemd import (
     BUS_PATIENCE,
-    LOOK_AGAIN,
     SHIM_PATIENCE,
     STOP_LATE,
     UNKNOWN_AFTER,
     SystemdExecutor,
 )
+from bzzz.tasks.executors.unit_bus import LIST_AGAIN, LOOK_AGAIN
 from bzzz.tasks.executors.unit_channel import Channel
 from bzzz.tasks.executors.unit_interfaces import UnitEnd, UnitListener, UnitSpec
 from bzzz.tasks.executors.unit_messages import Hello, encode_hello
@@ -385,6 +385,19 @@ class RunTests(ExecutorCase):
             self.clock.advance(0)
             self.units.over()
             self.assertIn(self.over().ending, (Ending.STOPPED, Ending.NOT_STARTED))
+
+    def test_extended_meanwhile(self) -> None:
+        """An extension that comes while files are opened is in what the shim is told."""
+        self.slow = True
+        self.start(until=3.0)
+        shim = FakeShim(self.reactor.factory)
+        shim.hello()
+        self.executor.extend(KEY, 5.0)
+        self.assertEqual(shim.orders(), [])
+        self.threads_end()
+        (told,) = shim.orders()
+        assert isinstance(told, Start)
+        self.assertEqual(told.until, 5.0)
 
     def test_flaw_in_opening(self) -> None:
         """Another failure there is logged, and is an end."""
@@ -745,13 +758,16 @@ class BusTests(ExecutorCase):
         self.clock.advance(BUS_PATIENCE)
         self.assertEqual(self.over().ending, Ending.NOT_STARTED)
         self.assertIn("cannot be asked: nobody listens there", self.over().reason)
-        self.assertEqual(self.executor.problem, "nobody listens there")
+        self.assertEqual(self.executor.bus.problem, "nobody listens there")
 
     def test_stop_while_waiting(self) -> None:
         """A run that waits for the bus can be stopped."""
         self.units.is_lost()
         self.start()
         self.executor.stop(KEY, 10.0)
+        # Too late.
+        self.units.is_up()
+        self.assertEqual(self.units.specs, {})
         self.clock.advance(0)
         self.assertEqual(self.over().ending, Ending.STOPPED)
         self.assertEqual(self.units.killed, [])
@@ -778,7 +794,7 @@ class BeginningTests(ExecutorCase):
         """Units of a daemon before are killed, and gone before anything is started."""
         self.executor.open()
         self.units.before = [UNIT, "bzzz-task-other1-x.1.service"]
-        ready = self.executor.when_ready()
+        ready = self.executor.bus.when_ready()
         self.start(run_of("t.2"))
         lines = lines_at(self, LogLevel.warn)
         self.units.is_up()
@@ -800,26 +816,30 @@ class BeginningTests(ExecutorCase):
         self.units.is_up()
         self.units.is_lost()
         self.clock.advance(LOOK_AGAIN)
-        self.assertFalse(self.executor.ready)
+        self.assertFalse(self.executor.bus.ready)
         self.units.before = []
         self.units.is_up()
-        self.assertTrue(self.executor.ready)
-        self.successResultOf(self.executor.when_ready())
+        self.assertTrue(self.executor.bus.ready)
+        self.successResultOf(self.executor.bus.when_ready())
 
     def test_cannot_list(self) -> None:
         """Where they cannot be listed nothing is started, and it is said why."""
         self.executor.open()
         self.units.cannot_list = "denied"
-        ready = self.executor.when_ready()
+        ready = self.executor.bus.when_ready()
         self.units.is_up()
         failure = self.failureResultOf(ready, BzzzError)
         self.assertIn("its units cannot be listed: denied", failure.getErrorMessage())
-        self.assertFalse(self.executor.ready)
+        self.assertFalse(self.executor.bus.ready)
+        # It is tried again.
+        self.units.cannot_list = ""
+        self.clock.advance(LIST_AGAIN)
+        self.assertTrue(self.executor.bus.ready)
 
     def test_no_bus(self) -> None:
         """Who waits for the first connection hears that it failed."""
         self.executor.open()
-        ready = self.executor.when_ready()
+        ready = self.executor.bus.when_ready()
         self.units.is_lost("there is no session bus")
         self.assertEqual(
             self.failureResultOf(ready, BzzzError).getErrorMessage(), "there is no session bus"
