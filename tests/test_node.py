@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz import __version__, node_trust
@@ -28,6 +29,7 @@ from bzzz.systemd.unit import Unit
 from bzzz.trust.audit_events import clean
 from bzzz.web.credentials import Credentials
 from bzzz.wire.multiaddr import Multiaddr
+from tests.logs import lines_at
 
 
 class NodeServiceTests(SynchronousTestCase):
@@ -266,6 +268,45 @@ class NodeServiceTests(SynchronousTestCase):
         self.assertEqual(view.status_line(), "walnut: 0 peers, 1 task, working")
         self.node.supervision.unit_changed(Unit(id="bzzz.service", active_state="deactivating"))
         self.assertEqual(view.status_line(), "walnut: 0 peers, 1 task, draining")
+
+    def test_executor(self) -> None:
+        """Once it is known what runs commands, the status and the doctor say it."""
+        node = self.node
+        self.patch(node.doctor, "examine", lambda health: succeed([]))
+        status = node.view.status()
+        self.assertEqual((status.executor, status.executor_reason), (None, None))
+        self.assertEqual(self.successResultOf(node.view.doctor()), [])
+        node.tasks.executor.is_chosen = True
+        node.tasks.executor.reason = "there is no bus"
+        status = node.view.status()
+        self.assertEqual((status.executor, status.executor_reason), ("process", "there is no bus"))
+        (found,) = self.successResultOf(node.view.doctor())
+        self.assertEqual((found.check, found.level), ("executor", "info"))
+        self.assertIn("without a sandbox of their own: there is no bus", found.message)
+        assert found.mend is not None
+        self.assertIn("enable-linger", found.mend)
+
+    def test_executor_asked_for(self) -> None:
+        """Where the configuration asks for it there is nothing to mend."""
+        node = self.node
+        node._config = replace(self.config, executor="process")
+        self.patch(node.doctor, "examine", lambda health: succeed([]))
+        node.tasks.executor.is_chosen = True
+        (found,) = self.successResultOf(node.view.doctor())
+        self.assertEqual((found.level, found.mend), ("ok", None))
+
+    def test_tasks_cannot_be_run(self) -> None:
+        """A node that cannot run tasks as it is told to says so, and ends."""
+        node = self.node
+        lines = lines_at(self, LogLevel.critical)
+        stopped: list[None] = []
+        self.patch(node._reactor, "stop", lambda: stopped.append(None))
+        node._end("tasks cannot be run: there is no bus")
+        self.assertEqual(lines, ["The node stops, as tasks cannot be run: there is no bus"])
+        self.assertEqual(len(stopped), 1)
+        node._stopping = True
+        node._end("again")
+        self.assertEqual(len(stopped), 1)
 
     def test_doctor_of_a_guest(self) -> None:
         """The doctor is told who takes this node for a guest, and that this is no company."""

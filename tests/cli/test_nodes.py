@@ -186,6 +186,21 @@ class NodeCommandTests(CommandTests):
         document = json.loads(self.output("status", "--json"))["unit"]
         self.assertEqual((document["restarts"], document["main_pid"]), (1, None))
 
+    def test_executor(self) -> None:
+        """What runs commands, and why it is not systemd; no line while that is not known."""
+        node = self.node
+        assert node is not None
+        plain = node.status()
+        for name, reason, line in (
+            ("systemd", None, "executor        systemd"),
+            ("process", "there is no bus", "executor        process: there is no bus"),
+        ):
+            answer = replace(plain, executor=name, executor_reason=reason)
+            self.patch(node, "status", lambda answer=answer: answer)
+            self.assertIn(line, self.output("status").splitlines())
+        self.patch(node, "status", lambda: plain)
+        self.assertNotIn("executor", self.output("status"))
+
     def test_wait(self) -> None:
         """--wait asks again while nobody answers and while the node starts."""
         node = self.node
