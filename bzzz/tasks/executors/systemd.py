@@ -58,6 +58,16 @@ STOP_LATE: Final = 1.0
 UNKNOWN_AFTER: Final = 10.0
 
 
+class _Shims(Factory):
+    """What shims connect to."""
+
+    noisy = False
+
+    def logPrefix(self) -> str:
+        """Twisted says when it listens, and begins with this."""
+        return "Hearing what runs,"
+
+
 @implementer(IExecutor)
 class SystemdExecutor:
     """Implements :class:`~bzzz.tasks.executors.interfaces.IExecutor` with transient units.
@@ -113,8 +123,7 @@ class SystemdExecutor:
         :raises BzzzError: it cannot listen.
         """
         path = self._places.socket
-        factory = Factory.forProtocol(lambda: Channel(self._said, self._hung_up))
-        factory.noisy = False
+        factory = _Shims.forProtocol(lambda: Channel(self._said, self._hung_up))
         try:
             # The lock of the runtime directory says that no other node has it.
             if os.path.lexists(path):

@@ -99,7 +99,7 @@ class ProveTests(SynchronousTestCase):
         proved = self.prove()
         self.clock.advance(TRIAL_TIMEOUT)
         message = self.failureResultOf(proved, BzzzError).getErrorMessage()
-        self.assertEqual(message, "a trial had no end within 25 s")
+        self.assertEqual(message, "a trial had no end within 12 s")
         self.executor.ready = Deferred()
         proved = self.prove()
         self.clock.advance(TRIAL_TIMEOUT)
