@@ -91,7 +91,8 @@ end_linger() {
         number=$(id -u "$user" 2>/dev/null) || continue
         ! command -v loginctl >/dev/null || loginctl disable-linger "$user" 2>/dev/null || :
         rm -f "/var/lib/systemd/linger/$user"
-        quietly stop "user@$number.service" || :
+        # At once, as the user may be removed next. That of a person ends with their last session.
+        [ "$user" != bzzz ] || quietly stop "user@$number.service" || :
     done
     [ ! -e "$root/manifest" ] || sed -i '/^l /d' "$root/manifest"
 }

@@ -128,9 +128,12 @@ def _sandbox(spec: UnitSpec, uid: int) -> Iterator[tuple[str, object]]:
             yield name, True
         yield "ReadWritePaths", [spec.writable]
         hidden = spec.hidden
+        # What it leaves there would stay, and takes memory.
+        own = [("/dev/shm", "mode=1777")]  # nosec B108  # noqa: S108 - its own
     else:
         hidden = ("/run/user", *spec.hidden)
-    yield "TemporaryFileSystem", [(each, "ro") for each in hidden]
+        own = []
+    yield "TemporaryFileSystem", [*((each, "ro") for each in hidden), *own]
     yield "BindPaths", [(spec.writable, spec.writable, False, UInt64(MS_REC))]
     yield (
         "BindReadOnlyPaths",

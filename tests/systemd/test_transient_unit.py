@@ -109,7 +109,8 @@ class PropertyTests(SynchronousTestCase):
             self.assertIs(told[name], True, name)
         self.assertEqual((told["ProtectSystem"], told["ProtectHome"]), ("strict", "tmpfs"))
         self.assertEqual(
-            told["TemporaryFileSystem"], [("/var/lib/bzzz", "ro"), ("/run/dbus", "ro")]
+            told["TemporaryFileSystem"],
+            [("/var/lib/bzzz", "ro"), ("/run/dbus", "ro"), ("/dev/shm", "mode=1777")],
         )
         work = "/var/lib/bzzz/tasks/t.1/work"
         self.assertEqual(told["BindPaths"], [(work, work, False, MS_REC)])

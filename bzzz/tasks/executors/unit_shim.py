@@ -149,13 +149,13 @@ class UnitShim(Shim):
         self._fed = True
 
     def watches_memory(self, limit: int) -> bool:
-        """See :class:`Shim`. Not where the kernel holds the control group to that limit."""
+        """See :class:`Shim`. Not where the kernel holds the control group to a limit."""
         try:
             with open(f"{CGROUPS}{self._cgroup}/memory.max", encoding="ascii") as file:
                 kept = file.read().strip()
         except OSError:
             return limit > 0
-        return limit > 0 and not (kept.isdecimal() and int(kept) <= limit)
+        return limit > 0 and not kept.isdecimal()
 
     def _receive(self) -> None:
         """Wait for bytes.

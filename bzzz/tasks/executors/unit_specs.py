@@ -24,6 +24,7 @@ from bzzz.tasks.executors.unit_shim import STDERR, STDOUT
 
 __all__ = [
     "MAX_PROCESSES",
+    "SHIM_MEMORY",
     "Places",
     "open_outputs",
     "order_of",
@@ -31,6 +32,9 @@ __all__ = [
     "spec_of",
     "why_not",
 ]
+
+# Bytes of memory that the shim may have beside the run's. It takes about 12 MB.
+SHIM_MEMORY: Final = 32 << 20
 
 # Processes and threads of one run. A build with a hundred compilers has a few hundred.
 MAX_PROCESSES: Final = 4096
@@ -119,7 +123,7 @@ def spec_of(run: Run, places: Places, grace: float, watchdog: float) -> UnitSpec
         readable=places.readable,
         strict=not trusted,
         network=run.profile != "no-network",
-        memory=run.memory,
+        memory=run.memory + SHIM_MEMORY if run.memory else 0,
         cpus=run.cpus,
         tasks=MAX_PROCESSES,
         runtime=run.timeout + grace + RUNTIME_LATE if run.timeout else 0.0,

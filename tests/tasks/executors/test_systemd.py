@@ -47,7 +47,7 @@ from bzzz.tasks.executors.unit_interfaces import UnitEnd, UnitListener, UnitSpec
 from bzzz.tasks.executors.unit_messages import Hello, encode_hello
 from bzzz.tasks.executors.unit_runs import UNIT_LATE
 from bzzz.tasks.executors.unit_shim import STDERR, STDOUT
-from bzzz.tasks.executors.unit_specs import Places
+from bzzz.tasks.executors.unit_specs import SHIM_MEMORY, Places
 from tests.logs import lines_at
 
 KEY = "01ABC.1"
@@ -324,12 +324,13 @@ class RunTests(ExecutorCase):
         self.assertEqual(spec.hidden, ("/var/lib/bzzz", "/run/bzzz", "/run/dbus"))
         self.assertEqual(spec.readable, ("/a",))
         self.assertEqual((spec.strict, spec.network), (True, False))
-        self.assertEqual((spec.memory, spec.cpus), (1 << 30, 1.5))
+        self.assertEqual((spec.memory, spec.cpus), ((1 << 30) + SHIM_MEMORY, 1.5))
         # The shim's own end comes first.
         self.assertGreater(spec.runtime, 15.0)
         self.start(run_of("t.2", profile="trusted"))
         spec = self.units.specs["bzzz-task-abcdef-t.2.service"]
-        self.assertEqual((spec.strict, spec.network, spec.runtime), (False, True, 0.0))
+        self.assertEqual((spec.strict, spec.network), (False, True))
+        self.assertEqual((spec.memory, spec.runtime), (0, 0.0))
 
     def test_told(self) -> None:
         """The shim is told what to run, with the lease as it is by then."""
