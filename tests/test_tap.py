@@ -85,6 +85,7 @@ class OptionsTests(SynchronousTestCase):
             *("--task-forbid-submitter", "eve", "--task-profile", "default"),
             *("--task-cpus", "all", "--task-memory", "16 GiB", "--task-gpus", "1"),
             *("--task-output-limit", "1MiB", "--task-output-quota", "1g", "--cache-quota", "1GB"),
+            *("--executor", "process"),
         )
         self.assertEqual(config.interface, ("lo", "eth0"))
         self.assertEqual(dict(config.label), {"a": "b", "c": "d"})
