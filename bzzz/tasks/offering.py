@@ -106,7 +106,7 @@ class Offering:
             return Refused("the node is starting")
         problem = self.problem()
         if problem:
-            return Refused(f"the systemd of the node's user cannot be asked: {problem}")
+            return Refused(problem)
         try:
             requirement = compile_requirement(submission.where)
         except BzzzError as error:

@@ -148,6 +148,14 @@ class OfferingTests(SynchronousTestCase):
         starting.give_back("x")
         self.assertFalse(starting.is_started)
 
+    def test_problem(self) -> None:
+        """While no command can be run nothing is taken, and that may pass."""
+        problem = "no bus"
+        self.offering.problem = lambda: problem
+        self.assertEqual(self.refused(), Refused("no bus"))
+        problem = ""
+        self.assertNotIsInstance(self.offering.admit(peer("walnut"), submission()), Refused)
+
     def test_requirement(self) -> None:
         """An expression that is none refuses, and so does one that is not true here."""
         self.assertTrue(self.refused(where="cpus +").for_good)

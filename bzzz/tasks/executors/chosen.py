@@ -108,7 +108,8 @@ class ChosenExecutor:
     def problem(self) -> str:
         """Why nothing can be started now, for people; empty where it can."""
         executor = self._executor
-        return executor.bus.problem if isinstance(executor, SystemdExecutor) else ""
+        problem = executor.bus.problem if isinstance(executor, SystemdExecutor) else ""
+        return problem and f"the systemd of the node's user cannot be asked: {problem}"
 
     async def choose(self) -> None:
         """Find out which it is.
