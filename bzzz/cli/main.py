@@ -5,23 +5,11 @@ What takes long to import is imported by the command that needs it: pressing Tab
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from bzzz import __version__
-from bzzz.cli import (
-    audit,
-    checks,
-    cluster,
-    fetch,
-    identity,
-    invite,
-    join,
-    members,
-    nodes,
-    run,
-    submit,
-    tasks,
-)
 from bzzz.cli.session import Session, shared
 
 __all__ = ["bzzz", "main"]
@@ -35,7 +23,56 @@ cannot read a file (other commands: 1).
 """
 
 
+# Where the commands are, below bzzz.cli. A module is not imported for others than its own: all of
+# them together take longer than most answers.
+COMMANDS = {
+    "run": "run.run",
+    "fetch": "fetch.fetch",
+    "submit": "submit.submit",
+    "tasks": "tasks.tasks",
+    "task": "tasks.task",
+    "logs": "tasks.logs",
+    "cancel": "tasks.cancel",
+    "retry": "tasks.retry",
+    "why": "tasks.why",
+    "drain": "tasks.drain",
+    "undrain": "tasks.undrain",
+    "status": "nodes.status",
+    "peers": "nodes.peers",
+    "id": "identity.identity",
+    "capabilities": "nodes.capabilities",
+    "events": "nodes.events",
+    "cluster": "cluster.cluster",
+    "invite": "invite.invite",
+    "invitations": "invite.invitations",
+    "join": "join.join",
+    "members": "members.members",
+    "admit": "members.admit",
+    "rename": "members.rename",
+    "revoke": "members.revoke",
+    "leave": "cluster.leave",
+    "audit": "audit.audit",
+    "config": "checks.config",
+    "doctor": "checks.doctor",
+    "completion": "checks.completion",
+}
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *self.commands})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands and cmd_name in COMMANDS:
+            module, _, name = COMMANDS[cmd_name].partition(".")
+            self.add_command(getattr(import_module(f"bzzz.cli.{module}"), name))
+        return self.commands.get(cmd_name)
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=CODES,
 )
@@ -45,40 +82,6 @@ cannot read a file (other commands: 1).
 def bzzz(ctx: click.Context) -> None:
     """Ask the Bzzz node that runs on this machine. Start one with: twistd -n bzzz"""
     ctx.ensure_object(Session)
-
-
-for command in (
-    run.run,
-    fetch.fetch,
-    submit.submit,
-    tasks.tasks,
-    tasks.task,
-    tasks.logs,
-    tasks.cancel,
-    tasks.retry,
-    tasks.why,
-    tasks.drain,
-    tasks.undrain,
-    nodes.status,
-    nodes.peers,
-    identity.identity,
-    nodes.capabilities,
-    nodes.events,
-    cluster.cluster,
-    invite.invite,
-    invite.invitations,
-    join.join,
-    members.members,
-    members.admit,
-    members.rename,
-    members.revoke,
-    cluster.leave,
-    audit.audit,
-    checks.config,
-    checks.doctor,
-    checks.completion,
-):
-    bzzz.add_command(command)
 
 
 def main() -> None:
