@@ -87,6 +87,7 @@ class Nodes:
             options = ["--nodaemon", "--pidfile=", "bzzz", "--name", f"n{index}"]
             options += ["--state-dir", str(each / "state"), "--runtime-dir", str(each / "run")]
             options += ["--interface", "lo", "--no-mdns", "--max-tasks", "256"]
+            options += ["--executor", "process"]
             options += ["--log-level", "warn"]
             with (each / "log").open("wb") as log:
                 self.processes.append(

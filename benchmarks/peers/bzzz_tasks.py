@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.scripts.twistd import run as run_twistd
 from zope.interface import implementer
 
-from bzzz import node_tasks
+from bzzz import node_runs, node_tasks
 from bzzz.tasks.executors.interfaces import Ending, IExecutor, Over, Run
 from bzzz.tasks.record import Produced
 from bzzz.tasks.submission import Submission
@@ -81,7 +81,8 @@ class NoFiles:
 
 def main() -> None:
     """Run twistd."""
-    setattr(node_tasks, "ProcessExecutor", NoExecutor)  # noqa: B010 - a class in a class's place
+    # It is what the configuration has the node take for the process executor.
+    setattr(node_runs, "ProcessExecutor", NoExecutor)  # noqa: B010 - a class in a class's place
     setattr(node_tasks, "AttemptFiles", NoFiles)  # noqa: B010 - likewise
     sys.argv[0] = "twistd"
     run_twistd()
