@@ -54,7 +54,7 @@ from bzzz.web.file_routes import FileRoutes
 from bzzz.web.many_routes import ManyRoutes
 from bzzz.web.members import find_member
 from bzzz.web.requests import Refusal
-from bzzz.web.routes import Routes
+from bzzz.web.routes import Routes, RoutesWhen
 from bzzz.web.submit_routes import SubmitRoutes
 from bzzz.web.submitting import Submitting
 from bzzz.web.task_finding import TaskFinding
@@ -150,6 +150,7 @@ class NodeTasks:
         self._own = state.peer_id
         self._own_text = str(state.peer_id)
         self._limits = limits
+        self._is_started = False
         self._reactor = reactor
         self._clock = BootClock(reactor)
         self._in_thread = in_thread
@@ -256,6 +257,7 @@ class NodeTasks:
         await self.service.start()
         self._forgetting.start()
         self._everybody_changed()
+        self._is_started = True
 
     @property
     def running(self) -> int:
@@ -290,7 +292,7 @@ class NodeTasks:
         lines = TaskLines(self._clock, self.service, self.outputs, self.name_of)
         find_node, name_of = self._find_node, self.name_of
         submitting = Submitting(self.service, self.placing, find_node, name_of)
-        return (
+        routes: Sequence[Routes] = (
             FileRoutes(self._clock, self.files),
             WorkflowRoutes(self._clock, self.service, self._in_thread, find_node, name_of),
             SubmitRoutes(submitting, finding, lines, name_of),
@@ -298,6 +300,8 @@ class NodeTasks:
             TaskRoutes(self.service, finding, lines, name_of),
             DrainRoutes(self._own_text, self._draining, find_node, name_of),
         )
+        # Before, no task would be told to fit this node.
+        return [RoutesWhen(each, lambda: self._is_started) for each in routes]
 
     def name_of(self, peer: str) -> str:
         """What the member with a peer ID is called; its short ID where that is not known."""

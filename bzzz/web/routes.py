@@ -32,7 +32,7 @@ from bzzz.web.requests import (
 )
 from bzzz.web.stream import LineStream, Streams
 
-__all__ = ["OnRequest", "RouteTable", "Routes"]
+__all__ = ["OnRequest", "RouteTable", "Routes", "RoutesWhen"]
 
 # Streams at one time, followers of the events among them. Each may have a megabyte waiting. Whoever
 # runs tasks by a script waits for many of them.
@@ -49,6 +49,26 @@ class Routes(Protocol):
 
     def add_to(self, table: RouteTable) -> None:
         """Put the routes into the table."""
+
+
+class RoutesWhen:
+    """Routes that are answered from when what they are about is ready; until then it is said that
+    the node is starting.
+
+    :param routes: they.
+    :param ready: whether it is.
+    """
+
+    def __init__(self, routes: Routes, ready: Callable[[], bool]) -> None:
+        self._routes = routes
+        self._ready = ready
+
+    def add_to(self, table: RouteTable) -> None:
+        """Put them into the table."""
+        before = table.ready
+        table.ready = lambda: before() and self._ready()
+        self._routes.add_to(table)
+        table.ready = before
 
 
 class RouteTable:

@@ -14,7 +14,7 @@ from bzzz.web import requests, routes, stream
 from bzzz.web.api import ControlApi
 from bzzz.web.credentials import Accounts, Credentials
 from bzzz.web.requests import Body, Refusal
-from bzzz.web.routes import RouteTable
+from bzzz.web.routes import RoutesWhen, RouteTable
 from bzzz.web.stream import LineStream
 from tests.logs import lines_at
 from tests.web.fakes import FakeNode
@@ -33,6 +33,13 @@ class Order(Body, frozen=True):
 
     name: str
     nuts: tuple[Nut, ...] = ()
+
+
+class OtherRoutes:
+    """Another module's."""
+
+    def add_to(self, table: RouteTable) -> None:
+        table.get("/v1/others", lambda request: {"others": 1})
 
 
 class NutRoutes:
@@ -114,6 +121,23 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(self.ask("GET", "/v1/id").status, 200)
         ready = True
         self.assertEqual(self.ask("POST", "/v1/shake").status, 200)
+
+    def test_some_are_ready_later(self) -> None:
+        """Routes of which something more has to be ready say so until it is, and those alone."""
+        ready = {"node": False, "nuts": False}
+        later = RoutesWhen(self.nuts, lambda: ready["nuts"])
+        others = OtherRoutes()
+        self.control = ControlApi(
+            FakeNode(), lambda: 0.0, [later, others], ready=lambda: ready["node"]
+        )
+        for one, both, nuts, other in (
+            ("nuts", True, 503, 503),
+            ("node", True, 200, 200),
+            ("nuts", False, 503, 200),
+        ):
+            ready[one] = both
+            self.assertEqual(self.ask("GET", "/v1/nuts").status, nuts)
+            self.assertEqual(self.ask("GET", "/v1/others").status, other)
 
     # -- one answer
 
