@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import heapq
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from typing import Protocol as Shape
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from bzzz.errors import BzzzError
@@ -31,6 +31,7 @@ from bzzz.net.background import in_background
 from bzzz.tasks.batches import Batches
 from bzzz.tasks.executors.interfaces import Run
 from bzzz.tasks.record import TAIL, Produced
+from bzzz.tasks.removal import remove_tree
 from bzzz.tasks.submission import Submission
 from bzzz.tasks.value import peer_id
 
@@ -94,6 +95,7 @@ class AttemptFiles:
         self._max_output = max_output
         self._in_thread = in_thread
         self._batches = Batches(in_thread)
+        self._removing = DeferredLock()
         self._kept = _Kept(quota)
         self._files = files
         self._put_out: dict[Path, str] = {}
@@ -129,11 +131,19 @@ class AttemptFiles:
         digest = self._put_out.pop(directory, "")
         if digest:
             self._files.unpin(digest)
-        in_background(
-            self._batches(lambda: self._clean(directory)), "removing an attempt", self._log
-        )
+        in_background(self._remove(directory), "removing an attempt", self._log)
 
     # -- inside
+
+    async def _remove(self, directory: Path) -> None:
+        if await self._batches(lambda: self._clean(directory)):
+            return
+        # That takes as long as there are files. Others do not wait for it, and one thread does it.
+        work = directory / "work"
+        await self._removing.run(self._in_thread, partial(remove_tree, work))
+        if not await self._batches(lambda: self._clean(directory)):
+            self._log.warn("{work} cannot be removed: see who owns what is in it", work=work)
+            await self._batches(lambda: self._keep(directory))
 
     async def _prepare(self, submission: Submission, token: int, env: dict[str, str]) -> Run:
         directory = self.directory_of(submission.task, token)
@@ -194,11 +204,23 @@ class AttemptFiles:
                 f"{self._directory} cannot be used: {error.strerror}; mend that"
             ) from None
         for path in found:
-            self._clean(Path(path))
+            remove_tree(Path(path) / "work")
+            self._keep(Path(path))
 
-    def _clean(self, directory: Path) -> None:
-        """Remove what is not output, and the oldest output that is too much."""
-        _remove_tree(directory / "work")
+    def _clean(self, directory: Path) -> bool:
+        """Remove what is not output; False where that takes longer, and nothing was done."""
+        try:
+            # Mostly it is empty.
+            (directory / "work").rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        self._keep(directory)
+        return True
+
+    def _keep(self, directory: Path) -> None:
+        """Keep output, without the oldest that is too much."""
         files = [directory / name for name in ("stdout", "stderr")]
         size = sum(map(_size, files))
         if size:
@@ -207,7 +229,7 @@ class AttemptFiles:
         for each in files:
             with suppress(OSError):
                 each.unlink()
-        _remove_tree(directory)
+        remove_tree(directory)
 
 
 class _Kept:
@@ -244,7 +266,7 @@ class _Kept:
             name, size, oldest = heapq.heappop(self._oldest)
             self._names.discard(name)
             self._total -= size
-            _remove_tree(oldest)
+            remove_tree(oldest)
 
 
 async def _not_shared(submission: Submission, digest: str) -> None:
@@ -259,16 +281,6 @@ def _make(directory: Path, work: Path) -> None:
         raise WorkspaceError(
             f"{error.filename or directory} cannot be made: {error.strerror}"
         ) from None
-
-
-def _remove_tree(directory: Path) -> None:
-    try:
-        # Mostly it is empty.
-        directory.rmdir()
-    except FileNotFoundError:
-        return
-    except OSError:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _size(path: Path) -> int:

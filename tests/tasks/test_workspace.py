@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
+from bzzz.tasks import workspace as workspace_module
+from bzzz.tasks.removal import remove_tree
 from bzzz.tasks.submission import Input, Submission
 from bzzz.tasks.workspace import AttemptFiles, WorkspaceError
 from tests.tasks.fakes import REPLICAS, peer, submission, task_id
@@ -172,6 +175,50 @@ class AttemptFilesTests(SynchronousTestCase):
         directory = self.workspace.directory_of(submission().task, 2)
         self.assertTrue(directory.exists())
         self.successResultOf(self.opened().start())
+        self.assertFalse(directory.exists())
+
+    def test_left_behind(self) -> None:
+        """What a command has left goes aside, one after the other: others do not wait for it."""
+        waiting: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+
+        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
+            called: Deferred[Any] = Deferred()
+            waiting.append((called, work))
+            return called
+
+        def go_on(number: int = 0) -> None:
+            called, work = waiting.pop(number)
+            called.callback(work())
+
+        self.workspace = AttemptFiles(self.place, 5000, 1 << 20, in_thread, self.files)
+        for number in (1, 2):
+            directory = self.workspace.directory_of(task_id(), number)
+            (directory / "work" / "left").mkdir(parents=True)
+            self.workspace.clean(task_id(), number)
+        go_on()
+        go_on()
+        # The two are being looked at; the first is being removed.
+        prepared = self.workspace.prepare(submission(), 3, {})
+        self.assertEqual(len(waiting), 2)
+        go_on(1)
+        self.successResultOf(prepared)
+        while waiting:
+            go_on()
+        self.assertEqual([each.name for each in self.place.iterdir()], [f"{task_id()}.3"])
+
+    def test_not_removed(self) -> None:
+        """What cannot be removed is told, and its output counts all the same."""
+
+        def remove(directory: Path) -> None:
+            if directory.name != "work":
+                remove_tree(directory)
+
+        self.patch(workspace_module, "remove_tree", remove)
+        with capturedLogs() as logs:
+            directory = self.leave(1, 10)
+        [event] = [event for event in logs if "work" in event]
+        self.assertEqual(event["work"], directory / "work")
+        self.successResultOf(self.workspace.limit(5000, 0))
         self.assertFalse(directory.exists())
 
     def test_limit(self) -> None:
