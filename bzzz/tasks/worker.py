@@ -247,11 +247,15 @@ class Worker:
     async def _prepare(self, attempt: _Attempt, env: dict[str, str]) -> None:
         try:
             attempt.run = await self._workspace.prepare(attempt.submission, attempt.token, env)
-        except BzzzError as error:
+        except Exception as error:  # noqa: BLE001 - an attempt that nobody ends keeps its lease
+            reason = self._why(error, attempt)
             if self._is_here(attempt, _Phase.PREPARING):
-                self._end(attempt, End.FAILED, reason=str(error))
-            return
-        self._begin(attempt)
+                self._end(attempt, End.FAILED, reason=reason)
+        if self._attempts.get(attempt.task) is attempt:
+            self._begin(attempt)
+        else:
+            # Its end was recorded meanwhile, and files came after they had been removed.
+            self._workspace.clean(attempt.task, attempt.token)
 
     def _begin(self, attempt: _Attempt) -> None:
         """Run the command, when there is all that it needs."""
@@ -375,11 +379,18 @@ class Worker:
         reason = over.reason
         try:
             produced = await self._workspace.collect(attempt.submission, attempt.token)
-        except BzzzError as error:
+        except Exception as error:  # noqa: BLE001 - likewise
+            why = self._why(error, attempt)
             if end is End.DONE:
-                end, reason = End.FAILED, str(error)
+                end, reason = End.FAILED, why
         if self._is_here(attempt, _Phase.COLLECTING):
             self._end(attempt, end, over.exit_status, reason, produced)
+
+    def _why(self, error: Exception, attempt: _Attempt) -> str:
+        if isinstance(error, BzzzError):
+            return str(error)
+        self._log.failure("The files of {attempt}: a flaw", attempt=attempt.key)
+        return f"a flaw of the node, which its log has: {error!r}"
 
     def _end(
         self,

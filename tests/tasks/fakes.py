@@ -253,7 +253,10 @@ class FakeWorkspace:
 
     :ivar slow: whether what is asked for is there only when :meth:`go_on` is called.
     :ivar error: why nothing can be prepared or collected.
+    :ivar flaw: the same, as nobody expects it.
     """
+
+    flaw: Exception | None = None
 
     def __init__(self) -> None:
         self.slow = False
@@ -284,7 +287,9 @@ class FakeWorkspace:
     def go_on(self) -> None:
         """What was asked for first is there, or fails."""
         waiting, result = self.waiting.pop(0)
-        if self.error:
+        if self.flaw is not None:
+            waiting.errback(self.flaw)
+        elif self.error:
             waiting.errback(BzzzError(self.error))
         else:
             waiting.callback(result)

@@ -224,6 +224,16 @@ class OfferTests(WorkerCase):
         self.done()
         self.assertEqual(self.workspace.cleaned, [(task_id(), 1)])
 
+    def test_flaw_in_preparing(self) -> None:
+        """A mistake of ours ends the attempt, which would keep its lease for ever."""
+        self.workspace.flaw = RecursionError("too deep")
+        self.offer()
+        [report] = self.reports()
+        self.assertEqual(report.end, End.FAILED)
+        self.assertIn("RecursionError('too deep')", report.reason)
+        self.assertEqual(len(self.flushLoggedErrors(RecursionError)), 1)
+        self.assertEqual(self.taken, [])
+
     def test_stopping(self) -> None:
         """A node that stops takes nothing."""
         self.worker.stop()
@@ -449,6 +459,18 @@ class EndTests(WorkerCase):
         [report] = self.reports()
         self.assertEqual((report.end, report.exit_status, report.reason), (End.FAILED, 3, ""))
 
+    def test_flaw_in_collecting(self) -> None:
+        """A mistake of ours ends the attempt; the end of a command that failed stays its own."""
+        for status, reason in ((0, "a flaw of the node"), (3, "")):
+            self.setUp()
+            self.begin()
+            self.workspace.flaw = OSError("unheard of")
+            self.executor.end(RUN, Over(Ending.EXITED, status))
+            [report] = self.reports()
+            self.assertEqual((report.end, report.exit_status), (End.FAILED, status))
+            self.assertEqual(report.reason[: len("a flaw of the node")], reason)
+            self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
     def test_room_before_it_is_told(self) -> None:
         """What it took is free as soon as it has ended."""
         self.begin()
@@ -518,6 +540,18 @@ class CancelTests(WorkerCase):
         self.assertEqual(self.executor.started, [])
         self.done()
         self.assertEqual(len(self.worker), 0)
+        self.assertEqual(self.workspace.cleaned, [(task_id(), 1)])
+
+    def test_prepared_after_recorded(self) -> None:
+        """What is unpacked when its end is recorded already goes, too."""
+        self.workspace.slow = True
+        self.offer()
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
+        self.done()
+        self.assertEqual(self.workspace.cleaned, [(task_id(), 1)])
+        self.workspace.go_on()
+        self.assertEqual(self.workspace.cleaned, [(task_id(), 1)] * 2)
+        self.assertEqual(self.executor.started, [])
 
     def test_running(self) -> None:
         """Its processes have a while to end; it is told once, however often it is wanted."""
