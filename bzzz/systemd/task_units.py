@@ -187,9 +187,7 @@ class TaskUnits:
                 arg=[(0, _SYSTEMD)],
             )
             await self._subscribe()
-            before = [*self._watched.values()]
-            for watched in before:
-                await self._watch(watched)
+            before = [each for each in [*self._watched.values()] if await self._watch(each)]
             self._up = True
             if self._said:
                 self._log.info("The systemd of this node's user can be asked again")
@@ -284,7 +282,8 @@ class TaskUnits:
         watched = self._watched[spec.name] = _Watched(spec.name)
         try:
             # Before it is started, as it may be over when the answer comes.
-            await self._watch(watched)
+            if not await self._watch(watched):
+                raise BzzzError("it was given up meanwhile")
             await self._call(
                 _MANAGER_PATH,
                 _MANAGER,
@@ -318,7 +317,8 @@ class TaskUnits:
 
     # -- signals
 
-    async def _watch(self, watched: _Watched) -> None:
+    async def _watch(self, watched: _Watched) -> bool:
+        """Ask for a unit's signals; whether somebody still waits for its end."""
         if self._connection is None:
             raise BzzzError(self._said or "there is no connection to the bus")
         watched.rule = await self._match(
@@ -329,9 +329,10 @@ class TaskUnits:
             member="PropertiesChanged",
             path=watched.path,
         )
-        if self._watched.get(watched.name) is not watched:
-            self._unmatch(watched)
-            raise BzzzError("it was given up meanwhile")
+        if self._watched.get(watched.name) is watched:
+            return True
+        self._unmatch(watched)
+        return False
 
     def _unmatch(self, watched: _Watched) -> None:
         rule, watched.rule = watched.rule, None

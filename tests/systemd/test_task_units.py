@@ -47,7 +47,10 @@ class FakeSystemd:
     :ivar errors: what a method fails with.
     :ivar silent: methods that are not answered.
     :ivar units: what is there, as ``ListUnitsByPatterns`` has it.
+    :ivar matched: when it fires the bus passes on signals of units, where it does not at once.
     """
+
+    matched: Deferred[None] | None = None
 
     def __init__(self) -> None:
         self.states: dict[str, dict[str, object]] = {}
@@ -87,7 +90,10 @@ class FakeConnection:
         assert rule["mtype"] == "signal", rule
         self.added += 1
         self.rules[self.added] = callback, rule
-        return succeed(self.added)
+        number = self.added
+        if self.systemd.matched is not None and rule["path"] == PATH:
+            return self.systemd.matched.addCallback(lambda _: number)
+        return succeed(number)
 
     def delMatch(self, rule_id: int) -> Deferred[None]:
         assert self.open, "called on a closed connection"
@@ -331,6 +337,31 @@ class ConnectionTests(UnitsCase):
                 self.systemd.states[PATH] = state
             self.retry()
             self.assertEqual(self.told[-1], (UNIT, UnitEnd()))
+
+    def test_forgotten_meanwhile(self) -> None:
+        """A run that is over when the connection is made again costs nobody the connection."""
+        self.start()
+        self.run_unit()
+        self.connection.lose()
+        self.told.clear()
+        matched = self.systemd.matched = Deferred()
+        self.retry()
+        self.units.forget(UNIT)
+        matched.callback(None)
+        self.assertEqual((self.told, self.units.up), (["up"], True))
+        self.assertEqual(len(self.connection.rules), 1)
+
+    def test_given_up_before_start(self) -> None:
+        """A unit that nobody wants any more is not started."""
+        self.start()
+        matched = self.systemd.matched = Deferred()
+        started = self.units.run(spec())
+        self.units.forget(UNIT)
+        matched.callback(None)
+        failure = self.failureResultOf(started, BzzzError)
+        self.assertEqual(failure.getErrorMessage(), "it was given up meanwhile")
+        self.assertEqual(self.connection.called("StartTransientUnit"), [])
+        self.assertEqual(len(self.connection.rules), 1)
 
     def test_new_unit_meanwhile(self) -> None:
         """A unit that is started as soon as the connection is back is none of before."""

@@ -226,8 +226,12 @@ class SystemdExecutor:
         if failure.check(BzzzError) is None:
             self._log.failure("Starting a unit failed", failure)
         reason = f"systemd did not start its unit: {failure.getErrorMessage()}"
-        # If it did all the same, its shim will find that it has no run.
-        if not running.began:
+        if running.began:
+            # It did, and its answer came too late.
+            running.unheard = True
+            self._settle(running)
+        else:
+            # If it does all the same, its shim will find that it has no run.
             self._end(running, Over(Ending.NOT_STARTED, None, reason))
 
     def _said(self, channel: Channel, report: UnitReport) -> None:
@@ -338,7 +342,11 @@ class SystemdExecutor:
                 running.run, running.told, running.end, running.began
             )
             self._end(running, over)
-        elif running.alone_since < NEVER and not self._units.up and self._is_gone(running):
+        elif (
+            running.alone_since < NEVER
+            and (running.unheard or not self._units.up)
+            and self._is_gone(running)
+        ):
             over = running.cause or how_it_ended(
                 running.run, running.told, UnitEnd(), running.began
             )

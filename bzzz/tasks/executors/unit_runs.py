@@ -29,6 +29,7 @@ class UnitRun:
 
     :ivar name: of its unit.
     :ivar launched: whether systemd was asked to start that.
+    :ivar unheard: whether systemd may have started it, but tells nobody when it is over.
     :ivar asked: whether its shim has asked what to run.
     :ivar began: whether its shim was told what to run.
     :ivar channel: to its shim, while that is there.
@@ -47,6 +48,7 @@ class UnitRun:
         self.over = over
         self.name = name
         self.launched = False
+        self.unheard = False
         self.asked = False
         self.began = False
         self.channel: Channel | None = None
@@ -69,7 +71,7 @@ class UnitRun:
         if not self.began:
             return self.ask_by
         if self.channel is None:
-            return self.alone_since + (UNIT_LATE if systemd else 0.0)
+            return self.alone_since + (UNIT_LATE if systemd and not self.unheard else 0.0)
         if self.cause is not None:
             return self.looked_at
         if self.told is not None:

@@ -61,6 +61,7 @@ class FakeUnits:
     :ivar specs: units that were started, by name.
     :ivar killed: names, in order.
     :ivar refuses: what a start fails with, if it does.
+    :ivar answer: of a start, if it does not come at once.
     :ivar before: units that a daemon before has left.
     """
 
@@ -71,6 +72,7 @@ class FakeUnits:
         self.killed: list[str] = []
         self.forgotten: list[str] = []
         self.refuses: BaseException | None = None
+        self.answer: Deferred[None] | None = None
         self.before: list[str] = []
         self.cannot_list = ""
         self.stopped = False
@@ -86,7 +88,7 @@ class FakeUnits:
         if self.refuses is not None:
             return fail(self.refuses)
         self.specs[spec.name] = spec
-        return succeed(None)
+        return self.answer or succeed(None)
 
     def kill(self, name: str) -> None:
         self.killed.append(name)
@@ -489,6 +491,28 @@ class RunTests(ExecutorCase):
         shim.hello()
         self.assertTrue(shim.hung_up)
         self.assertEqual(shim.orders(), [])
+
+    def test_answered_too_late(self) -> None:
+        """A run that has begun when its start is said to have failed goes on. systemd does not tell
+        of its end, which is that of its control group."""
+        for first in ("failure", "end"):
+            with self.subTest(first=first):
+                self.setUp()
+                answer = self.units.answer = Deferred()
+                shim = self.begin()
+                self.group = [7]
+                if first == "end":
+                    shim.ended("exited", 5)
+                answer.errback(BzzzError("no answer of the user's systemd within 10 s"))
+                self.assert_runs()
+                if first == "failure":
+                    shim.ended("exited", 5)
+                self.clock.advance(LOOK_AGAIN)
+                self.assert_runs()
+                self.group = []
+                self.clock.advance(LOOK_AGAIN)
+                self.assertEqual(self.over(), Over(Ending.EXITED, 5, ""))
+                self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_flaw(self) -> None:
         """Another failure is logged, and is an end all the same."""
