@@ -38,10 +38,15 @@ class Finding:
         self._peers = peers
         self._checks = checks
 
-    async def find(self, task: str) -> TaskRecord | None:
-        """The newest record of a task that a member has; None where there is none."""
+    async def find(self, task: str, among: Sequence[str] = ()) -> TaskRecord | None:
+        """The newest record of a task that a member has; None where there is none.
+
+        :param among: peer IDs of those that keep it, where that is known: nobody else is asked.
+        """
         told: list[TaskRecord] = []
         peers = sorted(self._peers.linked())
+        if among:
+            peers = [peer for peer in peers if str(peer) in among]
         asking = [self._peers.ask(peer, Find(task)).addErrback(_failed) for peer in peers]
         for peer, each in zip(peers, asking, strict=True):
             try:

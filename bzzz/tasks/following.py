@@ -112,7 +112,8 @@ class Following:
     async def _polled(self, last: TaskRecord) -> TaskRecord:
         while True:
             await self._sleep(POLL)
-            record = await self._service.find(last.task)
+            # A cluster has many members, of which one may hang.
+            record = await self._service.find(last.task, last.submission.replicas)
             if record.state != last.state:
                 return record
 

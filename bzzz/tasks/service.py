@@ -313,9 +313,10 @@ class TaskService:
         """
         return await self._kept.page(listing)
 
-    async def find(self, task: str) -> TaskRecord:
+    async def find(self, task: str, among: Sequence[str] = ()) -> TaskRecord:
         """The newest record of a task that can be found: here, or at any member.
 
+        :param among: peer IDs of those that keep it, where that is known: nobody else is asked.
         :raises NoSuchTask: nobody has it.
         """
         if TASK.fullmatch(task) is None:
@@ -325,7 +326,7 @@ class TaskService:
         except RemoteProtocolError:
             # Others may be able to read theirs.
             here = None
-        found = here or await self._finding.find(task)
+        found = here or await self._finding.find(task, among)
         if found is None:
             raise NoSuchTask(f"there is no task {task}, or those who keep it cannot be reached")
         return found
