@@ -9,7 +9,7 @@ of these follow from the workflow's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 from twisted.internet.interfaces import IReactorTime
@@ -40,7 +40,10 @@ from bzzz.tasks.workflows.record import (
     step_id,
 )
 
-__all__ = ["WorkflowDriver"]
+__all__ = ["ENDS", "WorkflowDriver"]
+
+# Ends of tasks that one change takes in: with a thousand instances a few milliseconds.
+ENDS: Final = 100
 
 
 class _End(NamedTuple):
@@ -56,6 +59,7 @@ class _Live:
 
     :ivar ends: of its tasks, by ID.
     :ivar made: IDs of tasks that have a record.
+    :ivar looked: IDs of those that were looked up; what changes since is heard of.
     :ivar cancelled: IDs of those that were cancelled here.
     """
 
@@ -67,6 +71,7 @@ class _Live:
         self.again = False
         self.ends: dict[str, _End] = {}
         self.made: set[str] = set()
+        self.looked: set[str] = set()
         self.cancelled: set[str] = set()
 
 
@@ -270,6 +275,7 @@ class WorkflowDriver:
     async def _drive(self, live: _Live) -> None:
         workflow = live.record.workflow
         try:
+            live.looked.clear()
             while self._live.get(workflow) is live and not self._stopped:
                 live.again = False
                 if not await self._step(live) and not live.again:
@@ -301,15 +307,18 @@ class WorkflowDriver:
         return False
 
     def _edit(self, live: _Live, record: WorkflowRecord) -> Callable[[Progress], Progress | None]:
-        """All that is known of ends, and new tasks for what is ready, in one change."""
+        """What is known of ends, and new tasks for what is ready, in one change."""
         plan, ends = record.plan, dict(live.ends)
 
         def edit(progress: Progress) -> Progress | None:
-            last = progress
+            last, count = progress, 0
             for place, entry in enumerate(progress.entries):
                 end = ends.get(entry.task) if entry.status in ACTIVE else None
                 if end is not None:
                     last = progresses.ended(plan, last, place, entry.task, *end) or last
+                    count += 1
+                    if count == ENDS:
+                        break
             round_ = last.round
             last = (
                 progresses.reserve_ready(
@@ -324,8 +333,9 @@ class WorkflowDriver:
     async def _look_up(self, live: _Live) -> None:
         """See what is known of tasks that this node has not heard of since it started."""
         for entry in live.record.progress.entries:
-            if entry.status not in ACTIVE or entry.task in live.made:
+            if entry.status not in ACTIVE or entry.task in live.made or entry.task in live.looked:
                 continue
+            live.looked.add(entry.task)
             known = await self._here(entry.task)
             if known is not None and _is_step(live, known):
                 live.made.add(entry.task)
