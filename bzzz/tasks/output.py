@@ -5,17 +5,20 @@ Enters: files that grow. Leaves: their bytes from a place on, in parts, until th
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from bzzz.errors import BzzzError
 
-__all__ = ["PART", "NoOutput", "OutputFiles", "Sink"]
+__all__ = ["PART", "NoOutput", "OutputFiles", "Sink", "open_printed"]
 
 # Bytes of one part: a few of them fill a link's buffers.
 PART: Final = 32 << 10
@@ -119,10 +122,29 @@ class OutputFiles:
                 del self._waiting[attempt]
 
 
+def open_printed(path: Path) -> BinaryIO:
+    """Open a file of output.
+
+    Where commands run as the node's user it may be anything by now. A pipe in its place would keep
+    the thread for ever.
+
+    :raises OSError: it is not there, or no file.
+    """
+    return open(path, "rb", opener=_opened)
+
+
+def _opened(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no file", path)
+
+
 def _read(path: Path, offset: int) -> bytes | None:
     """A part of a file; None if it is not there."""
     try:
-        with path.open("rb") as file:
+        with open_printed(path) as file:
             file.seek(offset)
             return file.read(PART)
     except FileNotFoundError:

@@ -30,6 +30,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.net.background import in_background
 from bzzz.tasks.batches import Batches
 from bzzz.tasks.executors.interfaces import Run
+from bzzz.tasks.output import open_printed
 from bzzz.tasks.record import TAIL, Produced
 from bzzz.tasks.removal import remove_tree
 from bzzz.tasks.submission import Submission
@@ -285,7 +286,7 @@ def _make(directory: Path, work: Path) -> None:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:
         return 0
 
@@ -293,7 +294,7 @@ def _size(path: Path) -> int:
 def _tail(path: Path) -> tuple[bytes, int]:
     """The end of a file, and its size; nothing of one that is not there."""
     try:
-        with path.open("rb") as file:
+        with open_printed(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL))
             return file.read(TAIL), size

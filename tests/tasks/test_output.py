@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,21 @@ class OutputFileTests(SynchronousTestCase):
         (self.attempts.directory_of(TASK, 1) / "stdout").mkdir(parents=True)
         failure = self.failureResultOf(self.send(False), NoOutput)
         self.assertIn("stdout cannot be read", failure.getErrorMessage())
+
+    def test_replaced(self) -> None:
+        """Neither a link nor a pipe in the place of a file is followed or waited for."""
+        directory = self.attempts.directory_of(TASK, 1)
+        directory.mkdir(parents=True)
+        (directory / "secret").write_text("key")
+        for make in (
+            lambda: (directory / "stdout").symlink_to("secret"),
+            lambda: os.mkfifo(directory / "stdout"),
+        ):
+            make()
+            failure = self.failureResultOf(self.send(False), NoOutput)
+            self.assertIn("stdout cannot be read", failure.getErrorMessage())
+            (directory / "stdout").unlink()
+        self.assertEqual(self.sink.parts, [])
 
 
 class StreamCase(FilesCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -144,6 +145,17 @@ class AttemptFilesTests(SynchronousTestCase):
         self.successResultOf(self.workspace.prepare(wanted, 1, {}))
         produced = self.successResultOf(self.workspace.collect(wanted, 1))
         self.assertEqual((produced.outputs, self.shared, self.files.pinned), ("", [], {}))
+
+    def test_output_replaced(self) -> None:
+        """What is no file any more has no end that could be kept."""
+        wanted = submission()
+        self.successResultOf(self.workspace.prepare(wanted, 1, {}))
+        directory = self.workspace.directory_of(wanted.task, 1)
+        (directory / "secret").write_text("key")
+        (directory / "stdout").symlink_to("secret")
+        os.mkfifo(directory / "stderr")
+        produced = self.successResultOf(self.workspace.collect(wanted, 1))
+        self.assertEqual((produced.stdout, produced.stderr), (b"", b""))
 
     def leave(self, number: int, size: int) -> Path:
         """An attempt that has ended with so much output."""
