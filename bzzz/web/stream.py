@@ -59,10 +59,14 @@ class LineStream:
 
     def send_all(self, some: Iterable[object]) -> None:
         """The same with several objects, which are written together."""
-        if not (self.ended or self._last):
-            for each in some:
-                self._add(encode(each))
-            self._flush()
+        for each in some:
+            if self.ended or self._last:
+                return
+            self._add(encode(each))
+            if self._queued_bytes >= MAX_WRITE:
+                # The client may take them at once, however many they are.
+                self._flush()
+        self._flush()
 
     def ready(self) -> Deferred[None]:
         """Fires when the client has read most of what was sent. Fires also at the end."""

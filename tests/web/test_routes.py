@@ -421,6 +421,18 @@ class RouteTests(SynchronousTestCase):
         self.assertIn(str(stream.MAX_QUEUED_BYTES), last["error"]["message"])
         self.assertTrue(answer.ended)
 
+    def test_many_at_once(self) -> None:
+        """Lines that are sent together may be more than may wait, for a client that reads."""
+        answer = self.ask("POST", "/v1/wait")
+        (lines,) = self.nuts.streams
+        lines.send_all({"number": number, "text": "x" * 20_000} for number in range(200))
+        self.assertEqual([line["number"] for line in answer.lines()], list(range(200)))
+        self.assertEqual(self.nuts.done, [])
+        producer: Any = answer.transport.producer
+        producer.pauseProducing()
+        lines.send_all({"number": number, "text": "x" * 20_000} for number in range(200))
+        self.assertEqual(answer.lines()[-1]["error"]["code"], "too_slow")
+
     def test_too_much_at_once(self) -> None:
         """The limit holds also for what is sent before the answer has begun."""
 
