@@ -214,6 +214,7 @@ class _Submitted:
                 self._telling.say(place, "refused", code=refusal.code, message=str(refusal))
             except BzzzError as error:
                 self._telling.say(place, "refused", code="node_error", message=str(error))
+            await self._telling.room()
 
     async def _one(self, place: int, wanted: Wanted) -> None:
         submission = self._submitting.submission(wanted, self._submitter)
@@ -230,7 +231,6 @@ class _Submitted:
                 ended = await ending
                 await self._rest(place, ended, self._telling)
                 self._telling.say(place, "ended", task=task_info(ended, self._name_of))
-                await self._telling.room()
         finally:
             self._ends.forget(task)
 

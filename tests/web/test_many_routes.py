@@ -7,7 +7,7 @@ from typing import Any
 
 from bzzz.tasks.executors.interfaces import Ending, Over
 from bzzz.tasks.record import Produced
-from bzzz.web import many_routes
+from bzzz.web import many_routes, stream
 from tests.web.test_api import Exchange
 from tests.web.test_task_routes import RUN, TaskRouteCase
 
@@ -88,6 +88,21 @@ class ManyTests(TaskRouteCase):
         self.end_all()
         self.assertEqual(len(self.disk.kept), 1)
         self.assertEqual(self.service.watched, 0)
+
+    def test_slow_client(self) -> None:
+        """What is refused, or not followed, waits for the client as ends do."""
+        self.patch(many_routes, "AT_ONCE", 2)
+        self.patch(stream, "MAX_WRITE", 2000)
+        self.patch(stream, "MAX_QUEUED_BYTES", 20_000)
+        answer = self.many(*({"where": "os =="} for _ in range(150)), {"follow": False})
+        producer: Any = answer.transport.producer
+        producer.pauseProducing()
+        self.run_for(5.0)
+        producer.resumeProducing()
+        self.run_for(5.0)
+        told = self.told(answer)
+        self.assertEqual((len(told), told[0], told[150]), (151, ["refused"], ["id", "kept"]))
+        self.assertTrue(answer.ended)
 
     def test_missed(self) -> None:
         """An end that was settled unheard is found."""
