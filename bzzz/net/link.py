@@ -298,10 +298,12 @@ class Link(Protocol):
     def _hurry(self, transport: Any) -> None:
         """Send at once, and not in the reactor's next turn, where little is sent.
 
-        Where that fails the reactor finds out in its next turn.
+        Where that fails the reactor finds out in its next turn. Not where much waits: room for more
+        is told by the reactor alone.
         """
         now = self.clock.seconds()
-        if now >= self._hurried + HURRY and transport.connected and not transport.disconnecting:
+        may = transport.connected and not (transport.disconnecting or self.congested)
+        if may and now >= self._hurried + HURRY:
             self._hurried = now
             transport.doWrite()
 
