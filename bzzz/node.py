@@ -73,12 +73,14 @@ class Launch:
     :ivar read_config: reads the configuration again; may block.
     :ivar set_log_level: writes the log from this level on.
     :ivar restart: has the process end in order, and be started again by the same command line.
+    :ivar fail: has its exit code tell that something has failed, when it ends.
     """
 
     systemd: Environment
     read_config: Callable[[], Config]
     set_log_level: Callable[[str], object]
     restart: Callable[[], object] = lambda: None
+    fail: Callable[[], object] = lambda: None
 
 
 class NodeService(Service):
@@ -105,6 +107,7 @@ class NodeService(Service):
         self._stopping = False
         self._restarting = False
         self._restart = launch.restart
+        self._fail = launch.fail
         self._following = False
         self._starting: Deferred[None] | None = None
         turns = Turns(reactor, time.thread_time)
@@ -409,6 +412,7 @@ class NodeService(Service):
     def _end(self, reason: str) -> None:
         if not self._stopping:
             self._log.critical("The node stops, as {reason}", reason=reason)
+            self._fail()
             self._reactor.stop()
 
     async def _tasks_ended(self) -> None:

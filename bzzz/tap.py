@@ -260,6 +260,7 @@ class Daemon(MultiService):
 
 class Restart:
     """Has the process end in order and go on as a new one: by the same command line, in its place.
+    And it has the exit code be 1 where that is not wanted, but something has failed.
 
     To systemd, or to a shell, it is the same process all the time, so that nobody has to start it
     again. What the old one had in memory is gone, keys included.
@@ -269,6 +270,7 @@ class Restart:
 
     def __init__(self, reactor: Any, environ: Mapping[str, str]) -> None:
         self.wanted = False
+        self.failed = False
         self._reactor = reactor
         self._environ = environ
         # twistd changes to another directory, where a relative name would mean another file.
@@ -290,8 +292,16 @@ class Restart:
         """The process was told to end: it does so for good."""
         self.wanted = False
 
+    def fail(self) -> None:
+        """When it ends its exit code is 1: it cannot do what it is for. Twisted has 0 for whoever
+        stops its reactor."""
+        self.failed = True
+
     def _begin(self) -> None:
         if not self.wanted:
+            if self.failed:
+                _flush()
+                os._exit(1)
             return
         for each in STOPPING:
             # What is ignored stays ignored in the new process.
@@ -299,10 +309,7 @@ class Restart:
         # Again: it may have been cancelled until now. A signal from now on ends the process.
         if not self.wanted:
             return
-        for stream in (sys.__stdout__, sys.__stderr__):
-            if stream is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
+        _flush()
         try:
             if self._directory is not None:
                 os.chdir(self._directory)
@@ -315,6 +322,13 @@ class Restart:
             with contextlib.suppress(OSError):
                 os.write(2, f"bzzz: it cannot start again: {error}; start it by hand\n".encode())
             os._exit(1)
+
+
+def _flush() -> None:
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
 
 
 def _current_directory() -> str | None:
@@ -384,6 +398,7 @@ def makeService(options: Options) -> IService:
             read_config=options.read,
             set_log_level=log.set_level,
             restart=restart,
+            fail=restart.fail,
         )
         node = make_node(config, state, control, launch)
         daemon = Daemon(config.name, state, log, reactor, node.reload, options.systemd, restart)

@@ -65,6 +65,16 @@ class RestartTests(SynchronousTestCase):
         self.end()
         self.assertEqual(self.executed, [])
 
+    def test_failed(self) -> None:
+        """Of one that ends since something has failed the exit code is 1, unless it is restarted."""
+        restart = Restart(self.reactor, {})
+        restart.fail()
+        self.end()
+        self.assertEqual((self.exited, self.executed), ([1], []))
+        restart()
+        self.assertRaises(Executed, self.end)
+        self.assertEqual(self.exited, [1])
+
     def test_again(self) -> None:
         """The same command line in the same directory, with what systemd had told the process."""
         restart = Restart(self.reactor, {"NOTIFY_SOCKET": "/run/notify"})
