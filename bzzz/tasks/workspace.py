@@ -4,8 +4,8 @@ Enters: submissions of attempts that are to begin, and that have ended. Leaves: 
 what was left in them. Below the directory of all of them::
 
     <task>.<token>/work      the working directory; gone when the attempt's end is recorded
-    <task>.<token>/stdout    its output, kept within the quota, the oldest go first; where there is
-                             none, nothing is kept
+    <task>.<token>/stdout    its output, kept within the quota, what ended first goes first;
+                             where there is none, nothing is kept
     <task>.<token>/stderr
 
 docs/tasks.rst, "Execution".
@@ -13,8 +13,8 @@ docs/tasks.rst, "Execution".
 
 from __future__ import annotations
 
-import heapq
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -199,14 +199,14 @@ class AttemptFiles:
     def _open(self) -> None:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            found = [each.path for each in os.scandir(self._directory)]
+            found = sorted(self._directory.iterdir(), key=_last_printed)
         except OSError as error:
             raise WorkspaceError(
                 f"{self._directory} cannot be used: {error.strerror}; mend that"
             ) from None
         for path in found:
-            remove_tree(Path(path) / "work")
-            self._keep(Path(path))
+            remove_tree(path / "work")
+            self._keep(path)
 
     def _clean(self, directory: Path) -> bool:
         """Remove what is not output; False where that takes longer, and nothing was done."""
@@ -242,8 +242,8 @@ class _Kept:
     def __init__(self, quota: int) -> None:
         self._quota = quota
         self._total = 0
-        # Their names begin with the tasks' IDs, which sort by age.
-        self._oldest: list[tuple[str, int, Path]] = []
+        # By when they ended: of a task that ran for long much may have been submitted since.
+        self._oldest: deque[tuple[str, int, Path]] = deque()
         self._names: set[str] = set()
 
     def add(self, directory: Path, size: int) -> None:
@@ -253,7 +253,7 @@ class _Kept:
         # A directory and its files take blocks.
         size += 4096
         self._names.add(directory.name)
-        heapq.heappush(self._oldest, (directory.name, size, directory))
+        self._oldest.append((directory.name, size, directory))
         self._total += size
         self._keep()
 
@@ -264,7 +264,7 @@ class _Kept:
 
     def _keep(self) -> None:
         while self._total > self._quota:
-            name, size, oldest = heapq.heappop(self._oldest)
+            name, size, oldest = self._oldest.popleft()
             self._names.discard(name)
             self._total -= size
             remove_tree(oldest)
@@ -282,6 +282,15 @@ def _make(directory: Path, work: Path) -> None:
         raise WorkspaceError(
             f"{error.filename or directory} cannot be made: {error.strerror}"
         ) from None
+
+
+def _last_printed(directory: Path) -> int:
+    """When that was, in nanoseconds: about when the attempt ended."""
+    times = []
+    for name in ("stdout", "stderr"):
+        with suppress(OSError):
+            times.append((directory / name).lstat().st_mtime_ns)
+    return max(times, default=0)
 
 
 def _size(path: Path) -> int:

@@ -179,6 +179,19 @@ class AttemptFilesTests(SynchronousTestCase):
         self.leave(5, size)
         self.assertEqual([each.exists() for each in (first, second, third)], [False, True, True])
 
+    def test_oldest(self) -> None:
+        """The oldest is what ended first, whichever was submitted first; after a restart, too."""
+        size = (1 << 20) // 3 - 4096
+        first, second, third = (self.leave(number, size) for number in (3, 1, 2))
+        fourth = self.leave(4, size)
+        self.assertEqual([each.exists() for each in (first, second, third)], [False, True, True])
+        # As if the last one had ended before the others.
+        os.utime(fourth / "stdout", (0, 0))
+        self.workspace = self.opened()
+        self.successResultOf(self.workspace.start())
+        self.leave(5, 10)
+        self.assertEqual([each.exists() for each in (second, third, fourth)], [True, True, False])
+
     def test_no_output(self) -> None:
         """Of an attempt that has printed nothing, nothing is kept."""
         self.assertFalse(self.leave(1, 0).exists())
