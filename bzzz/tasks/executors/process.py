@@ -48,8 +48,9 @@ from bzzz.tasks.executors.keeper_messages import (
 
 __all__ = ["GRACE", "MAX_RUNS", "ProcessExecutor"]
 
-# Runs at once. Each has a shim, of about 3 MB. A worker's slots are far fewer.
-MAX_RUNS: Final = 256
+# Runs at once, each with a shim of about 3 MB: as many as max_tasks may be. How many there are is
+# decided by the worker's slots; one more than this fails.
+MAX_RUNS: Final = 10_000
 
 # Seconds from SIGTERM to SIGKILL for a command whose time is over (docs/tasks.rst, "Failures").
 GRACE: Final = 10.0

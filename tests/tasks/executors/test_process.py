@@ -14,6 +14,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from bzzz.config import OPTIONS
+from bzzz.config.kinds import Whole
 from bzzz.tasks.executors.interfaces import Ending, IExecutor, Over, Run
 from bzzz.tasks.executors.keeper_messages import (
     Ended,
@@ -37,6 +39,7 @@ from bzzz.tasks.executors.process import (
     HEALTHY,
     MAX_LINE,
     MAX_RESTART_DELAY,
+    MAX_RUNS,
     ProcessExecutor,
 )
 
@@ -128,6 +131,12 @@ class ExecutorTests(SynchronousTestCase):
         self.reactor = FakeReactor()
         self.executor = ProcessExecutor(self.reactor, max_runs=3)
         self.over: dict[str, Over] = {}
+
+    def test_as_many_as_tasks(self) -> None:
+        """No run is refused because there are too many, however many tasks the owner permits."""
+        [kind] = [option.kind for option in OPTIONS if option.key == "max_tasks"]
+        assert isinstance(kind, Whole)
+        self.assertGreaterEqual(MAX_RUNS, kind.most)
 
     def told(self, key: str) -> Callable[[Over], None]:
         def over(how: Over) -> None:
