@@ -245,6 +245,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None = None
     guest_links: int = 0
     guest_peers: int = 0
+    executor: str | None = None
+    executor_reason: str | None = None
     unit: Mapping[str, Any] | None = None
 
 
