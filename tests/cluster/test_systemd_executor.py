@@ -99,7 +99,7 @@ class SystemdExecutorTests(ServiceTestCase):
         """The task, when it has ended."""
 
         def over() -> Any:
-            told = ask(self.machine, "task", task)
+            told = ask(self.machine, "tasks", task)
             return (
                 told if told and told["state"] not in ("running", "waiting", "assigned") else None
             )
