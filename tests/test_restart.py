@@ -66,7 +66,7 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual(self.executed, [])
 
     def test_failed(self) -> None:
-        """Of one that ends since something has failed the exit code is 1, unless it is restarted."""
+        """Of one that ends as something has failed the exit code is 1, unless it is restarted."""
         restart = Restart(self.reactor, {})
         restart.fail()
         self.end()
