@@ -52,6 +52,7 @@ from collections.abc import Callable
 from itertools import filterfalse
 from typing import Final
 
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from bzzz.errors import BzzzError, RemoteProtocolError
@@ -121,13 +122,10 @@ class TaskRoutes:
             most=int(limit),
         )
         others = sorted(self._service.peers.linked())
-        asking = [self._service.peers.ask(peer, listing) for peer in others]
+        asking = [self._service.peers.ask(peer, listing).addErrback(_not_listed) for peer in others]
         listings = [(self._service.own, await self._service.list_here(listing))]
         for peer, each in zip(others, asking, strict=True):
-            try:
-                answer = await each
-            except BzzzError:
-                continue
+            answer = await each
             if isinstance(answer, Listed):
                 listings.append((peer, answer))
         told: dict[str, list[TaskRecord]] = {}
@@ -176,6 +174,11 @@ class TaskRoutes:
             await self._lines.follow(lines, record)
         else:
             await self._lines.output(lines, record)
+
+
+def _not_listed(failure: Failure) -> None:
+    """A member does not answer. Nobody may be waiting any more when that is known."""
+    failure.trap(BzzzError)
 
 
 def _id_as_submitted(value: bytes) -> set[str]:

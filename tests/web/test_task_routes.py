@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 from collections.abc import Callable
 from random import Random
@@ -11,8 +12,10 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 
+from bzzz.database import DatabaseError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.capability import OwnerRules
+from bzzz.net.calls import AnswerLost
 from bzzz.tasks.executors.interfaces import Ending, Over
 from bzzz.tasks.following import BEGIN_OUTPUT
 from bzzz.tasks.messages import Cancel, Failed, Find, Found, Listed, Listing, TaskCodec
@@ -727,6 +730,16 @@ class ListTests(TaskRouteCase):
             [(each["id"], each["state"]) for each in answer["tasks"]], [(task_id(), "done")]
         )
         self.assertEqual((answer["more"], answer["asked"], answer["answered"]), (True, 3, 2))
+
+    def test_not_here(self) -> None:
+        """Where this node cannot read its own nobody waits for the others, and what becomes of
+        their answers is no error of its own."""
+        self.peers.members = {peer("walnut"), peer("acacia")}
+        self.patch(self.service, "list_here", lambda listing: fail(DatabaseError("it is broken")))
+        self.assertEqual(self.refused(self.listed()), (500, "node_error"))
+        self.peers.lose()
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(AnswerLost), [])
 
     def test_lies(self) -> None:
         """Who does not keep a task tells nothing of it, and a submitter's own task with its ID does
