@@ -20,7 +20,7 @@ from bzzz.errors import BzzzError
 from bzzz.net.interfaces import Clock
 from bzzz.systemd.unit import PROPERTIES
 
-__all__ = ["IConnection", "Refused", "ServiceManager", "in_words", "wait_for"]
+__all__ = ["IConnection", "Refused", "ServiceManager", "call_systemd", "in_words", "wait_for"]
 
 # Characters of an error message of somebody else's that are said.
 MAX_MESSAGE = 200
@@ -106,6 +106,27 @@ def in_words(error: BaseException | None) -> BaseException:
     if name is not None:
         return Refused(str(name), str(getattr(error, "message", "")))
     return error
+
+
+def call_systemd(
+    connection: IConnection,
+    path: str,
+    interface: str,
+    member: str,
+    signature: str | None = None,
+    body: list[Any] | None = None,
+) -> Deferred[Any]:
+    """Call a method of systemd. The bus does not start it for that, which would only say in other
+    words that it is not there."""
+    return connection.callRemote(
+        path,
+        member,
+        interface=interface,
+        destination=_SYSTEMD,
+        signature=signature,
+        body=body,
+        autoStart=False,
+    )
 
 
 async def wait_for(asked: Deferred[Any], whose: str, clock: Clock, timeout: float) -> Any:
@@ -238,16 +259,7 @@ class ServiceManager:
         signature: str | None = None,
         body: list[Any] | None = None,
     ) -> Any:
-        # systemd is never started by the bus, which would only say so in other words.
-        called = self._connection.callRemote(
-            path,
-            member,
-            interface=interface,
-            destination=_SYSTEMD,
-            signature=signature,
-            body=body,
-            autoStart=False,
-        )
+        called = call_systemd(self._connection, path, interface, member, signature, body)
         return await wait_for(called, "systemd", self._clock, self._timeout)
 
     async def _match(

@@ -20,7 +20,7 @@ from bzzz.errors import BzzzError
 from bzzz.net.background import in_background
 from bzzz.net.backoff import Backoff
 from bzzz.net.interfaces import Clock, Randomness
-from bzzz.systemd.manager import IConnection, Refused, in_words, wait_for
+from bzzz.systemd.manager import IConnection, Refused, call_systemd, in_words, wait_for
 from bzzz.systemd.transient_unit import properties, unit_path
 from bzzz.tasks.executors.unit_interfaces import UnitEnd, UnitListener, UnitSpec
 
@@ -260,15 +260,7 @@ class TaskUnits:
     ) -> Any:
         if self._connection is None:
             raise BzzzError(self._said or "there is no connection to the bus")
-        called = self._connection.callRemote(
-            path,
-            member,
-            interface=interface,
-            destination=_SYSTEMD,
-            signature=signature,
-            body=body,
-            autoStart=False,
-        )
+        called = call_systemd(self._connection, path, interface, member, signature, body)
         return await wait_for(called, "the user's systemd", self._clock, self._call_timeout)
 
     async def _match(
