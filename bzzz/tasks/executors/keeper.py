@@ -37,7 +37,8 @@ Who watches whom
                                         keeper. They are no shims, so they are killed, whatever
                                         run they were of
     a shim hangs, or is stopped         ``LATE`` seconds after the lease's end, the keeper
-                                        kills the run from outside
+                                        kills the run from outside. The lease of one that is
+                                        stopped is not extended
     =================================== ==========================================================
 
     Not covered: a command that kills or stops both its shim and the keeper, whose user it has; one
@@ -169,7 +170,7 @@ class Keeper:
             if isinstance(order, Stop):
                 self._stop(shim, shim.run, order.grace)
             elif shim.run.ending is None:
-                shim.run.until = order.until
+                shim.run.extend(order.until, shim.stopped)
                 # Where it is not heard, the lease ends when it would have, which is safe.
                 shim.say(extend_message(order.until))
 
@@ -298,9 +299,12 @@ class Keeper:
         os.read(self._woken, 4096)
         try:
             while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
                 if not pid:
                     return
+                if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                    self._stopped(pid, os.WIFSTOPPED(status))
+                    continue
                 shim = self._shims.pop(pid, None)
                 if shim is None:
                     continue  # an orphan that was killed
@@ -310,6 +314,19 @@ class Keeper:
                     self._shim_died(shim.run, os.waitstatus_to_exitcode(status))
         except ChildProcessError:
             return
+
+    def _stopped(self, pid: int, stopped: bool) -> None:
+        """Somebody has stopped a process, or has it go on."""
+        shim = self._shims.get(pid)
+        if shim is None:
+            return  # an orphan that is being killed
+        shim.stopped = stopped
+        if shim.run is None:
+            # It would take no run.
+            self._close(shim)
+            send([pid], signal.SIGKILL)
+        elif not stopped:
+            shim.run.goes_on()
 
     # -- what shims do not do
 

@@ -32,9 +32,23 @@ class Kept:
     def __init__(self, key: str, until: float) -> None:
         self.key = key
         self.until = until
+        self._wanted = until
         self.stop_at = NEVER
         self.ending: EndingName | None = None
         self.reason = ""
+
+    def extend(self, until: float, stopped: bool) -> None:
+        """The lease lasts until then.
+
+        :param stopped: whether its shim is: then it is not extended, or nothing would ever end it.
+        """
+        self._wanted = until
+        self.until = min(self.until, until) if stopped else until
+
+    def goes_on(self) -> None:
+        """Its shim is stopped no more."""
+        if self.ending is None:
+            self.until = self._wanted
 
     def end(self, ending: EndingName, reason: str) -> None:
         """Note why the keeper ends it."""
@@ -51,6 +65,7 @@ class KnownShim:
 
     :ivar run: what it has, None while it waits for one.
     :ivar common: whether it takes another; one that has given something up does not.
+    :ivar stopped: whether somebody has stopped it (signal(7)).
     """
 
     def __init__(self, pid: int, control: socket.socket, run: Kept, common: bool) -> None:
@@ -58,6 +73,7 @@ class KnownShim:
         self.control = control
         self.run: Kept | None = run
         self.common = common
+        self.stopped = False
 
     def say(self, message: bytes) -> bool:
         """Send it something; returns whether it is on its way."""

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.trial.unittest import TestCase
 
 from bzzz.tasks.executors.interfaces import Ending, Over, Run
@@ -480,6 +480,41 @@ class DeathTests(KeeperCase):
         self.assertEqual(alive(self.marker), [])
         self.assertEqual(told.ending, Ending.LEASE_ENDED)
         self.assertLess(late, in_time())
+
+    async def test_stopped_shim_is_not_extended(self) -> None:
+        """A command that stops its shim has its lease, however often that is extended."""
+
+        def extend() -> None:
+            self.executor.extend("t.1", boottime() + 0.4)
+
+        extending = LoopingCall(extend)
+        over = self.start("kill -STOP $PPID; sleep 600", lease=0.4)
+        extending.start(0.05)
+        try:
+            told = await over
+        finally:
+            extending.stop()
+        self.assertEqual(told.ending, Ending.LEASE_ENDED)
+        self.assertEqual(alive(self.marker), [])
+
+    async def test_stopped_shim_goes_on(self) -> None:
+        """One that was stopped for a moment has the lease that was wanted meanwhile."""
+        over, _, shim = await self.running()
+        os.kill(shim, signal.SIGSTOP)
+        self.executor.extend("t.1", boottime() + 0.5)
+        await deferLater(reactor, 0.1)
+        self.executor.extend("t.1", boottime() + 600.0)
+        os.kill(shim, signal.SIGCONT)
+        await deferLater(reactor, 0.8)
+        self.assertFalse(over.called)
+
+    async def test_stopped_spare(self) -> None:
+        """A shim that somebody has stopped while it had no run is given none."""
+        (keeper,) = self.keepers()
+        (spare,) = children_of(keeper)
+        os.kill(spare, signal.SIGSTOP)
+        await self.until(lambda: children_of(keeper) == [])
+        self.assertEqual((await self.start("exit 3")).exit_status, 3)
 
     async def test_stopped_shim_is_told_to_stop(self) -> None:
         """Nor does it keep a run from being stopped."""
