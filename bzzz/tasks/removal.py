@@ -24,7 +24,8 @@ _WRITABLE: Final = 0o700
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory with all that is in it; what cannot be removed stays.
+    """Remove a directory with all that is in it, or what is in its place; what cannot be removed
+    stays.
 
     No link is followed. Directories below those in it are moved up, so that two files are open at
     most, however deep they are.
@@ -40,7 +41,10 @@ def remove_tree(directory: Path) -> None:
             with suppress(OSError):
                 os.rmdir(name, dir_fd=top)
     with suppress(OSError):
-        directory.rmdir()
+        try:
+            directory.rmdir()
+        except NotADirectoryError:
+            directory.unlink()
 
 
 def _emptied(descriptor: int, top: int, free: Iterator[str]) -> list[str]:

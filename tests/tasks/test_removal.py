@@ -60,22 +60,26 @@ class RemoveTreeTests(SynchronousTestCase):
         self.assertFalse(self.place.exists())
         self.assertEqual(sorted(each.name for each in other.iterdir()), ["directory", "file"])
 
-    def test_link(self) -> None:
-        """A link in the place of the directory is not followed."""
+    def test_no_directory(self) -> None:
+        """What a command has put in its place goes; a link is not followed."""
         other = Path(self.mktemp())
         other.mkdir()
         (other / "file").touch()
-        link = self.place / "link"
-        link.symlink_to(other.absolute())
-        remove_tree(link)
+        place = self.place / "work"
+        for make in (
+            lambda: place.symlink_to(other.absolute()),
+            lambda: os.mkfifo(place),
+            place.touch,
+        ):
+            make()
+            remove_tree(place)
+            self.assertEqual(os.listdir(self.place), [])
         self.assertTrue((other / "file").exists())
 
     def test_not_there(self) -> None:
         """There may be nothing to remove."""
         remove_tree(self.place / "missing")
-        (self.place / "file").touch()
-        remove_tree(self.place / "file")
-        self.assertTrue((self.place / "file").exists())
+        self.assertTrue(self.place.exists())
 
     def test_modes(self) -> None:
         """Directories that their owner may neither read, write nor enter go, too."""
