@@ -113,6 +113,17 @@ class ShimCase(SynchronousTestCase):
         self.tell(order)
         return order
 
+    def start_ready(self, command: str) -> None:
+        """The same, and wait until it has said that it is ready."""
+        path = self.directory / STDOUT
+        path.unlink(missing_ok=True)
+        self.start(command)
+        self.assertIsInstance(self.hear(), Started)
+        end = time.monotonic() + PATIENCE
+        while not path.exists() or path.read_text() != "ready\n":
+            self.assertLess(time.monotonic(), end, "it did not begin")
+            time.sleep(0.005)
+
     def order(self, command: str, lease: float = 600.0, **fields: Any) -> Start:
         known: dict[str, Any] = {
             "key": KEY,
@@ -216,12 +227,10 @@ class UnitShimTests(ShimCase):
 
     def test_stop(self) -> None:
         """A stop is SIGTERM to all, and SIGKILL after the grace."""
-        self.start("trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
-        self.assertIsInstance(self.hear(), Started)
+        self.start_ready("trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
         self.tell(Stop(KEY, 600.0))
-        self.assertIn(self.ended().exit_status, (5, 143))
-        self.start("trap '' TERM; while :; do sleep 0.01; done")
-        self.assertIsInstance(self.hear(), Started)
+        self.assertEqual(self.ended().exit_status, 5)
+        self.start_ready("trap '' TERM; echo ready; while :; do sleep 0.01; done")
         self.tell(Stop(KEY, 0.1))
         self.assertEqual(self.ended(), Ended(KEY, "stopped", 137, "it was told to stop"))
 
