@@ -357,7 +357,7 @@ class _Running:
                 self._say(f"It took longer than {task['timeout']:g} s, and was ended.")
             elif state == "cancelled":
                 self._say("Cancelled.")
-            elif state == "failed" and task["why"]:
+            elif state in {"done", "failed"} and task["why"]:
                 where = f"On {task['worker_name']}: " if task["worker_name"] else ""
                 self._say(f"{where}{task['why']}")
         if state == "done":

@@ -104,6 +104,13 @@ class EndTests(TaskCase):
         result = self.told(0, *RUN)
         self.assertEqual((result.stdout, result.stderr), ("one\nno end", "two\n"))
 
+    def test_output_lost(self) -> None:
+        """That some of the output is missing is told, also of a command that is done."""
+        self.ends("done", exit_status=0, why="output was lost: No space left on device")
+        result = self.told(0, *RUN)
+        said = "On ironwood: output was lost: No space left on device\n"
+        self.assertEqual((result.stdout, result.stderr), ("", said))
+
     def test_ends(self) -> None:
         """Each end has its own, and a reason where there is one to tell."""
         for state, fields, code, said in (
