@@ -48,7 +48,7 @@ Who hangs up later ends the telling, and not the task. Errors have the codes:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from itertools import filterfalse
 from typing import Final
 
@@ -129,6 +129,7 @@ class TaskRoutes:
             if isinstance(answer, Listed):
                 listings.append((peer, answer))
         told: dict[str, list[TaskRecord]] = {}
+        tellers: dict[str, set[str]] = {}
         unreadable: set[str] = set()
         for peer, listed in listings:
             unreadable.update(listed.unreadable)
@@ -141,12 +142,19 @@ class TaskRoutes:
                     continue
                 if str(peer) in record.submission.replicas:
                     told.setdefault(record.task, []).append(record)
+                    tellers.setdefault(record.task, set()).add(str(peer))
         ordered = [
             newest(told[task], lambda each: each.state.version)
             for task in sorted(told, reverse=True)
         ]
         if not listing.ended:
+            answered = {str(peer) for peer, _ in listings}
             ordered = [record for record in ordered if not record.has_ended]
+            ordered[: listing.most] = [
+                record
+                for record in ordered[: listing.most]
+                if not await self._ended(record, answered - tellers[record.task])
+            ]
         return {
             "tasks": [task_info(record, self._name_of) for record in ordered[: listing.most]],
             "more": len(ordered) > listing.most or any(listed.more for _, listed in listings),
@@ -154,6 +162,20 @@ class TaskRoutes:
             "answered": len(listings) - 1,
             "unreadable": sorted(unreadable - set(told), reverse=True),
         }
+
+    async def _ended(self, record: TaskRecord, others: Set[str]) -> bool:
+        """Whether a task has ended that a member takes for open, as one whose disk is full may.
+
+        :param others: members that did not list it.
+        """
+        replicas = [each for each in record.submission.replicas if each in others]
+        if not replicas:
+            return False
+        try:
+            found = await self._service.find(record.task, replicas)
+        except BzzzError:
+            return False
+        return found.signed == record.signed and found.has_ended
 
     async def task(self, request: IRequest, task: str) -> TaskInfo:
         return task_info(await self._finding.find(task), self._name_of)

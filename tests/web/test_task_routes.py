@@ -784,8 +784,13 @@ class ListTests(TaskRouteCase):
         self.peers.members = {peer("walnut"), peer("acacia")}
         running = record(begin(name("hazel")))
         ended = msgspec.structs.replace(done(running.state), version=7)
-        listing = self.listed("?open=1")
-        states = [running.state, ended]
-        for each, state in zip(self.peers.take(Listing), states, strict=True):
-            each.answer.callback(Listed((encode_record(running.signed, state),)))
-        self.assertEqual(listing.json()["tasks"], [])
+        open_, over = (encode_record(running.signed, each) for each in (running.state, ended))
+        for found, tasks in ((over, []), (open_, [running.task]), (None, [running.task])):
+            listing = self.listed("?open=1")
+            for each in self.peers.take(Listing):
+                each.answer.callback(Listed((open_,) if each.peer == peer("walnut") else ()))
+            # Only acacia keeps it, has answered and has not listed it.
+            [asked] = self.peers.take(Find)
+            self.assertEqual(asked.peer, peer("acacia"))
+            asked.answer.callback(Found(found))
+            self.assertEqual([each["id"] for each in listing.json()["tasks"]], tasks)
