@@ -455,6 +455,8 @@ class Link(Protocol):
             return
         self.closed = True
         self._set_deadline(None, None)
+        if self._reason is None and self._in_line and self._started:
+            self._hear_goodbye()
         self._unread = b""
         if self._look is not None and self._look.active():
             self._look.cancel()
@@ -463,6 +465,20 @@ class Link(Protocol):
             self._stream_lost(stream, LinkClosed(text))
         self._waiting.clear()
         self._owner.link_closed(self, text)
+
+    def _hear_goodbye(self) -> None:
+        """Look whether what was received, and waits for this link's turn, has the peer's goodbye.
+
+        Nothing else of it counts any more.
+        """
+        try:
+            events = self.connection.receive_data(self._unread)
+        except RemoteProtocolError:
+            # It has broken the protocol, and is gone.
+            return
+        for event in events:
+            if isinstance(event, LinkEnded):
+                self._said_goodbye(event)
 
     # -- IPushProducer: TCP's backpressure
 
@@ -518,9 +534,14 @@ class Link(Protocol):
             self.ready_at = self.clock.seconds()
             self._owner.link_ready(self)
         elif isinstance(event, LinkEnded):
-            self.goodbye = event.code
-            words = f"the peer closed it: {event.reason}" if event.code else "the peer closed it"
-            self.abort(self._reason or words)
+            self._said_goodbye(event)
+            self.abort(self._reason or "")
+
+    def _said_goodbye(self, event: LinkEnded) -> None:
+        self.goodbye = event.code
+        if self._reason is None:
+            said = f": {event.reason}" if event.code else ""
+            self._reason = f"the peer closed it{said}"
 
     def _negotiated(self, event: StreamNegotiated) -> None:
         if event.inbound:

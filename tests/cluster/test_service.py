@@ -334,6 +334,7 @@ class ServiceTests(ServiceTestCase):
     def test_stop(self) -> None:
         """A stop is in order and quick: the others are told, and do not have to notice."""
         walnut, acacia = self.walnut, self.acacia
+        self.addCleanup(walnut.run, "systemctl", "start", "bzzz")
         started = time.monotonic()
         walnut.run("systemctl", "stop", "bzzz")
         self.figure("stopped", time.monotonic() - started, 2.0)
@@ -347,7 +348,6 @@ class ServiceTests(ServiceTestCase):
             0.1,
         )
         self.assertIn("has left the mesh", log(walnut, self.began))
-        walnut.run("systemctl", "start", "bzzz")
 
     def test_no_group(self) -> None:
         """A drop-in keeps the group out."""

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -169,6 +170,21 @@ class TurnTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(self.owner.ended, FRAMES)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_goodbye_between(self) -> None:
+        """That the peer has said goodbye is known, though TCP was gone before the link's turn."""
+        self.send(*(self.opening() for _ in range(FRAMES + 1)))
+        self.peer.go_away()
+        self.link.dataReceived(self.peer.data_to_send())
+        self.link.connectionLost()
+        self.assertEqual(self.owner.closed, ["the peer closed it"])
+        self.assertEqual((self.owner.opened, self.owner.ended), (FRAMES, FRAMES))
+
+    def test_offence_between(self) -> None:
+        """An offence that nobody has seen yet counts no more when TCP is gone."""
+        self.send(*(self.opening() for _ in range(FRAMES + 1)), HEADER.pack(9, 0, 0, 0))
+        self.link.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.owner.closed, ["connection closed"])
 
     def test_answers_each_turn(self) -> None:
         """What a turn's frames have this side answer is sent at its end, not piled up."""
