@@ -176,7 +176,7 @@ class NodeTasks:
             lambda: self._rights.may_run(self._own),
             self.name_of,
         )
-        self.offering.problem = lambda: self.executor.problem
+        self.offering.problem = self._problem
         peers = SwarmPeers(mesh.swarm, self._answer, self._rights.is_member, self._links_changed)
         self.service = TaskService(
             TaskWorld(
@@ -368,6 +368,10 @@ class NodeTasks:
         if settled:
             self.placing.ended(record)
             self._announcing.decided(record)
+
+    def _problem(self) -> str:
+        """Why this node takes no tasks at the moment; empty where it does."""
+        return self.executor.problem or self.service.replica.problem
 
     def _run_over(self, task: str, token: int) -> None:
         self._output.over(task, token)

@@ -31,7 +31,7 @@ class Offering:
     :param document: its capability document as it is now.
     :param may_run: whether its role runs tasks.
     :param name_of: what the member with a peer ID is called.
-    :ivar problem: why no command can be run at the moment; empty where it can.
+    :ivar problem: why no command can be run at the moment, for people; empty where it can.
     """
 
     def __init__(

@@ -34,6 +34,9 @@ MAX_ASKED = 10_000
 MAX_BATCH = 500
 
 
+# Seconds after which it is tried whether a disk that could not be written can be.
+TRY_AGAIN = 10.0
+
 # Registers that are taken in one turn of the reactor at the start: a few milliseconds.
 LOADED = 100
 
@@ -99,6 +102,13 @@ class Replica:
         self._closing: dict[str, int] = {}
         self._waiting: list[tuple[Asked, Deferred[Answer]]] = []
         self._is_writing = False
+        self._failed_at = float("-inf")
+        self._reason = ""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be kept, for people; empty where it can, and to have it tried again."""
+        return self._reason if self._clock.seconds() < self._failed_at + TRY_AGAIN else ""
 
     async def load(self) -> None:
         """Read what is on the disk; to be called before anything else.
@@ -183,6 +193,7 @@ class Replica:
         self, answers: list[Answered], batch: list[tuple[Asked, Deferred[Answer]]]
     ) -> None:
         now = self._clock.seconds()
+        self._reason = ""
         for (asked, _), answered in zip(batch, answers, strict=True):
             # What was to be closed is, or is not, as it is kept.
             self._closing.pop(asked.task, None)
@@ -201,8 +212,12 @@ class Replica:
     def _failed(self, failure: Failure, batch: list[tuple[Asked, Deferred[Answer]]]) -> None:
         # What was to be closed stays so in memory: it may be on the disk.
         error = failure.value
-        if isinstance(error, DatabaseError) and error.is_lasting:
-            self._disk_broken(str(error))
+        if isinstance(error, DatabaseError):
+            if not self._reason:
+                self._log.error("Records of tasks cannot be kept: {reason}", reason=str(error))
+            self._reason, self._failed_at = str(error), self._clock.seconds()
+            if error.is_lasting:
+                self._disk_broken(str(error))
         self._write()
         for _, waiting in batch:
             waiting.errback(failure)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.database import Database, DatabaseError
@@ -29,7 +30,8 @@ from bzzz.tasks.ballots import (
 )
 from bzzz.tasks.leases import grace
 from bzzz.tasks.register_store import MIGRATIONS, Asked, Row, SqliteRegisterStore
-from bzzz.tasks.replica import Current, Replica, ReplicaBusy
+from bzzz.tasks.replica import TRY_AGAIN, Current, Replica, ReplicaBusy
+from tests.logs import lines_at
 from tests.tasks.disks import FULL, Disk
 
 LEASE = 3.0
@@ -134,6 +136,29 @@ class ReplicaTests(SynchronousTestCase):
         self.failureResultOf(before, DatabaseError)
         self.disk.finish()
         self.assertEqual(self.successResultOf(after), Accepted(RESERVED))
+
+    def test_problem(self) -> None:
+        """That nothing can be kept is known until a write does not fail, or is to be tried again;
+        the log says it once."""
+        errors = lines_at(self, LogLevel.error)
+        self.disk.slow = True
+        self.assertEqual(self.replica.problem, "")
+        for _ in range(2):
+            failed = self.replica.ask("a", first(1))
+            self.disk.break_down()
+            self.failureResultOf(failed, DatabaseError)
+            self.assertEqual(self.replica.problem, str(FULL))
+        self.assertEqual(len(errors), 1)
+        self.clock.advance(TRY_AGAIN)
+        self.assertEqual(self.replica.problem, "")
+        failed = self.replica.ask("a", first(1))
+        self.disk.break_down()
+        self.failureResultOf(failed, DatabaseError)
+        self.assertEqual(self.replica.problem, str(FULL))
+        kept = self.replica.ask("a", first(1))
+        self.disk.finish()
+        self.successResultOf(kept)
+        self.assertEqual(self.replica.problem, "")
 
     def test_renew(self) -> None:
         """The current token's lease is granted, and no other."""
