@@ -169,6 +169,20 @@ class RightTests(SynchronousTestCase):
             story.start().stop(None).lose().assign(f"node{number}")
         self.right(story.run())
 
+    def test_given_up_alone(self) -> None:
+        """What one replica alone has ended, and nobody else has heard of, may stay so; what was
+        decided, acknowledged or begun may not."""
+        lost = states.lose(states.begin("walnut", "walnut"), ONCE, 1, "not heard of")
+        alone = "its end is on 1 replicas"
+        self.assertEqual(check(Story(ONCE).tell(Final, lost, alone).history), [])
+        for story in (
+            Story(ONCE).acknowledge(),
+            Story(ONCE).tell(Acknowledged),
+            Story(ONCE).tell(Started, 1, "walnut").tell(Ended, 1, "walnut", 0),
+        ):
+            (found, *_) = check(story.tell(Final, lost, alone).history)
+            self.assertIn(alone, found)
+
     def test_cancelled(self) -> None:
         """Cancelled while it waits, while it runs, before it begins, and too late."""
         self.right(Story().acknowledge("").cancel())
