@@ -134,6 +134,19 @@ class TaskOptions:
         }
 
 
+def _see_that_it_is_no_option(word: str) -> None:
+    """See that what click does not know, and takes for COMMAND, is no mistyped option: it would be
+    run, on some machine.
+
+    :raises click.NoSuchOption: COMMAND begins with what looks like one.
+    """
+    if word.startswith("-"):
+        context = click.get_current_context()
+        known = [each for option in context.command.params for each in option.opts]
+        name = word.partition("=")[0]
+        raise click.NoSuchOption(name, possibilities=known, ctx=context)
+
+
 def _machine(name: str | None) -> str:
     if name is not None and not name.strip():
         # Such as a variable of the shell that is not set: any machine is not what is meant.
@@ -206,6 +219,7 @@ def run(
     longer than --timeout; 125: no node can be asked, or it is not known what
     became of it; 130: it was cancelled.
     """
+    _see_that_it_is_no_option(command[0])
     options = TaskOptions(command, given)
     if ins or directory is not None or outs:
         from bzzz.cli.run_files import inputs_of, outputs_of, send_inputs

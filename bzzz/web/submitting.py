@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from bzzz.tasks.executors.keeper_exec import PROFILES
 from bzzz.tasks.holding import Copied
 from bzzz.tasks.placement import Candidate, Unfit
 from bzzz.tasks.placing import Placing
@@ -33,7 +34,7 @@ from bzzz.tasks.value import TaskRecord
 from bzzz.web.requests import Body, Refusal
 from bzzz.web.task_schema import NodeVerdict, UnfitInfo
 
-__all__ = ["Submitting", "Wanted"]
+__all__ = ["Submitting", "Wanted", "wrong_profile"]
 
 # Nodes whose reasons an error tells.
 MAX_TOLD: Final = 10
@@ -117,6 +118,9 @@ class Submitting:
             compile_requirement(body.where)
         except RequirementError as error:
             raise Refusal(400, "bad_requirement", str(error)) from None
+        wrong = wrong_profile(body.profile)
+        if wrong:
+            raise Refusal(400, "bad_profile", wrong)
         own = str(self._service.own)
         return Submission(
             task=self._service.new_id(),
@@ -175,6 +179,13 @@ class Submitting:
         """For every node, what it lacks."""
         judged = sorted(self._placing.why(wanted), key=lambda each: each[0].name)
         return [_verdict(candidate, unfits) for candidate, unfits in judged]
+
+
+def wrong_profile(name: str) -> str | None:
+    """What is wrong with the name of a profile; None where nothing is."""
+    if name in PROFILES:
+        return None
+    return f"there is no profile '{name}', but {', '.join(PROFILES)}"
 
 
 def _verdict(candidate: Candidate, unfits: Sequence[Unfit]) -> NodeVerdict:

@@ -36,6 +36,7 @@ Who hangs up later ends the telling, and not the task. Errors have the codes:
 
 ===================== ============================================================================
 ``bad_requirement``   the expression is none; tells where
+``bad_profile``       there is no sandbox of that name
 ``unplaceable``       no node could run it even with nothing else to do; tells what each lacks
 ``not_submitted``     it was not submitted, for the reason that is told
 ``unknown``           it is not known whether it was: ask for the ID

@@ -48,6 +48,7 @@ from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Body, Refusal
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
+from bzzz.web.submitting import wrong_profile
 
 __all__ = ["StepInfo", "WorkflowInfo", "WorkflowRoutes"]
 
@@ -182,7 +183,7 @@ class WorkflowRoutes:
 
         :raises Refusal: it has some.
         """
-        checks = Checks(where=_wrong_requirement, on=self._wrong_node)
+        checks = Checks(where=_wrong_requirement, on=self._wrong_node, profile=wrong_profile)
 
         def work() -> bytes:
             workflow = parse(body.text.encode(), body.file, checks)

@@ -104,6 +104,16 @@ class EndTests(TaskCase):
         result = self.told(0, *RUN)
         self.assertEqual((result.stdout, result.stderr), ("one\nno end", "two\n"))
 
+    def test_no_such_option(self) -> None:
+        """What is mistyped is not taken for the command, and sent somewhere."""
+        for words, said in (
+            (("--timout", "5m", "--", "make"), "'--timout'"),
+            (("--cpu=3", "make"), "'--cpu'"),
+            (("--", "--foo"), "'--foo'"),
+        ):
+            self.assertIn(f"No such option {said}", self.refused(2, "run", *words))
+        self.assertEqual(self.tasks.wanted, [])
+
     def test_output_lost(self) -> None:
         """That some of the output is missing is told, also of a command that is done."""
         self.ends("done", exit_status=0, why="output was lost: No space left on device")

@@ -393,6 +393,14 @@ class SubmitTests(TaskRouteCase):
         answer = self.ask("POST", "fitting", {**RUN, "where": "("})
         self.assertEqual(self.refused(answer), (400, "bad_requirement"))
 
+    def test_bad_profile(self) -> None:
+        """A profile that there is not is refused before anything runs."""
+        for wait in (False, True):
+            answer = self.submit(profile="rooty", wait=wait)
+            self.assertEqual(self.refused(answer), (400, "bad_profile"))
+            self.assertIn("'rooty', but default, no-network, trusted", self.told_why(answer))
+        self.assertEqual(self.disk.kept, {})
+
     def test_unplaceable(self) -> None:
         """What no node could ever run is refused, with what each lacks, unless it is to wait."""
         answer = self.submit(cpus=5)
