@@ -30,6 +30,7 @@ import click
 from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.numbers import Number
 from bzzz.cli.session import Session, shared
+from bzzz.cli.silence import Silence
 
 __all__ = ["LOST", "TaskOptions", "exit_code", "follow", "run", "task_options"]
 
@@ -281,6 +282,8 @@ class _Running:
         self._shown = ""
         self._terminal = sys.stderr.isatty() and not session.json
         self._token = 0
+        self._cancelled = False
+        self._silence = Silence(self._tell_that_it_waits)
 
     def run(self, lines: Iterator[Any], detach: bool) -> int:
         """Tell what comes, and return the exit status."""
@@ -309,10 +312,14 @@ class _Running:
         except _Detached:
             self._clear()
             if self.kept:
-                self._say(f"It runs on. To see more of it: bzzz logs -f {self.task}")
+                said = "It is being cancelled. To see its end" if self._cancelled else "It runs on"
+                more = "" if self._cancelled else ". To see more of it"
+                self._say(f"{said}{more}: bzzz logs -f {self.task}")
             else:
                 self._tell_unsure()
             return CANCELLED
+        finally:
+            self._silence.end()
         if detach and self.kept:
             return 0
         self._say("The node has ended the answer without the task's end.")
@@ -332,6 +339,7 @@ class _Running:
             from bzzz.cli.text import as_json
 
             click.echo(as_json(line, line=True))
+        self._silence.end()
         match line:
             case {"event": "id", "task": str(task)}:
                 self.task = task
@@ -343,7 +351,10 @@ class _Running:
                 size = f"{done / (1 << 20):.1f} of {total / (1 << 20):.1f} MiB"
                 self._show(f"{name} gets {size}, too")
             case {"event": "waiting", "why": str(why)}:
-                self._show(f"waiting{f': {why}' if why else ' for a machine'}")
+                said = f"waiting{f': {why}' if why else ' for a machine'}"
+                self._show(said)
+                if not self._session.json:
+                    self._silence.begin(said)
             case {"event": "running", "worker_name": str(name), "token": int(token)}:
                 if self._token and not self._session.json:
                     self._clear()
@@ -386,9 +397,10 @@ class _Running:
             # Before it is kept, who hangs up has most likely not submitted it.
             raise _Detached
         self._clear()
-        self._say("Cancelling it; press Ctrl-C again to leave it alone.")
+        self._say("Cancelling it; press Ctrl-C again not to wait for its end.")
         try:
             self._session.client().post(f"tasks/{self.task}/cancel")
+            self._cancelled = True
         except (NoNode, NodeError) as error:
             self._say(f"It could not be cancelled: {error}")
 
@@ -402,6 +414,10 @@ class _Running:
             self._shown = safe(text)[:70]
             sys.stderr.write(f"\r{self._shown}")
             sys.stderr.flush()
+
+    def _tell_that_it_waits(self, why: str) -> None:
+        self._clear()
+        self._say(f"It is {why}. What each machine lacks: bzzz why {self.task}")
 
     def _clear(self) -> None:
         if self._shown:

@@ -16,6 +16,7 @@ import click
 
 from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.session import Session
+from bzzz.cli.silence import Silence
 
 __all__ = ["run_each"]
 
@@ -106,12 +107,14 @@ class _Run(threading.Thread):
         self._detach = detach
         self._prefix = f"{self.name_of:<{width}} | "
         self._partial = {"stdout": b"", "stderr": b""}
+        self._silence = Silence(self._tell)
 
     def run(self) -> None:
         """See :class:`threading.Thread`."""
         try:
             self._run()
         finally:
+            self._silence.end()
             self.over.set()
 
     def _run(self) -> None:
@@ -144,9 +147,13 @@ class _Run(threading.Thread):
 
             with self.lock:
                 click.echo(as_json({"node": self.name_of, **line}, line=True))
+        self._silence.end()
         match line:
             case {"event": "id", "task": str(task)}:
                 self.task = task
+            case {"event": "waiting", "why": str(why)}:
+                reason = f"waiting: {why}" if why else "waiting for this machine"
+                self._silence.begin(f"It is {reason}. What it lacks: bzzz why {self.task}")
             case {"event": "kept"}:
                 self._kept = True
                 if self._detach:

@@ -163,7 +163,7 @@ class _Running:
         self._interrupts += 1
         if self._interrupts > 1 or not self.workflow:
             raise _Detached
-        self._say("Cancelling it; press Ctrl-C again to leave it alone.")
+        self._say("Cancelling it; press Ctrl-C again not to wait for its end.")
         try:
             self._session.client().post(f"workflows/{self.workflow}/cancel")
         except (NoNode, NodeError) as error:

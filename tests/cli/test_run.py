@@ -7,10 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 from bzzz.cli import run as run_module
+from bzzz.cli import silence
 from bzzz.cli.client import NodeClient, NodeError, NoNode
 from bzzz.cli.run import exit_code
 from bzzz.tasks import submission
@@ -18,6 +20,14 @@ from bzzz.web.requests import Refusal
 from tests.cli.task_node import ID, KEPT, RUNNING, TASK, TaskCase, info, output, verdict
 
 RUN = ("run", "--", "make", "-j8")
+
+
+def _until_told(seconds: float) -> None:
+    """Wait for what is told after no time; what is told later is not waited for."""
+    if not seconds:
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join(5.0)
 
 
 def interrupt() -> None:
@@ -113,6 +123,19 @@ class EndTests(TaskCase):
         ):
             self.assertIn(f"No such option {said}", self.refused(2, "run", *words))
         self.assertEqual(self.tasks.wanted, [])
+
+    def test_waits_long(self) -> None:
+        """That a task waits is told when it is for long, with where to look; not if it is short."""
+        waiting = {"event": "waiting", "why": ""}
+        said = f"It is waiting for a machine. What each machine lacks: bzzz why {TASK}\n"
+        for seconds, told in ((60.0, ""), (0.0, said)):
+            self.patch(silence, "SECONDS", seconds)
+            self.during(
+                (*KEPT, waiting, RUNNING, {"event": "ended", "task": info()}),
+                *[_nothing] * 3,
+                partial(_until_told, seconds),
+            )
+            self.assertEqual(self.told(0, *RUN).stderr, told)
 
     def test_output_lost(self) -> None:
         """That some of the output is missing is told, also of a command that is done."""
@@ -286,14 +309,28 @@ class InterruptTests(TaskCase):
         self.assertEqual(self.tasks.acts, [("cancel", TASK)])
         self.assertEqual(
             (result.stdout, result.stderr),
-            ("x", "Cancelling it; press Ctrl-C again to leave it alone.\nCancelled.\n"),
+            ("x", "Cancelling it; press Ctrl-C again not to wait for its end.\nCancelled.\n"),
         )
 
     def test_twice(self) -> None:
-        """It is left alone, and how to see more of it is told."""
+        """It is cancelled, and its end is not waited for: how to see that is told."""
         self.tasks.tasks = [info()]
         self.during((*KEPT, RUNNING, RUNNING), *[_nothing] * 2, interrupt, interrupt)
         said = self.refused(130, *RUN)
+        self.assertEqual(
+            said.splitlines()[1:],
+            [f"It is being cancelled. To see its end: bzzz logs -f {TASK}"],
+        )
+
+    def test_at_once(self) -> None:
+        """Pressed again before the node has answered to the first, the task is left alone."""
+
+        def post(client: NodeClient, what: str, body: object = None, **others: Any) -> None:
+            interrupt()
+
+        self.during((*KEPT, RUNNING, RUNNING), *[_nothing] * 2, interrupt)
+        with patch.object(NodeClient, "post", post):
+            said = self.refused(130, *RUN)
         self.assertEqual(
             said.splitlines()[1:], [f"It runs on. To see more of it: bzzz logs -f {TASK}"]
         )
@@ -365,6 +402,18 @@ class EachTests(TaskCase):
             sorted(said), ["ash | it was not heard of", "oak | command x: not\\u001b found"]
         )
         self.assertEqual(last, "2 of 2 did not succeed: oak (127), ash (121)")
+
+    def test_waits_long(self) -> None:
+        """That one waits for long is told behind its name, with where to look."""
+        self.tasks.verdicts = [verdict("oak")]
+        self.patch(silence, "SECONDS", 0.0)
+        waiting = {"event": "waiting", "why": ""}
+        ended = {"event": "ended", "task": info()}
+        self.during((*KEPT, waiting, ended), *[_nothing] * 3, partial(_until_told, 0.0))
+        self.assertEqual(
+            self.told(0, "run", "--each", "--", "x").stderr,
+            f"oak | It is waiting for this machine. What it lacks: bzzz why {TASK}\n",
+        )
 
     def test_refused_by_one(self) -> None:
         """One that is refused is told, and the others run."""

@@ -154,7 +154,9 @@ class SubmitTests(TaskCase):
         self.during(lines, *[lambda: None] * 2, interrupt)
         result = self.told(130, *self.submit())
         self.assertEqual(self.tasks.acts, [("cancel", FLOW)])
-        self.assertEqual(result.stderr, "Cancelling it; press Ctrl-C again to leave it alone.\n")
+        self.assertEqual(
+            result.stderr, "Cancelling it; press Ctrl-C again not to wait for its end.\n"
+        )
         self.during(lines, *[lambda: None] * 2, interrupt, interrupt)
         self.assertIn(
             f"It goes on. To see how far it is: bzzz task {FLOW}\n",
