@@ -38,7 +38,7 @@ def submit(session: Session, file: Path, detach: bool) -> None:
     """Run the steps of the workflow in FILE, each on the machine that suits it best.
 
     Everything that is wrong with FILE is told, with its line, before anything runs. Ctrl-C cancels
-    it; pressed again, it leaves it running.
+    it; pressed again, its end is not waited for.
     """
     try:
         body = {**_read(session, file), "follow": not detach}
