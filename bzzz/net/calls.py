@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
-from bzzz.net.link import HURRY, Link
+from bzzz.net.link import Link
 from bzzz.net.stream import Stream
 from bzzz.net.swarm import Swarm
 from bzzz.net.token_bucket import Rate
@@ -131,28 +131,20 @@ class Calls(Generic[Q, A]):
 
 
 class _Frames:
-    """Messages that leave in one frame at the end of the turn, or at once where none did a moment
-    ago."""
+    """Messages that leave in one frame at the end of the turn."""
 
     def __init__(self, link: Link, codec: Codec[Any, Any]) -> None:
         self._link = link
         self._codec = codec
         self._waiting: list[tuple[int, bytes]] = []
         self._planned = False
-        self._hurried = float("-inf")
         self.stream: Stream | None = None
 
     def send(self, number: int, data: bytes) -> None:
         self._waiting.append((number, data))
-        if self._planned or self.stream is None:
-            return
-        now = self._link.clock.seconds()
-        if self._link.is_real and now >= self._hurried + HURRY:
-            self._hurried = now
-            self.flush()
-            return
-        self._planned = True
-        self._link.clock.callLater(0, self.flush)
+        if not self._planned and self.stream is not None:
+            self._planned = True
+            self._link.clock.callLater(0, self.flush)
 
     def flush(self) -> None:
         """Send what there is, if the stream is open."""

@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.tcp import Connection as TcpConnection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -48,7 +47,7 @@ from bzzz.wire.connection import (
 )
 from bzzz.wire.multiaddr import Multiaddr
 
-__all__ = ["HURRY", "Link", "LinkOwner"]
+__all__ = ["Link", "LinkOwner"]
 
 # From the first byte of TCP to a ready muxer, in seconds. Three round trips; a peer that needs
 # more is gone or holds the place on purpose (slow loris).
@@ -81,12 +80,6 @@ GUEST_FRAMES = 8
 
 # Frames of the peer between two looks at whether there is time left in this turn.
 SLICE = 1
-
-# What is short is sent at once if nothing was for so many seconds, which makes a question and its
-# answer a tenth faster; else it leaves with all that there is at the end of the turn, which takes
-# less of the processor.
-HURRY = 0.0005
-HURRY_BYTES = 16384
 
 # How long a closing link may take to send what it has, in seconds, before it is cut.
 CLOSE_TIMEOUT = 2.0
@@ -161,7 +154,6 @@ class Link(Protocol):
         self._started = False
         self._in_line = False
         self._paused = False
-        self._hurried = float("-inf")
         self._unread = b""
         self._unproved = 0
 
@@ -287,25 +279,6 @@ class Link(Protocol):
         if chunks:
             transport: Any = self.transport
             transport.writeSequence(chunks)
-            if self.is_real and sum(map(len, chunks)) <= HURRY_BYTES:
-                self._hurry(transport)
-
-    @property
-    def is_real(self) -> bool:
-        """Whether it is over the kernel's TCP, and not a simulated one."""
-        return isinstance(self.transport, TcpConnection)
-
-    def _hurry(self, transport: Any) -> None:
-        """Send at once, and not in the reactor's next turn, where little is sent.
-
-        Where that fails the reactor finds out in its next turn. Not where much waits: room for more
-        is told by the reactor alone.
-        """
-        now = self.clock.seconds()
-        may = transport.connected and not (transport.disconnecting or self.congested)
-        if may and now >= self._hurried + HURRY:
-            self._hurried = now
-            transport.doWrite()
 
     def credit(self, stream: Stream, size: int) -> None:
         """``size`` bytes of the stream were taken: the peer may send as many again."""

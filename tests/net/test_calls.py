@@ -13,7 +13,6 @@ from twisted.python.failure import Failure
 from bzzz.errors import RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
 from bzzz.net import calls as calls_module
-from bzzz.net import link as link_module
 from bzzz.net.calls import AnswerLost, Calls, NotAsked
 from bzzz.net.link import Link
 from bzzz.net.stream import Stream
@@ -175,37 +174,6 @@ class AnsweredTests(CallsCase):
         self.other.reply(0)
         self.run_for(0.2)
         self.assertEqual([self.successResultOf(each) for each in (asked[0], asked[2])], ["A", "C"])
-
-    def test_at_once(self) -> None:
-        """Over the kernel's TCP the first question of a moment is sent at once and alone, the
-        others of the turn together; what is long, or on a link that is being closed, is not
-        hurried."""
-        self.ask("first")
-        self.other.reply()
-        self.run_for(0.2)
-        link = self.one.link(self.other.id)
-        transport: Any = link.transport
-        written: list[float] = []
-        transport.doWrite = lambda: written.append(link.clock.seconds())
-        transport.connected = True
-        self.patch(link_module, "TcpConnection", type(transport))
-        self.other.codec.frames.clear()
-        for word in ("a", "b", "c"):
-            self.one.calls.ask(self.other.id, word)
-        self.assertEqual(len(written), 1)
-        self.run_for(0.2)
-        self.assertEqual([len(written), len(self.other.codec.frames)], [1, 2])
-        self.one.calls.ask(self.other.id, "d")
-        self.assertEqual(len(written), 2)
-        self.run_for(0.2)
-        self.patch(link_module, "HURRY_BYTES", 10)
-        self.one.calls.ask(self.other.id, "e")
-        self.assertEqual(len(written), 2)
-        self.run_for(0.2)
-        self.patch(link_module, "HURRY_BYTES", 1000)
-        transport.disconnecting = True
-        self.one.calls.ask(self.other.id, "f")
-        self.assertEqual(len(written), 2)
 
     def test_one_frame(self) -> None:
         """What is asked in one turn, and what is answered in one, is one frame each."""
