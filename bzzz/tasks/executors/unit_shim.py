@@ -19,6 +19,7 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 from typing import Final
 
 from msgspec.structs import replace
@@ -42,7 +43,7 @@ from bzzz.tasks.executors.keeper_runs import LATE
 from bzzz.tasks.executors.keeper_shim import EXTEND, STOP, Shim
 from bzzz.tasks.executors.unit_messages import Hello, encode_hello
 
-__all__ = ["STDERR", "STDOUT", "UnitShim", "main", "own_cgroup"]
+__all__ = ["STDERR", "STDOUT", "UnitShim", "live", "main", "own_cgroup"]
 
 # What the run's files of output are called in what this process is told: they come with it, open,
 # in this order. In the sandbox they cannot be seen.
@@ -197,13 +198,19 @@ def main() -> None:
     os.close(nothing)
     shim = UnitShim(control, os.environ.get("NOTIFY_SOCKET", ""), own_cgroup())
     try:
-        shim.live_for(sys.argv[1])
-    except BaseException as error:
-        shim.tell(Ended(sys.argv[1], "stopped", None, f"its shim failed: {error!r:.500}"))
-        raise
+        live(shim, sys.argv[1])
     finally:
         # What is left is killed by systemd; the end of the interpreter has nothing to add.
         os._exit(0)
+
+
+def live(shim: UnitShim, key: str) -> None:
+    """Have a shim run what it is for. A flaw of it is told to the daemon, and to the journal."""
+    try:
+        shim.live_for(key)
+    except BaseException as error:  # noqa: BLE001 - there is nobody above who would hear of it
+        traceback.print_exc()
+        shim.tell(Ended(key, "stopped", None, f"its shim failed: {error!r:.500}"))
 
 
 if __name__ == "__main__":

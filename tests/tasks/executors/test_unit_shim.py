@@ -6,6 +6,7 @@ output, tells it what to run, gives it files for the output, and hears what it s
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -40,7 +41,7 @@ from bzzz.tasks.executors.unit_messages import (
     decode_unit_report,
     encode_hello,
 )
-from bzzz.tasks.executors.unit_shim import STDERR, STDOUT, UnitShim, own_cgroup
+from bzzz.tasks.executors.unit_shim import STDERR, STDOUT, UnitShim, live, own_cgroup
 from tests.tasks.executors.test_keeper import PATIENCE, TWENTY, alive, in_time
 
 KEY = "t.1"
@@ -325,3 +326,28 @@ class MessageTests(SynchronousTestCase):
             encode_hello(Hello(KEY, "/" * (MAX_CGROUP + 1))),
         ):
             self.assertRaises(RemoteProtocolError, decode_unit_report, data)
+
+
+class FlawTests(SynchronousTestCase):
+    """A shim that fails."""
+
+    def test_told(self) -> None:
+        """The daemon hears of it, and the journal has where it was."""
+        told: list[Any] = []
+
+        class Flawed(UnitShim):
+            def __init__(self) -> None:
+                pass
+
+            def live_for(self, key: str) -> None:
+                raise ZeroDivisionError("a flaw")
+
+            def tell(self, report: Any) -> None:
+                told.append(report)
+
+        journal = io.StringIO()
+        self.patch(sys, "stderr", journal)
+        live(Flawed(), KEY)
+        reason = "its shim failed: ZeroDivisionError('a flaw')"
+        self.assertEqual(told, [Ended(KEY, "stopped", None, reason)])
+        self.assertIn('raise ZeroDivisionError("a flaw")', journal.getvalue())
