@@ -55,7 +55,7 @@ CHECK: Final = 2.0
 LOOKS: Final = 200
 
 # Seconds until other replicas are told that a task's end is decided, together with others.
-SETTLE: Final = 0.05
+SETTLE: Final = 0.25
 
 # Seconds, times its place from 1, after which a replica that has accepted an end finds out whether
 # it is decided.

@@ -589,7 +589,7 @@ class EndTests(DriverCase):
         done = Report(task_id(2), 1, End.DONE, 0)
         self.successResultOf(self.wait(self.driver.report(peer("hazel"), done, other)))
         self.assertEqual(self.peers.take(Settled), [])
-        self.run_for(SETTLE)
+        self.run_for(SETTLE + 0.05)
         asked = self.peers.take(Settled)
         self.assertEqual([each.peer for each in asked], [peer("ironwood"), peer("acacia")])
         self.assertEqual(
