@@ -21,7 +21,6 @@ from bzzz.tasks.messages import (
     Done,
     Failed,
     Find,
-    Granted,
     Hold,
     Listing,
     Offer,
@@ -37,6 +36,7 @@ from bzzz.tasks.messages import (
 )
 from bzzz.tasks.record import shorten
 from bzzz.tasks.record_checks import RecordChecks
+from bzzz.tasks.renewing import Renewing
 from bzzz.tasks.replica import Replica
 from bzzz.tasks.value import peer_id
 from bzzz.tasks.worker import Worker
@@ -57,6 +57,7 @@ class Answering:
         own: PeerID,
         trusted: Trusted,
         replica: Replica,
+        renewing: Renewing,
         driver: Driver,
         workflows: WorkflowDriver,
         worker: Worker,
@@ -67,6 +68,7 @@ class Answering:
         self._own = own
         self._trusted = trusted
         self._replica = replica
+        self._renewing = renewing
         self._driver = driver
         self._workflows = workflows
         self._worker = worker
@@ -77,11 +79,7 @@ class Answering:
     def answer(self, peer: PeerID, request: Request) -> Deferred[Answer]:
         """Answer a member. It does not fail."""
         if isinstance(request, Renew):
-            name = str(peer)
-            renew = self._replica.renew
-            return succeed(
-                Granted(tuple(renew(task, name, token) for task, token in request.attempts))
-            )
+            return self._renewing.answer(str(peer), request.attempts).addErrback(_failed)
         if isinstance(request, Register) and not self._kept.is_old(request.task):
             # Most of what is asked.
             try:

@@ -8,7 +8,7 @@ the same time, or be interrupted at any point: the records are what counts.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -248,11 +248,16 @@ class Driver:
             else somebody may have offered it already.
         :raises NoMajority: it is not known whether it has it.
         """
-        decided = await self._records.create(record, within, fresh=fresh)
+        creating = Deferred.fromCoroutine(self._records.create(record, within, fresh=fresh))
+        offering = None
+        if fresh and record.state.state is State.ASSIGNED:
+            # Behind what the replicas are asked to accept, so that it travels with that. Until a
+            # majority has it on the disk, the worker gets no lease, and does not begin.
+            offering = Deferred.fromCoroutine(self._put(record))
+        decided = await creating
         self.decided(decided)
-        state = decided.state
-        if fresh and state.state is State.ASSIGNED and state.version == record.state.version:
-            self._background(self._offer(decided), "offering a task")
+        if offering is not None:
+            self._background(self._answered(decided, record.state, offering), "offering a task")
         return decided
 
     def place(self, task: str, worker: str) -> bool:
@@ -421,15 +426,17 @@ class Driver:
 
     async def _offer(self, record: TaskRecord) -> None:
         """Offer a task to its worker: once, by whoever has assigned it."""
-        state, submission = record.state, record.submission
-        if state.cancel:
-            return
-        for_good = False
+        if not record.state.cancel:
+            await self._answered(record, record.state, self._put(record))
+
+    async def _put(self, record: TaskRecord) -> Refused | None:
+        """Offer a task to its worker; returns why it does not take it, if it does not."""
+        state = record.state
         try:
             answer = await self._peers.ask(peer_id(state.worker), Offer(record.signed, state.token))
         except NotAsked as error:
             # It has not heard of it, and never will.
-            reason = str(error)
+            return Refused(str(error))
         except BzzzError as error:
             self._log.info(
                 "It is not known whether {worker} runs task {task}: {error}",
@@ -437,16 +444,25 @@ class Driver:
                 task=record.task,
                 error=error,
             )
+            return None
+        if isinstance(answer, Failed):
+            return Refused(answer.reason)
+        return answer if isinstance(answer, Refused) else None
+
+    async def _answered(
+        self, record: TaskRecord, offered: TaskState, offering: Awaitable[Refused | None]
+    ) -> None:
+        """Take back what its worker refuses.
+
+        :param record: the last that was decided.
+        :param offered: the state with the token that was offered.
+        """
+        refused = await offering
+        if refused is None:
             return
-        else:
-            if not isinstance(answer, Refused | Failed):
-                return
-            reason = answer.reason
-            for_good = isinstance(answer, Refused) and answer.for_good
-        self._placer.refused(submission, state.worker, reason, for_good)
-        await self._until_changed(
-            record, lambda last: states.refuse(last, state.worker, state.token, reason)
-        )
+        worker, token, reason = offered.worker, offered.token, refused.reason
+        self._placer.refused(record.submission, worker, reason, refused.for_good)
+        await self._until_changed(record, lambda last: states.refuse(last, worker, token, reason))
 
     async def _until_changed(self, record: TaskRecord, edit: Edit) -> None:
         """Make a change that nobody else would make soon; the lease's end makes up for it."""

@@ -47,6 +47,11 @@ class Lease:
         self._granted[place] = max(self._granted[place], asked)
 
     @property
+    def has_grant(self) -> bool:
+        """Whether any replica has ever granted it."""
+        return max(self._granted) > float("-inf")
+
+    @property
     def until(self) -> float:
         """When it ends, on the worker's clock; minus infinity: it has not begun."""
         return sorted(self._granted, reverse=True)[self._majority - 1] + self._seconds

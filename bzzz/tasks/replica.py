@@ -8,7 +8,7 @@ and "Leases".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -20,7 +20,7 @@ from bzzz.database import DatabaseError
 from bzzz.errors import BzzzError
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.askers import Asker, Denied, has_place
-from bzzz.tasks.ballots import Accepted, Answer, Prepare, Request
+from bzzz.tasks.ballots import Accept, Accepted, Answer, Prepare, Request
 from bzzz.tasks.leases import MAX_LEASE, Grants
 from bzzz.tasks.register_store import Answered, Asked, RegisterStore
 
@@ -33,6 +33,8 @@ MAX_ASKED = 10_000
 # Requests of one write, so that those after them are not kept waiting by one long one.
 MAX_BATCH = 500
 
+
+T = TypeVar("T")
 
 # Seconds after which it is tried whether a disk that could not be written can be.
 TRY_AGAIN = 10.0
@@ -101,6 +103,8 @@ class Replica:
         # so; until then nobody is granted a lease that a promise on its way out denies.
         self._closing: dict[str, int] = {}
         self._waiting: list[tuple[Asked, Deferred[Answer]]] = []
+        # The last request to accept a value of those whose answer is still to come.
+        self._accepting: dict[str, Deferred[Answer]] = {}
         self._is_writing = False
         self._failed_at = float("-inf")
         self._reason = ""
@@ -135,6 +139,9 @@ class Replica:
             return fail(ReplicaBusy(f"{MAX_ASKED} requests wait for the disk of this replica"))
         answered: Deferred[Answer] = Deferred()
         self._waiting.append((Asked(task, request, asker=asker), answered))
+        if isinstance(request, Accept):
+            self._accepting[task] = answered
+            answered.addBoth(self._answered, task, answered)
         if not self._is_writing:
             self._write()
         return answered
@@ -152,9 +159,29 @@ class Replica:
         self._grants.grant(task, token, self._clock.seconds())
         return True
 
+    def accepting(self, task: str) -> Deferred[None] | None:
+        """Fires when what this replica was asked to accept for a task is on the disk, or could not
+        be written; None: nothing is being written."""
+        writing = self._accepting.get(task)
+        if writing is None:
+            return None
+        written: Deferred[None] = Deferred()
+
+        def over(result: T) -> T:
+            written.callback(None)
+            return result
+
+        writing.addBoth(over)
+        return written
+
     def until_closed(self, task: str, token: int, lease: float) -> float:
         """Seconds for which this replica may not close a token, 0 if it may."""
         return self._grants.until_closed(task, token, lease, self._clock.seconds())
+
+    def _answered(self, result: T, task: str, answered: Deferred[Answer]) -> T:
+        if self._accepting.get(task) is answered:
+            del self._accepting[task]
+        return result
 
     def _write(self) -> None:
         """Write what waits, as long as something does."""

@@ -39,6 +39,7 @@ from bzzz.tasks.record import begin
 from bzzz.tasks.record_checks import RecordChecks
 from bzzz.tasks.records import Records
 from bzzz.tasks.registers import Registers
+from bzzz.tasks.renewing import Renewing
 from bzzz.tasks.replica import Replica
 from bzzz.tasks.submission import TASK, Input, Submission, SubmissionError
 from bzzz.tasks.value import TaskRecord
@@ -140,6 +141,7 @@ class TaskService:
             self.own,
             world.trusted,
             self.replica,
+            Renewing(world.clock, self.replica),
             self.driver,
             self.workflows,
             self.worker,

@@ -28,6 +28,7 @@ from bzzz.tasks.messages import (
     MAX_RENEWED,
     Answer,
     Done,
+    Failed,
     Granted,
     Refused,
     Renew,
@@ -56,6 +57,10 @@ STOP_GRACE: Final = 10.0
 REPORT_AGAIN: Final = 0.2
 MAX_REPORT_AGAIN: Final = 15.0
 
+# Seconds for which all replicas may answer that they cannot record an end, as while their disks are
+# full; its files stay as long, see bzzz.tasks.holding.
+GIVE_UP: Final = 600.0
+
 # Tasks of which the last token offered is remembered; an offer is sent once, so a second one that
 # comes later than this many others would be very late.
 MAX_SEEN: Final = 100_000
@@ -80,6 +85,8 @@ class _Attempt:
     :ivar stopping: whether a cancel was told.
     :ivar lost: whether others may have it: its lease is not wanted any more.
     :ivar counted: whether it takes of the machine what it needs.
+    :ivar near: this node and the one that offered it: the only replicas that are asked first, if
+        they are a majority; no other is needed for what begins, and ends, in a moment.
     """
 
     def __init__(self, signed: SignedSubmission, submission: Submission, token: int) -> None:
@@ -97,7 +104,13 @@ class _Attempt:
         self.stopping = False
         self.lost = False
         self.counted = True
+        self.near: set[PeerID] = set()
         self.expiry: Alarm | None = None
+
+    def asks(self, replica: PeerID) -> bool:
+        """Whether a replica is asked for the lease now."""
+        near = self.near.intersection(self.replicas)
+        return len(near) < majority(len(self.replicas)) or replica in near
 
 
 class Worker:
@@ -189,6 +202,7 @@ class Worker:
         self._seen.move_to_end(task)
         if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
+        attempt.near = {self._own, peer}
         self._attempts[task] = attempt
         env = {**admitted, "BZZZ_TASK": task, "BZZZ_FENCING_TOKEN": str(token)}
         # What does not begin within the time of its lease will have been given to others.
@@ -285,21 +299,25 @@ class Worker:
         """Ask the replicas for what is due, all of one replica in one message."""
         self._timer = None
         now = self._clock.seconds()
-        asked: dict[PeerID, list[tuple[_Attempt, int]]] = {}
+        # What has no lease yet apart: a replica may have to write something before it answers that.
+        asked: dict[tuple[PeerID, bool], list[tuple[_Attempt, int]]] = {}
         soonest = float("inf")
         for attempt in self._attempts.values():
             if attempt.lost:
                 continue
             every = attempt.submission.lease / RENEWALS
-            if attempt.lease.until <= now:
+            holds = attempt.lease.until > now
+            if not holds:
                 every = min(every, ASK_AGAIN)
             # What is due soon is asked for with the others.
             if now >= attempt.asked_for + every / 2:
                 attempt.asked_for = now
                 for place, replica in enumerate(attempt.replicas):
-                    asked.setdefault(replica, []).append((attempt, place))
+                    if attempt.asks(replica):
+                        asked.setdefault((replica, holds), []).append((attempt, place))
+                attempt.near = set()
             soonest = min(soonest, attempt.asked_for + every)
-        for replica, attempts in asked.items():
+        for (replica, _), attempts in asked.items():
             for start in range(0, len(attempts), MAX_RENEWED):
                 self._ask_for(replica, attempts[start : start + MAX_RENEWED], now)
         if soonest < float("inf") and not self._stopped:
@@ -421,25 +439,48 @@ class Worker:
             self._is_over(attempt.task, attempt.token)
 
     async def _report(self, attempt: _Attempt, report: Report) -> None:
-        """Tell the replicas, one after the other, until one has it in the record."""
+        """Tell the replicas, one after the other, until one has it in the record.
+
+        Not for ever where all answer that they cannot record it: they may have no such task. What
+        was lost and never had the word of a replica may be a task that was never kept: once is
+        enough, as the replicas find out by themselves.
+        """
         wait = REPORT_AGAIN
+        give_up = float("inf")
         while not self._stopped:
+            answers = []
             for replica in attempt.replicas:
-                if await self._told(replica, report):
+                answers.append(await self._told(replica, report))
+                if isinstance(answers[-1], Done):
                     self._forget(attempt)
                     return
             if self._stopped:
                 return
+            now = self._clock.seconds()
+            refused = [each.reason for each in answers if isinstance(each, Failed)]
+            give_up = min(give_up, now + GIVE_UP) if len(refused) == len(answers) else float("inf")
+            if report.end is End.LOST and not attempt.lease.has_grant:
+                give_up = now
+            if now >= give_up:
+                self._log.info(
+                    "No replica of {attempt} records that it is {end}: {reasons}",
+                    attempt=attempt.key,
+                    end=report.end.value,
+                    reasons="; ".join(dict.fromkeys(refused)) or "none can be asked",
+                )
+                self._forget(attempt)
+                return
             await self._sleep(wait)
             wait = min(2 * wait, MAX_REPORT_AGAIN)
 
-    async def _told(self, replica: PeerID, report: Request) -> bool:
+    async def _told(self, replica: PeerID, report: Request) -> Answer | None:
+        """What a replica answers; None where it cannot be asked."""
         try:
             answer = await self._peers.ask(replica, report)
         except BzzzError as error:
             self._log.debug("{peer} could not be told: {error}", peer=replica, error=error)
-            return False
-        return isinstance(answer, Done)
+            return None
+        return answer
 
     def _forget(self, attempt: _Attempt) -> None:
         if attempt.expiry is not None:

@@ -186,6 +186,8 @@ class FakeRecords:
         self.before: Callable[[TaskRecord], TaskRecord] = lambda record: record
 
     async def create(self, record: TaskRecord, within: float, *, fresh: bool = True) -> TaskRecord:
+        if self.wait is not None:
+            await self.wait
         if self.failing:
             raise NoMajority("no majority")
         return self.known.setdefault(record.task, record)

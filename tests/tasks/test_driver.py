@@ -184,12 +184,31 @@ class OfferTests(DriverCase):
         offer.answer.callback(Refused("busy"))
         self.assertEqual((self.state.token, self.state.worker), (2, name("acacia")))
 
+    def test_offered_before(self) -> None:
+        """It is offered as soon as replicas are asked to accept it. A refusal that is there before
+        it is decided is recorded afterwards."""
+        self.records.wait = Deferred()
+        wanted = record(begin(name("hazel"), name("walnut")))
+        creating = self.wait(self.driver.create(wanted, 10.0))
+        [offer] = self.peers.take(Offer, "hazel")
+        self.assertEqual(offer.request, Offer(wanted.signed, 1))
+        offer.answer.callback(Refused("busy"))
+        self.assertNoResult(creating)
+        self.assertEqual(self.placer.refusals, [])
+        waiting, self.records.wait = self.records.wait, None
+        waiting.callback(None)
+        self.successResultOf(creating)
+        self.assertEqual((self.state.state, self.state.why), (State.WAITING, "busy"))
+        self.assertEqual(self.peers.take(Offer), [])
+
     def test_not_created(self) -> None:
-        """What may not be decided is not offered."""
+        """Of what may not be decided nothing is recorded, whatever its worker says."""
         self.records.failing = True
         wanted = record(begin(name("hazel"), name("walnut")))
         self.failureResultOf(self.wait(self.driver.create(wanted, 10.0)), NoMajority)
-        self.assertEqual(self.peers.asked, [])
+        self.records.failing = False
+        self.peers.take(Offer)[0].answer.callback(Refused("busy"))
+        self.assertEqual((self.placer.refusals, self.records.known), ([], {}))
 
     def test_created_by_another(self) -> None:
         """What was decided instead of the first record is offered by whoever has assigned it."""
@@ -197,8 +216,10 @@ class OfferTests(DriverCase):
             TaskState(State.ASSIGNED, 2, 3, name("acacia"), name("ironwood")),
             ballot=Ballot(4, 1),
         )
-        self.create()
-        self.assertEqual(self.peers.asked, [])
+        made = self.create()
+        # It was told of the first one; no replica grants it a lease of that.
+        self.peers.take(Offer, "hazel")[0].answer.callback(Refused("busy"))
+        self.assertEqual((self.peers.asked, self.state), ([], made.state))
 
     def test_waits(self) -> None:
         """Where nobody is known it is the placer's."""

@@ -478,6 +478,19 @@ class LeaseTests(ServiceCase):
         self.assertEqual(self.ask("hazel", asked), Granted((True, False, False, False)))
         self.assertEqual(self.ask("hazel", Renew(())), Granted(()))
 
+    def test_renewed_while_written(self) -> None:
+        """Before a record is on the disk its worker is not answered."""
+        other = task_id(7)
+        self.disk.slow = True
+        made = record(begin(name("hazel"), name("walnut")), 7)
+        value = encode_record(made.signed, made.state)
+        accept = Accept(RESERVED, value, Ballot(1, 0))
+        self.service.answer(peer("walnut"), Register(other, accept))
+        renewing = self.service.answer(peer("hazel"), Renew(((other, 1),)))
+        self.assertNoResult(renewing)
+        self.disk.finish()
+        self.assertEqual(self.successResultOf(renewing), Granted((True,)))
+
     def test_renewed_by_another(self) -> None:
         """A lease is its worker's."""
         for machine in ("walnut", "acacia", "larch"):
@@ -950,12 +963,14 @@ class SubmitTests(ServiceCase):
         self.assertEqual(self.placer.waiting, [made.task])
 
     def test_given(self) -> None:
-        """Where somebody fits it is offered to him, once it is kept."""
+        """Where somebody fits it is offered to him, behind what the replicas are asked."""
         submitting = self.submit(name("larch"))
-        self.assertEqual(self.peers.take(Offer), [])
+        self.assertEqual(
+            [type(each.request) for each in self.peers.asked], [Register, Register, Offer]
+        )
+        [offer] = self.peers.take(Offer)
         self.peers.take(Register)[0].answer.callback(Told(Accepted(RESERVED)))
         made = self.successResultOf(submitting)
-        [offer] = self.peers.take(Offer)
         self.assertEqual((offer.peer, offer.request), (peer("larch"), Offer(made.signed, 1)))
 
     def test_no_majority(self) -> None:
@@ -963,7 +978,6 @@ class SubmitTests(ServiceCase):
         submitting = self.submit(name("larch"))
         self.clock.pump([0.5] * int(2 * CREATE_SECONDS))
         self.failureResultOf(submitting, NoMajority)
-        self.assertEqual(self.peers.take(Offer), [])
 
     def test_no_right(self) -> None:
         """A node that may not submit keeps nothing."""
@@ -1085,6 +1099,7 @@ class SubmitTests(ServiceCase):
         self.clock.advance(0.1)
         self.service.stop()
         self.failureResultOf(submitting, NoMajority)
+        self.clock.advance(ANSWER_SECONDS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 

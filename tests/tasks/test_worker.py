@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.calls import NotAsked
 from bzzz.tasks import worker as worker_module
 from bzzz.tasks.executors.interfaces import Ending, Over
 from bzzz.tasks.messages import Done, Failed, Granted, Refused, Renew, Report, Taken
@@ -127,6 +128,41 @@ class OfferTests(WorkerCase):
         self.assertEqual(self.executor.started, [RUN])
         # The one of them that granted first did so 0.1 s ago.
         self.assertAlmostEqual(self.executor.until(RUN), 1000.0 + LEASE)
+
+    def test_nearest_first(self) -> None:
+        """A worker that is a replica asks at first itself and who offered it, who are enough, and
+        all when one of those does not grant it."""
+        self.worker = Worker(
+            self.clock,
+            peer("ironwood"),
+            self.peers,
+            self.executor,
+            self.workspace,
+            self.admit,
+            self.taken.remove,
+        )
+        self.offer()
+        self.clock.advance(0)
+        asked = self.peers.take(Renew)
+        self.assertEqual({each.peer for each in asked}, {peer("walnut"), peer("ironwood")})
+        asked[0].answer.callback(Granted((True,)))
+        self.run_for(ASK_AGAIN)
+        again = [each.peer for each in self.peers.take(Renew)]
+        self.assertEqual(sorted(again), sorted(peer(each) for each in REPLICAS))
+
+    def test_begins_beside_others(self) -> None:
+        """What has no lease yet is asked for apart: an answer that has to wait for a disk is not
+        to keep back the leases of what runs."""
+        self.begin()
+        self.run_for(1.0 - 1 / 32)
+        self.peers.take(Renew)
+        self.offer(number=2)
+        self.run_for(1 / 16)
+        asked = self.peers.take(Renew, "acacia")
+        self.assertEqual(
+            [each.request for each in asked],
+            [Renew(((task_id(), 1),)), Renew(((task_id(2), 1),))],
+        )
 
     def test_one_replica(self) -> None:
         """In a small cluster one replica is a majority."""
@@ -517,6 +553,48 @@ class EndTests(WorkerCase):
         self.assertEqual(len(self.reports("ironwood")), 1)
         self.done()
         self.assertEqual(len(self.worker), 0)
+
+    def test_recorded_by_nobody(self) -> None:
+        """When all replicas have answered for long that they cannot record it, it is given up;
+        not when one could not be asked meanwhile."""
+        self.patch(worker_module, "GIVE_UP", 60.0)
+        self.begin()
+        self.executor.end(RUN, EXITED)
+
+        def refuse(seconds: float, *machines: str) -> None:
+            end = self.clock.seconds() + seconds
+            while self.clock.seconds() < end:
+                for each in self.peers.take(Report):
+                    if each.peer in {peer(one) for one in machines}:
+                        each.answer.callback(Failed("there is no such task"))
+                    else:
+                        each.answer.errback(NotAsked("gone"))
+                self.clock.advance(0.25)
+
+        refuse(100.0, "walnut", "acacia")
+        refuse(40.0, *REPLICAS)
+        refuse(20.0, "walnut", "ironwood")
+        refuse(40.0, *REPLICAS)
+        self.assertEqual(len(self.worker), 1)
+        refuse(60.0, *REPLICAS)
+        self.assertEqual((len(self.worker), self.reports()), (0, []))
+        self.assertEqual(self.workspace.cleaned, [(task_id(), 1)])
+
+    def test_never_kept(self) -> None:
+        """What was lost without the word of any replica may be no task at all: it is told once."""
+        for token, machines in enumerate((REPLICAS, ()), 1):
+            self.offer(token=token)
+            self.run_for(LEASE + 0.1)
+            self.peers.take(Renew)
+            self.assertEqual([each.token for each in self.reports()], [token])
+            for machine in REPLICAS:
+                [told] = self.peers.take(Report, machine)
+                if machines:
+                    told.answer.callback(Failed("there is no such task"))
+                else:
+                    told.answer.errback(NotAsked("gone"))
+            self.run_for(60.0)
+            self.assertEqual((len(self.worker), self.reports()), (0, []))
 
     def test_long_reason(self) -> None:
         """A reason is cut where it is longer than a message may have it."""
