@@ -62,11 +62,12 @@ class Alarms:
     def call_later(self, seconds: float, call: Callable[[], object]) -> Alarm:
         """Plan a call."""
         alarm = Alarm(self, call)
-        at = self._clock.seconds() + seconds
+        now = self._clock.seconds()
+        at = now + seconds
         heappush(self._heap, (at, next(self._numbers), alarm))
         self._active += 1
         if not self._ringing:
-            self._plan(at)
+            self._plan(at, now)
         return alarm
 
     def lost_one(self) -> None:
@@ -78,13 +79,13 @@ class Alarms:
                 self._planned.cancel()
                 self._planned = None
 
-    def _plan(self, at: float) -> None:
+    def _plan(self, at: float, now: float) -> None:
         if self._planned is not None:
             if self._planned_at <= at:
                 return
             self._planned.cancel()
         self._planned_at = at
-        self._planned = self._clock.callLater(max(0.0, at - self._clock.seconds()), self._ring)
+        self._planned = self._clock.callLater(max(0.0, at - now), self._ring)
 
     def _ring(self) -> None:
         self._planned = None
@@ -100,4 +101,4 @@ class Alarms:
             while heap and not heap[0][2].active:
                 heappop(heap)
             if heap:
-                self._plan(heap[0][0])
+                self._plan(heap[0][0], self._clock.seconds())

@@ -80,6 +80,11 @@ class Answering:
         """Answer a member. It does not fail."""
         if isinstance(request, Renew):
             return self._renewing.answer(str(peer), request.attempts).addErrback(_failed)
+        if isinstance(request, Offer):
+            try:
+                return succeed(self._offered(peer, request))
+            except BzzzError as error:
+                return succeed(_failure(error))
         if isinstance(request, Register) and not self._kept.is_old(request.task):
             # Most of what is asked.
             try:
@@ -97,8 +102,6 @@ class Answering:
             case Register(task):
                 await self._kept.check_age(task)
                 return await self._ask_replica(peer, request)
-            case Offer():
-                return self._offered(peer, request)
             case Stop(task, token):
                 self._worker.stop_attempt(peer, task, token)
                 return Done()

@@ -8,13 +8,14 @@ the same time, or be interrupted at any point: the records are what counts.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
@@ -253,11 +254,12 @@ class Driver:
         if fresh and record.state.state is State.ASSIGNED:
             # Behind what the replicas are asked to accept, so that it travels with that. Until a
             # majority has it on the disk, the worker gets no lease, and does not begin.
-            offering = Deferred.fromCoroutine(self._put(record))
+            offering = self._put(record)
         decided = await creating
         self.decided(decided)
         if offering is not None:
-            self._background(self._answered(decided, record.state, offering), "offering a task")
+            offering.addCallback(self._offered, decided, record.state)
+            in_background(offering, "offering a task", self._log)
         return decided
 
     def place(self, task: str, worker: str) -> bool:
@@ -422,47 +424,47 @@ class Driver:
             and state.state is State.ASSIGNED
             and (state.token, state.worker, state.driver) == (token + 1, worker, self._own_text)
         ):
-            self._background(self._offer(decided), "offering a task")
+            self._offer(decided)
 
-    async def _offer(self, record: TaskRecord) -> None:
+    def _offer(self, record: TaskRecord) -> None:
         """Offer a task to its worker: once, by whoever has assigned it."""
         if not record.state.cancel:
-            await self._answered(record, record.state, self._put(record))
+            offering = self._put(record).addCallback(self._offered, record, record.state)
+            in_background(offering, "offering a task", self._log)
 
-    async def _put(self, record: TaskRecord) -> Refused | None:
-        """Offer a task to its worker; returns why it does not take it, if it does not."""
+    def _put(self, record: TaskRecord) -> Deferred[Refused | None]:
+        """Offer a task to its worker; fires with why it does not take it, if it does not."""
         state = record.state
-        try:
-            answer = await self._peers.ask(peer_id(state.worker), Offer(record.signed, state.token))
-        except NotAsked as error:
-            # It has not heard of it, and never will.
-            return Refused(str(error))
-        except BzzzError as error:
-            self._log.info(
-                "It is not known whether {worker} runs task {task}: {error}",
-                worker=state.worker,
-                task=record.task,
-                error=error,
-            )
-            return None
-        if isinstance(answer, Failed):
-            return Refused(answer.reason)
-        return answer if isinstance(answer, Refused) else None
+        putting = self._peers.ask(peer_id(state.worker), Offer(record.signed, state.token))
+        return putting.addCallbacks(_refusal, self._not_put, errbackArgs=(record,))
 
-    async def _answered(
-        self, record: TaskRecord, offered: TaskState, offering: Awaitable[Refused | None]
-    ) -> None:
+    def _not_put(self, failure: Failure, record: TaskRecord) -> Refused | None:
+        if failure.check(NotAsked):
+            # It has not heard of it, and never will.
+            return Refused(failure.getErrorMessage())
+        failure.trap(BzzzError)
+        self._log.info(
+            "It is not known whether {worker} runs task {task}: {error}",
+            worker=record.state.worker,
+            task=record.task,
+            error=failure.value,
+        )
+        return None
+
+    def _offered(self, refused: Refused | None, record: TaskRecord, offered: TaskState) -> None:
         """Take back what its worker refuses.
 
         :param record: the last that was decided.
         :param offered: the state with the token that was offered.
         """
-        refused = await offering
         if refused is None:
             return
         worker, token, reason = offered.worker, offered.token, refused.reason
         self._placer.refused(record.submission, worker, reason, refused.for_good)
-        await self._until_changed(record, lambda last: states.refuse(last, worker, token, reason))
+        self._background(
+            self._until_changed(record, lambda last: states.refuse(last, worker, token, reason)),
+            "recording a refusal",
+        )
 
     async def _until_changed(self, record: TaskRecord, edit: Edit) -> None:
         """Make a change that nobody else would make soon; the lease's end makes up for it."""
@@ -562,3 +564,9 @@ class Driver:
 
     def _background(self, doing: Coroutine[Any, Any, None], what: str) -> None:
         in_background(doing, what, self._log)
+
+
+def _refusal(answer: object) -> Refused | None:
+    if isinstance(answer, Failed):
+        return Refused(answer.reason)
+    return answer if isinstance(answer, Refused) else None

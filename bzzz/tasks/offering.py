@@ -122,7 +122,7 @@ class Offering:
         if isinstance(taken, Short):
             return Refused(taken.reason, for_good=taken.never)
         self._availability.task_started()
-        return gpu_environment(self._document().resources.gpus, taken.gpus)
+        return gpu_environment(own.facts.document.resources.gpus, taken.gpus)
 
     def give_back(self, task: str) -> None:
         """What a task had is free again."""
