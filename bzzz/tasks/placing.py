@@ -30,9 +30,12 @@ from bzzz.tasks.waiting import Waiting
 
 __all__ = ["Placing"]
 
-# Seconds for which a member that has refused is given nothing, if it does not say what is free.
+# Seconds for which a member that has refused is given nothing, if it does not say what is free;
+# doubled each time that it refuses and has said nothing, up to so many. What it lacks may be
+# something else than room, such as a disk that can be written.
 AVOID: Final = 1.0
-REFUSED: Final = "it refused a task a moment ago, and has not said since what is free"
+MAX_AVOID: Final = 30.0
+REFUSED: Final = "it has refused a task, and has not said since what is free"
 
 # The same for one that was not heard of. A link to a machine that vanished is noticed to be dead
 # within 10 s, to a process that hangs within 20.
@@ -65,9 +68,10 @@ class _Member:
     """What this node knows of a member.
 
     :ivar told: as the member said last.
+    :ivar refusals: how often it has refused since.
     """
 
-    __slots__ = ("_before", "_ended", "_given", "_now", "_offered", "_since", "told")
+    __slots__ = ("_before", "_ended", "_given", "_now", "_offered", "_since", "refusals", "told")
 
     def __init__(self, told: Candidate) -> None:
         # What it was given before it said so, and has counted; and what it was given since.
@@ -78,6 +82,7 @@ class _Member:
     def tell(self, told: Candidate) -> None:
         """It has said something."""
         self.told = told
+        self.refusals = 0
         self._before.update(self._since)
         self._since.clear()
         self._given = _Sum()
@@ -267,9 +272,11 @@ class Placing:
         if for_good:
             self._waiting.refused(self._wanted(submission), worker, now, reason)
         else:
-            self._waiting.avoid(worker, now + AVOID, REFUSED)
             member = self._members.get(worker)
             if member is not None:
+                wait = min(AVOID * 2**member.refusals, MAX_AVOID)
+                member.refusals = min(member.refusals + 1, 16)
+                self._waiting.avoid(worker, now + wait, f"{REFUSED} ({reason})")
                 # What seemed to be free beyond its word was in its word.
                 member.nothing_more()
                 self._has_changed(worker)

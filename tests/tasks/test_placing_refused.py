@@ -79,6 +79,27 @@ class RefusedTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertEqual(self.given, [name("walnut")] * 2)
 
+    def test_refuses_again(self) -> None:
+        """The more often it has refused, the longer it is left alone; what it says begins that
+        anew."""
+        self.gone("acacia")
+        self.want()
+        for wait in (1, 2, 4, 8, 16, 30, 30):
+            before = len(self.given)
+            self.refuse(name("walnut"), False)
+            self.assertEqual(self.want(), "")
+            ((_, [unfit]),) = self.placing.why(self.wanted.submission)
+            self.assertIn("(its owner forbids it)", unfit.text)
+            self.clock.advance(wait - 0.2)
+            self.assertEqual(len(self.given), before)
+            self.clock.advance(0.2)
+            self.assertEqual(len(self.given), before + 1)
+        self.there("walnut")
+        self.refuse(name("walnut"), False)
+        self.assertEqual(self.want(), "")
+        self.clock.advance(AVOID)
+        self.assertEqual(len(self.given), before + 2)
+
     def test_says_what_is_free(self) -> None:
         """Or it says what is free."""
         self.gone("acacia")
