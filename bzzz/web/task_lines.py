@@ -72,6 +72,8 @@ class TaskLines:
                         "worker": state.worker,
                         "worker_name": name,
                         "token": state.token,
+                        # Who refused it has not begun it.
+                        "attempt": state.failed + state.lost + 1,
                     }
                 )
 

@@ -260,4 +260,10 @@ class TaskCase(CommandTests):
 
 ID = {"event": "id", "task": TASK}
 KEPT = (ID, {"event": "kept", "replicas": ["walnut", "acacia"]})
-RUNNING = {"event": "running", "worker": "peer-ironwood", "worker_name": "ironwood", "token": 1}
+RUNNING = {
+    "event": "running",
+    "worker": "peer-ironwood",
+    "worker_name": "ironwood",
+    "token": 1,
+    "attempt": 1,
+}

@@ -176,9 +176,10 @@ class EndTests(TaskCase):
 
     def test_again(self) -> None:
         """An attempt that is not the first is told, with where it is."""
-        second = {**RUNNING, "worker_name": "acacia", "token": 2}
+        second = {**RUNNING, "worker_name": "acacia", "token": 3, "attempt": 2}
+        refused = {**second, "token": 2}
         waiting = {"event": "waiting", "why": "it was not heard of any more"}
-        self.ends("done", output("a"), waiting, second, output("b"))
+        self.ends("done", output("a"), waiting, refused, waiting, second, output("b"))
         result = self.told(0, *RUN)
         self.assertEqual(
             (result.stdout, result.stderr), ("ab", "It runs again, on acacia (attempt 2).\n")

@@ -298,6 +298,7 @@ class SubmitTests(TaskRouteCase):
                 "worker": name("ironwood"),
                 "worker_name": "ironwood",
                 "token": 1,
+                "attempt": 1,
             },
         )
         self.assertEqual(
