@@ -29,7 +29,7 @@ COMMANDS = {
     "run": "run.run",
     "fetch": "fetch.fetch",
     "submit": "submit.submit",
-    "tasks": "tasks.tasks",
+    "tasks": "task_list.tasks",
     "task": "tasks.task",
     "logs": "tasks.logs",
     "cancel": "tasks.cancel",

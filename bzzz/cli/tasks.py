@@ -1,4 +1,7 @@
-"""The commands about tasks: tasks, task, logs, cancel, retry, why, drain, undrain."""
+"""The commands about one task: task, logs, cancel, retry, why; and drain, undrain.
+
+The listing of all is :mod:`bzzz.cli.task_list`.
+"""
 
 from __future__ import annotations
 
@@ -7,98 +10,16 @@ import os
 import sys
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import click
 
 from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.members import complete_member
 from bzzz.cli.session import NodeRefused, Session, shared
+from bzzz.cli.task_list import state_of
 
-__all__ = ["cancel", "drain", "logs", "retry", "task", "tasks", "undrain", "why"]
-
-HEADINGS = ("id", "state", "on", "age", "by", "command")
-
-# Letters of a command in a table.
-SHOWN = 60
-
-# What a task may be; ``cancelling`` is running or waiting, and to be ended.
-STATES = ("waiting", "running", "cancelling", "done", "failed", "timed_out", "cancelled", "lost")
-OPEN = ("waiting", "running", "cancelling")
-
-
-@click.command()
-@click.option("--all", "every", is_flag=True, help="Also those that have ended.")
-@click.option("--state", type=click.Choice(STATES), help="Those in this state alone.")
-@click.option("--since", metavar="TIME", help="Submitted in the last 10m, 2h, 3d.")
-@click.option("--mine", is_flag=True, help="Submitted by this user on this machine.")
-@click.option("--limit", type=click.IntRange(1, 500), default=100, metavar="N")
-@shared
-@click.pass_obj
-def tasks(
-    session: Session, every: bool, state: str | None, since: str | None, mine: bool, limit: int
-) -> None:
-    """The cluster's tasks that have not ended, the newest first."""
-    ended = every or state not in (None, *OPEN)
-    query = {"limit": str(limit)}
-    if not ended:
-        query["open"] = "1"
-    if since is not None:
-        query["since"] = _id_of(since)
-    answer = session.ask(f"tasks?{urlencode(query)}", 30.0)
-    known = [each for each in answer["tasks"] if state is None or _state(each) == state]
-    if mine:
-        me, here = _user(), session.ask("id")["peer_id"]
-        known = [each for each in known if (each["submitter"], each["origin"]) == (me, here)]
-    if session.json:
-        session.print_json({**answer, "tasks": known})
-        return
-    from bzzz.cli.text import show, table
-
-    if known:
-        show(table(HEADINGS, map(_row, known)))
-    else:
-        click.echo(_none(state, mine, since is not None, ended))
-    if answer["more"]:
-        click.echo(f"The newest {limit} were looked at, and there are more: --limit N", err=True)
-    silent = answer["asked"] - answer["answered"]
-    if silent > 0:
-        who = "1 member" if silent == 1 else f"{silent} members"
-        click.echo(f"{who} did not answer, so tasks may be missing: bzzz peers", err=True)
-    if unreadable := answer.get("unreadable"):
-        more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
-        click.echo(
-            f"Records that cannot be read are left out: {', '.join(unreadable[:3])}{more}. The logs"
-            " of the nodes that keep them say why.",
-            err=True,
-        )
-
-
-def _none(state: str | None, mine: bool, since: bool, ended: bool) -> str:
-    """That there are none, and how to see others."""
-    if state is not None:
-        said = f"No task is {state.replace('_', ' ')}"
-    else:
-        said = "There is no task" if ended else "No task waits or runs"
-    said += ", of yours on this machine" if mine else ""
-    said += ", of those submitted since then" if since else ""
-    return f"{said}." if ended else f"{said}. All tasks: bzzz tasks --all"
-
-
-def _row(each: Mapping[str, Any]) -> tuple[object, ...]:
-    import shlex
-
-    from bzzz.cli.text import ago
-
-    command = each["name"] or shlex.join(each["command"])
-    return (
-        each["id"],
-        _state(each),
-        each["worker_name"],
-        ago(each["submitted"]).removesuffix(" ago"),
-        each["submitter"] or each["origin_name"],
-        command if len(command) <= SHOWN else command[: SHOWN - 1] + "…",
-    )
+__all__ = ["cancel", "drain", "logs", "retry", "task", "undrain", "why"]
 
 
 @click.command()
@@ -126,7 +47,7 @@ def task(session: Session, task_id: str) -> None:
         ("task", each["id"]),
         ("name", each["name"]),
         ("command", shlex.join(each["command"])),
-        ("state", _state(each)),
+        ("state", state_of(each)),
         ("exit status", each["exit_status"]),
         ("why", each["why"]),
         ("on", each["worker_name"]),
@@ -139,7 +60,7 @@ def task(session: Session, task_id: str) -> None:
     for key, value in rows:
         if value not in ("", None):
             click.echo(safe(f"{key:<12} {value}"))
-    if _state(each) == "waiting":
+    if state_of(each) == "waiting":
         click.echo(f"\nWhy it does not run yet, for every machine: bzzz why {each['id']}")
     if each["attempts"]:
         click.echo()
@@ -154,12 +75,6 @@ def task(session: Session, task_id: str) -> None:
             for attempt in each["attempts"]
         ]
         show(table(("attempt", "on", "end", "exit", "reason"), attempts))
-
-
-def _state(each: Mapping[str, Any]) -> str:
-    if each["cancel"] and each["state"] in ("waiting", "running"):
-        return "cancelling"
-    return str(each["state"])
 
 
 def _sizes(each: Mapping[str, Any]) -> str:
@@ -322,23 +237,3 @@ def _drained(session: Session, machine: str, on: bool) -> str:
 
 def _quoted(text: str) -> str:
     return quote(os.fsencode(text), safe="")
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def _id_of(since: str) -> str:
-    """The least ID of a task that was submitted in the last so many seconds."""
-    import time
-
-    from bzzz.cli.amounts import seconds
-    from bzzz.tasks.submission import new_task_id
-
-    began = time.time() - seconds(since, "--since")
-    return new_task_id(max(0, int(began * 1000)), bytes(10))

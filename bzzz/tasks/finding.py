@@ -17,11 +17,11 @@ from bzzz.tasks.interfaces import Peers
 from bzzz.tasks.messages import Answer, Cancel, Failed, Find, Retry
 from bzzz.tasks.record_checks import RecordChecks
 from bzzz.tasks.value import TaskRecord, peer_id
-from bzzz.tasks.workflows.record import WorkflowRecord
+from bzzz.tasks.workflows.record import Outline, WorkflowRecord
 
 __all__ = ["Finding", "NoSuchTask", "newest"]
 
-Kind = TypeVar("Kind", TaskRecord, WorkflowRecord)
+Kind = TypeVar("Kind", TaskRecord, WorkflowRecord, Outline)
 
 
 class NoSuchTask(BzzzError):

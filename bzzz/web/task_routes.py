@@ -4,11 +4,12 @@ Enters: requests of the control socket. Leaves: what is known of tasks, changes 
 that tell of them. How they are submitted is in :mod:`bzzz.web.submit_routes`. docs/tasks.rst.
 
 =============================== ==================================================================
-GET /v1/tasks                   ``{"tasks": [TaskInfo], "more", "asked", "answered",
-                                "unreadable"}``, the newest first; ``unreadable`` has the IDs of
-                                tasks that are kept and cannot be read. ``?limit=``, ``?before=``
-                                an ID, ``?since=`` an ID, ``?open=1`` those alone that have not
-                                ended
+GET /v1/tasks                   ``{"tasks": [TaskInfo], "workflows": [WorkflowSummary], "more",
+                                "next", "asked", "answered", "unreadable"}``, the newest first;
+                                ``unreadable`` has the IDs of tasks that are kept and cannot be
+                                read. ``?limit=`` of both together, ``?before=`` an ID, such as
+                                ``next`` of the page before, ``?since=`` an ID, ``?open=1`` those
+                                alone that have not ended
 GET /v1/tasks/<task>            :class:`~bzzz.web.task_schema.TaskInfo`
 POST /v1/tasks/<task>/cancel    ``TaskInfo``; it may have to wait for its worker
 POST /v1/tasks/<task>/retry     ``TaskInfo``: begins anew one that has ended
@@ -49,28 +50,23 @@ Who hangs up later ends the telling, and not the task. Errors have the codes:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Set
-from itertools import filterfalse
+from collections.abc import Callable
 from typing import Final
 
-from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
-from bzzz.errors import BzzzError, RemoteProtocolError
-from bzzz.tasks.askers import submitted
-from bzzz.tasks.finding import newest
-from bzzz.tasks.messages import MAX_LISTED, Listed, Listing
+from bzzz.tasks.messages import MAX_LISTED, Listing
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.submission import ALPHABET, TASK
-from bzzz.tasks.value import TaskRecord, decode_record
-from bzzz.tasks.workflows.record import is_workflow
+from bzzz.tasks.submission import ALPHABET
 from bzzz.web.credentials import Credentials
+from bzzz.web.listing import list_page
 from bzzz.web.requests import Body, Refusal, argument
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_schema import TaskInfo, task_info
+from bzzz.web.workflow_schema import workflow_summary
 
 __all__ = ["TaskRoutes"]
 
@@ -122,61 +118,16 @@ class TaskRoutes:
             ended=argument(request, b"open") not in {"1", "true", "yes"},
             most=int(limit),
         )
-        others = sorted(self._service.peers.linked())
-        asking = [self._service.peers.ask(peer, listing).addErrback(_not_listed) for peer in others]
-        listings = [(self._service.own, await self._service.list_here(listing))]
-        for peer, each in zip(others, asking, strict=True):
-            answer = await each
-            if isinstance(answer, Listed):
-                listings.append((peer, answer))
-        told: dict[str, list[TaskRecord]] = {}
-        tellers: dict[str, set[str]] = {}
-        unreadable: set[str] = set()
-        for peer, listed in listings:
-            unreadable.update(listed.unreadable)
-            for value in filterfalse(is_workflow, listed.records):
-                try:
-                    record = decode_record(value)
-                except RemoteProtocolError:
-                    # A member of a newer version can read it.
-                    unreadable |= _id_as_submitted(value)
-                    continue
-                if str(peer) in record.submission.replicas:
-                    told.setdefault(record.task, []).append(record)
-                    tellers.setdefault(record.task, set()).add(str(peer))
-        ordered = [
-            newest(told[task], lambda each: each.state.version)
-            for task in sorted(told, reverse=True)
-        ]
-        if not listing.ended:
-            answered = {str(peer) for peer, _ in listings}
-            ordered = [record for record in ordered if not record.has_ended]
-            ordered[: listing.most] = [
-                record
-                for record in ordered[: listing.most]
-                if not await self._ended(record, answered - tellers[record.task])
-            ]
+        page = await list_page(self._service, listing)
         return {
-            "tasks": [task_info(record, self._name_of) for record in ordered[: listing.most]],
-            "more": len(ordered) > listing.most or any(listed.more for _, listed in listings),
-            "asked": len(others),
-            "answered": len(listings) - 1,
-            "unreadable": sorted(unreadable - set(told), reverse=True),
+            "tasks": [task_info(record, self._name_of) for record in page.tasks],
+            "workflows": [workflow_summary(each, self._name_of) for each in page.workflows],
+            "more": page.more,
+            "next": page.following,
+            "asked": page.asked,
+            "answered": page.answered,
+            "unreadable": page.unreadable,
         }
-
-    async def _ended(self, record: TaskRecord, others: Set[str]) -> bool:
-        """Whether a task has ended that a member takes for open, as one whose disk is full may.
-
-        :param others: members that did not list it.
-        """
-        replicas = [each for each in record.submission.replicas if each in others]
-        if not replicas:
-            return False
-        try:
-            found = await self._service.find(record.task, replicas)
-        except BzzzError:
-            return False
-        return found.signed == record.signed and found.has_ended
 
     async def task(self, request: IRequest, task: str) -> TaskInfo:
         return task_info(await self._finding.find(task), self._name_of)
@@ -197,20 +148,6 @@ class TaskRoutes:
             await self._lines.follow(lines, record)
         else:
             await self._lines.output(lines, record)
-
-
-def _not_listed(failure: Failure) -> None:
-    """A member does not answer. Nobody may be waiting any more when that is known."""
-    failure.trap(BzzzError)
-
-
-def _id_as_submitted(value: bytes) -> set[str]:
-    """The ID of a task whose record cannot be read, where as much of it can."""
-    try:
-        task = submitted(value).task
-    except RemoteProtocolError:
-        return set()
-    return {task} if TASK.fullmatch(task) else set()
 
 
 def _id_or_beginning(request: IRequest, name: bytes) -> str:

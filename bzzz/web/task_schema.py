@@ -15,7 +15,16 @@ __all__ = ["AttemptInfo", "NodeVerdict", "TaskInfo", "UnfitInfo", "task_info"]
 
 
 class AttemptInfo(msgspec.Struct, kw_only=True):
-    """An attempt that is over."""
+    """An attempt that is over.
+
+    :ivar token: its fencing token: the number of the attempt.
+    :ivar worker: peer ID of where it ran.
+    :ivar worker_name: what that is called.
+    :ivar end: ``done``, ``failed``, ``timed_out``, ``cancelled``, ``lost``, ``refused``, or
+        ``stale`` of a result that came too late.
+    :ivar exit_status: of its command, null where it has none.
+    :ivar reason: in words.
+    """
 
     token: int
     worker: str
@@ -28,12 +37,40 @@ class AttemptInfo(msgspec.Struct, kw_only=True):
 class TaskInfo(msgspec.Struct, kw_only=True):
     """A task.
 
-    :ivar state: ``waiting``, ``running``, or its outcome when it has ended.
-    :ivar submitted: when, RFC 3339, by its origin's clock.
-    :ivar changed: when its record was changed last, by the clock of who did.
+    :ivar id: its ID.
+    :ivar name: what its submitter calls it.
+    :ivar command: its words.
+    :ivar state: ``waiting``, ``running``, or its outcome when it has ended: ``done``, ``failed``,
+        ``timed_out``, ``cancelled`` or ``lost``.
+    :ivar cancel: whether its end is wanted.
+    :ivar exit_status: of its command, null where it has none.
     :ivar why: what it waits for, or how it ended.
+    :ivar submitted: when, by its origin's clock.
+    :ivar changed: when its record was changed last, by the clock of who did.
+    :ivar origin: peer ID of the member that it was submitted to.
+    :ivar origin_name: what that is called.
+    :ivar submitter: the user there.
     :ivar worker: peer ID of where it runs, or of whose result it has.
-    :ivar output: bytes of its standard output and error, where they are known.
+    :ivar worker_name: what that is called.
+    :ivar token: its greatest fencing token, which is the number of its attempts.
+    :ivar attempts: the last of those that are over.
+    :ivar replicas: peer IDs of the members that keep it.
+    :ivar replica_names: what they are called.
+    :ivar where: what was asked of the machine.
+    :ivar cpus: cores that are taken for it.
+    :ivar memory: bytes that it may have, 0 where nothing was said.
+    :ivar gpus: graphics processors that it has for itself.
+    :ivar timeout: seconds after which an attempt is ended, 0 for none.
+    :ivar retries: how often it may fail, and is run again.
+    :ivar restart: whether it is run again when its machine is lost.
+    :ivar priority: the greater is first.
+    :ivar profile: its sandbox.
+    :ivar workflow: ID of the workflow that it is a step of, or "".
+    :ivar step: name of the step.
+    :ivar stdout_size: bytes of its standard output, null where they are not known.
+    :ivar stderr_size: likewise of standard error.
+    :ivar outputs: digest of the files that it has put out, "" for none.
+    :ivar outputs_size: bytes of these files.
     """
 
     id: str
@@ -72,7 +109,12 @@ class TaskInfo(msgspec.Struct, kw_only=True):
 
 
 class UnfitInfo(msgspec.Struct, kw_only=True):
-    """What a node lacks for a task."""
+    """What a node lacks for a task.
+
+    :ivar code: which kind of thing, such as ``cpus``.
+    :ivar text: in words.
+    :ivar never: whether it could not run it with nothing else to do either.
+    """
 
     code: str
     text: str
@@ -80,7 +122,13 @@ class UnfitInfo(msgspec.Struct, kw_only=True):
 
 
 class NodeVerdict(msgspec.Struct, kw_only=True):
-    """Whether a task could run on a node, and if not, why."""
+    """Whether a task could run on a node, and if not, why.
+
+    :ivar peer_id: of the node.
+    :ivar name: what it is called.
+    :ivar fits: whether it could run there now.
+    :ivar unfit: each thing that it lacks.
+    """
 
     peer_id: str
     name: str

@@ -6,7 +6,7 @@ Enters: requests of the control socket. Leaves: workflows, and lines that tell o
 POST /v1/workflows               ``{"file", "text", "files"?, "follow"?}``: a workflow's file, its
                                  name for messages, and the manifests of the files that its steps
                                  take; answered by lines
-GET /v1/workflows/<id>           :class:`WorkflowInfo`
+GET /v1/workflows/<id>           :class:`~bzzz.web.workflow_schema.WorkflowInfo`
 POST /v1/workflows/<id>/cancel   likewise; the second time it ends those steps, too, that run always
 POST /v1/workflows/<id>/retry    likewise: begins anew what did not succeed
 POST /v1/workflows/<id>/follow   answered by lines
@@ -25,7 +25,7 @@ for each mistake.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -33,37 +33,27 @@ from twisted.internet.defer import Deferred, DeferredQueue, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
-from bzzz.events import rfc3339
 from bzzz.tasks.messages import Cancel, Retry
 from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.submission import TASK, Input, SubmissionError, submitted_at
+from bzzz.tasks.submission import TASK, Input, SubmissionError
 from bzzz.tasks.workflows import plan as plans
 from bzzz.tasks.workflows.file import Checks, WorkflowFileError, parse
-from bzzz.tasks.workflows.progress import Status, result
+from bzzz.tasks.workflows.progress import result
 from bzzz.tasks.workflows.record import WorkflowRecord
 from bzzz.web.credentials import Credentials
 from bzzz.web.requests import Body, Refusal
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
 from bzzz.web.submitting import wrong_profile
+from bzzz.web.workflow_schema import StepInfo, WorkflowInfo, step_infos, workflow_info
 
-__all__ = ["StepInfo", "WorkflowInfo", "WorkflowRoutes"]
+__all__ = ["WorkflowRoutes"]
 
 # Seconds between two looks at a workflow that this node does not keep, or was not told of.
 POLL: Final = 1.0
-
-STATES: Final = {
-    Status.WAITING: "waiting",
-    Status.RESERVED: "submitted",
-    Status.SUBMITTED: "submitted",
-    Status.DONE: "done",
-    Status.FAILED: "failed",
-    Status.CANCELLED: "cancelled",
-    Status.SKIPPED: "skipped",
-}
 
 
 class Submit(Body, frozen=True):
@@ -73,43 +63,6 @@ class Submit(Body, frozen=True):
     text: str
     files: tuple[Input, ...] = ()
     follow: bool = True
-
-
-class StepInfo(msgspec.Struct, kw_only=True):
-    """One instance of a step.
-
-    :ivar label: the step's name, with what was chosen of its matrix.
-    :ivar state: ``waiting``, ``submitted``, ``done``, ``failed``, ``cancelled`` or ``skipped``.
-    :ivar task: ID of its task, "" without one.
-    :ivar outcome: how that ended, "" if it has not.
-    :ivar output: digest of the manifest of what it put out.
-    """
-
-    label: str
-    state: str
-    task: str
-    outcome: str
-    output: str
-    output_size: int
-
-
-class WorkflowInfo(msgspec.Struct, kw_only=True):
-    """A workflow.
-
-    :ivar state: ``running``, ``cancelling``, or how it ended.
-    :ivar round: how often it was begun anew.
-    """
-
-    id: str
-    name: str
-    state: str
-    submitter: str
-    origin_name: str
-    submitted: str
-    changed: str
-    round: int
-    replica_names: Sequence[str]
-    steps: Sequence[StepInfo]
 
 
 class WorkflowRoutes:
@@ -159,19 +112,19 @@ class WorkflowRoutes:
             await self._follow(lines, record)
 
     async def workflow(self, request: IRequest, workflow: str) -> WorkflowInfo:
-        return self._info(await self._find(workflow))
+        return workflow_info(await self._find(workflow), self._name_of)
 
     async def cancel(self, by: Credentials, workflow: str) -> WorkflowInfo:
         record = await self._find(workflow)
         await self._service.change_workflow(record, Cancel(record.workflow))
-        return self._info(await self._find(workflow))
+        return workflow_info(await self._find(workflow), self._name_of)
 
     async def retry(self, by: Credentials, workflow: str) -> WorkflowInfo:
         record = await self._find(workflow)
         if result(record.progress) is None:
             raise Refusal(409, "not_ended", f"workflow {record.workflow} has not ended")
         await self._service.change_workflow(record, Retry(record.workflow, record.progress.round))
-        return self._info(await self._find(workflow))
+        return workflow_info(await self._find(workflow), self._name_of)
 
     async def follow(self, lines: LineStream, by: Credentials, workflow: str) -> None:
         await self._follow(lines, await self._find(workflow))
@@ -221,14 +174,14 @@ class WorkflowRoutes:
         try:
             last = await self._find(record.workflow)
             while True:
-                for place, step in enumerate(self._steps(last)):
+                for place, step in enumerate(step_infos(last)):
                     if told.get(place) != step and step.state != "waiting":
                         told[place] = step
                         line = {"label": step.label, "state": step.state, "task": step.task}
                         lines.send({"event": "step", **line})
                 await lines.ready()
                 if result(last.progress) is not None:
-                    lines.send({"event": "ended", "workflow": self._info(last)})
+                    lines.send({"event": "ended", "workflow": workflow_info(last, self._name_of)})
                     await lines.ready()
                     return
                 waiting = news.get()
@@ -239,40 +192,6 @@ class WorkflowRoutes:
                     last = await self._find(record.workflow)
         finally:
             end()
-
-    def _info(self, record: WorkflowRecord) -> WorkflowInfo:
-        over = result(record.progress)
-        if over is not None:
-            state = over.outcome.value
-        else:
-            state = "cancelling" if record.progress.wish else "running"
-        submission = record.submission
-        return WorkflowInfo(
-            id=record.workflow,
-            name=record.plan.workflow.name,
-            state=state,
-            submitter=submission.submitter,
-            origin_name=self._name_of(submission.origin),
-            submitted=rfc3339(submitted_at(record.workflow)),
-            changed=rfc3339(record.changed),
-            round=record.progress.round,
-            replica_names=[self._name_of(each) for each in submission.replicas],
-            steps=self._steps(record),
-        )
-
-    def _steps(self, record: WorkflowRecord) -> list[StepInfo]:
-        pairs = zip(record.plan.instances, record.progress.entries, strict=True)
-        return [
-            StepInfo(
-                label=instance.name,
-                state=STATES[entry.status],
-                task=entry.task,
-                outcome="" if entry.outcome is None else entry.outcome.value,
-                output=entry.output,
-                output_size=entry.size,
-            )
-            for instance, entry in pairs
-        ]
 
 
 def _wrong_requirement(expression: str) -> str | None:

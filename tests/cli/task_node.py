@@ -19,7 +19,18 @@ from bzzz.web.task_routes import Output
 from bzzz.web.workflow_routes import Submit
 from tests.cli.node import CommandTests
 
-__all__ = ["FLOW", "TASK", "TaskCase", "TaskNode", "info", "output", "step", "verdict", "workflow"]
+__all__ = [
+    "FLOW",
+    "TASK",
+    "TaskCase",
+    "TaskNode",
+    "info",
+    "output",
+    "step",
+    "summary",
+    "verdict",
+    "workflow",
+]
 
 TASK = "01KAY4Q2M80000000000000001"
 OTHER = "01KAY4Q2M80000000000000002"
@@ -91,6 +102,19 @@ def workflow(state: str, *steps: Mapping[str, Any]) -> dict[str, Any]:
         "round": 0,
         "replica_names": ["walnut", "acacia"],
         "steps": list(steps),
+    }
+
+
+def summary(flow: Mapping[str, Any]) -> dict[str, Any]:
+    """What a listing says of it."""
+    names = ("id", "name", "state", "submitter", "origin_name", "submitted", "changed")
+    steps = flow["steps"]
+    return {
+        **{name: flow[name] for name in names},
+        "origin": "peer-walnut",
+        "done": sum(each["state"] == "done" for each in steps),
+        "steps": len(steps),
+        "tasks": [each["task"] for each in steps if each["task"]],
     }
 
 
@@ -166,11 +190,31 @@ class TaskNode:
 
     def list(self, request: IRequest) -> dict[str, Any]:
         self._refuse()
-        names = (b"limit", b"open", b"since")
+        names = (b"limit", b"open", b"since", b"before")
         query = {name.decode(): argument(request, name) for name in names}
         self.queries.append({name: value for name, value in query.items() if value is not None})
-        answer = {"tasks": self.tasks, "more": self.more, "unreadable": self.unreadable}
-        return {**answer, "asked": self.asked, "answered": self.answered}
+        known = sorted(
+            [
+                *((each["id"], "tasks", each) for each in self.tasks),
+                *((each["id"], "workflows", summary(each)) for each in self.flows),
+            ],
+            key=lambda one: str(one[0]),
+            reverse=True,
+        )
+        before = query["before"] or "~"
+        known = [each for each in known if str(each[0]) < before]
+        page = known[: int(query["limit"] or 100)]
+        kinds = ("tasks", "workflows")
+        answer = {kind: [each for _, one, each in page if one == kind] for kind in kinds}
+        more = len(known) > len(page)
+        return {
+            **answer,
+            "more": more or self.more,
+            "next": page[-1][0] if more else "",
+            "unreadable": self.unreadable,
+            "asked": self.asked,
+            "answered": self.answered,
+        }
 
     def task(self, request: IRequest, task: str) -> dict[str, Any]:
         return self._task(task)

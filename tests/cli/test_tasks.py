@@ -8,7 +8,7 @@ import pwd
 import signal
 import time
 
-from bzzz.cli import tasks as module
+from bzzz.cli import task_list as module
 from bzzz.tasks.submission import TASK as TASK_ID
 from bzzz.tasks.submission import submitted_at
 from bzzz.web.requests import Refusal
@@ -22,6 +22,7 @@ from tests.cli.task_node import (
     info,
     output,
     step,
+    summary,
     verdict,
     workflow,
 )
@@ -44,8 +45,8 @@ class ListingTests(TaskCase):
             info(TASK, "waiting", worker_name="", submitter="", cancel=True),
         ]
         lines = self.output("tasks").splitlines()
-        self.assertEqual(lines[0].split(), ["ID", "STATE", "ON", "AGE", "BY", "COMMAND"])
-        self.assertEqual(lines[1].split()[:3], [OTHER, "running", "ironwood"])
+        self.assertEqual(lines[0].split(), ["ID", "KIND", "STATE", "ON", "AGE", "BY", "WHAT"])
+        self.assertEqual(lines[1].split()[:4], [OTHER, "task", "running", "ironwood"])
         self.assertEqual(lines[1].split()[-2:], ["anna", "build"])
         # Whoever submitted it is not known, but where.
         self.assertIn("walnut", lines[2])
@@ -67,9 +68,9 @@ class ListingTests(TaskCase):
             info(TASK, "failed"),
         ]
         for state, found, asked in (
-            ("running", [OTHER], {"limit": "100", "open": "1"}),
-            ("cancelling", [TASK], {"limit": "100", "open": "1"}),
-            ("failed", [TASK], {"limit": "100"}),
+            ("running", [OTHER], {"limit": "500", "open": "1"}),
+            ("cancelling", [TASK], {"limit": "500", "open": "1"}),
+            ("failed", [TASK], {"limit": "500"}),
         ):
             lines = self.output("tasks", "--state", state).splitlines()
             self.assertEqual([line.split()[0] for line in lines[1:]], found, state)
@@ -100,12 +101,21 @@ class ListingTests(TaskCase):
     def test_none(self) -> None:
         """That there are none is told, and how to see others."""
         for options, said in (
-            ((), "No task waits or runs. All tasks: bzzz tasks --all"),
-            (("--mine",), "No task waits or runs, of yours on this machine. All tasks: bzzz tasks"),
-            (("--state", "running"), "No task is running. All tasks: bzzz tasks --all"),
-            (("--state", "timed_out"), "No task is timed out."),
-            (("--all",), "There is no task."),
-            (("--all", "--since", "2h"), "There is no task, of those submitted since then."),
+            ((), "No task or workflow waits or runs. All of them: bzzz tasks --all"),
+            (
+                ("--mine",),
+                "No task or workflow waits or runs, of yours on this machine. All of them: bzzz",
+            ),
+            (
+                ("--state", "running"),
+                "No task or workflow is running. All of them: bzzz tasks --all",
+            ),
+            (("--state", "timed_out"), "No task or workflow is timed out."),
+            (("--all",), "There is no task and no workflow."),
+            (
+                ("--all", "--since", "2h"),
+                "There is no task and no workflow, of those submitted since then.",
+            ),
         ):
             self.assertTrue(self.output("tasks", *options).startswith(said), options)
 
@@ -117,13 +127,60 @@ class ListingTests(TaskCase):
         self.assertEqual(
             self.told(0, "tasks", "--limit", "1").stderr.splitlines(),
             [
-                "The newest 1 were looked at, and there are more: --limit N",
+                "The newest 1 are listed, and there are more: --limit N",
                 "1 member did not answer, so tasks may be missing: bzzz peers",
             ],
         )
         self.tasks.more = False
         self.tasks.answered = 0
         self.assertTrue(self.told(0, "tasks").stderr.startswith("2 members did not answer"))
+
+    def test_workflows(self) -> None:
+        """Workflows are among them, with how far they are."""
+        self.tasks.tasks = [info(TASK, "running")]
+        flow = workflow("running", step("a", "done", TASK), step("b", "waiting"))
+        self.tasks.flows = [{**flow, "submitter": "bert"}]
+        lines = [line.split() for line in self.output("tasks").splitlines()[1:]]
+        self.assertEqual(lines[0][:3], [FLOW, "workflow", "running"])
+        self.assertEqual(lines[0][-6:], ["build:", "1", "of", "2", "steps", "done"])
+        self.assertEqual(lines[1][:3], [TASK, "task", "running"])
+        answer = json.loads(self.output("tasks", "--json", "--mine"))
+        self.assertEqual(([each["id"] for each in answer["tasks"]], answer["workflows"]), ([], []))
+        answer = json.loads(self.output("tasks", "--json", "--state", "running"))
+        [found] = answer["workflows"]
+        self.assertEqual((found["id"], found["done"], found["steps"]), (FLOW, 1, 2))
+
+    def test_limit(self) -> None:
+        """The limit is of those that are listed, however many others are among them: page after
+        page is looked at."""
+        self.patch(module, "MAX_PAGE", 2)
+        ids = [f"01KAY4Q2M800000000000000{number:02}" for number in range(9)]
+        self.tasks.tasks = [info(each, "running") for each in ids]
+        for place in (0, 1, 3):
+            self.tasks.tasks[place] = info(ids[place], "waiting")
+        result = self.told(0, "tasks", "--state", "waiting", "--limit", "2")
+        found = [line.split()[0] for line in result.stdout.splitlines()[1:]]
+        self.assertEqual(found, [ids[3], ids[1]])
+        self.assertEqual(result.stderr, "The newest 2 are listed, and there are more: --limit N\n")
+        self.assertEqual(
+            [query.get("before") for query in self.tasks.queries], [None, ids[7], ids[5], ids[3]]
+        )
+        answer = json.loads(self.output("tasks", "--state", "waiting", "--json"))
+        self.assertEqual(
+            ([each["id"] for each in answer["tasks"]], answer["more"]),
+            ([ids[3], ids[1], ids[0]], False),
+        )
+
+    def test_looked_at(self) -> None:
+        """That none was found is no promise that there is none, where not all were looked at."""
+        self.patch(module, "MAX_PAGE", 2)
+        self.patch(module, "MAX_LOOKED", 4)
+        self.tasks.tasks = [
+            info(f"01KAY4Q2M800000000000000{number:02}", "running") for number in range(9)
+        ]
+        result = self.told(0, "tasks", "--state", "waiting")
+        self.assertEqual(result.stdout, "None of the newest 4 is of those.\n")
+        self.assertEqual(result.stderr, "The newest 4 were looked at, and there are more.\n")
 
     def test_unreadable(self) -> None:
         """Records that cannot be read are named, some of them where they are many."""
@@ -390,10 +447,11 @@ class KeptTests(TaskCase):
     def test_fields(self) -> None:
         """They have the fields of the control API."""
         from bzzz.web.task_schema import NodeVerdict, TaskInfo, UnfitInfo
-        from bzzz.web.workflow_routes import StepInfo, WorkflowInfo
+        from bzzz.web.workflow_schema import StepInfo, WorkflowInfo, WorkflowSummary
 
         self.assertEqual(set(info()), set(TaskInfo.__struct_fields__))
         self.assertEqual(set(workflow("done")), set(WorkflowInfo.__struct_fields__))
+        self.assertEqual(set(summary(workflow("done"))), set(WorkflowSummary.__struct_fields__))
         self.assertEqual(set(verdict("a")), set(NodeVerdict.__struct_fields__))
         self.assertEqual(
             set(verdict("a", ("b", "c", True))["unfit"][0]), set(UnfitInfo.__struct_fields__)

@@ -25,6 +25,8 @@ from bzzz.tasks.record import Produced, begin
 from bzzz.tasks.service import TaskService
 from bzzz.tasks.submission import TASK
 from bzzz.tasks.value import TaskRecord, encode_record
+from bzzz.tasks.workflows.file import parse
+from bzzz.tasks.workflows.plan import encode
 from bzzz.web import submitting, task_finding
 from bzzz.web.api import ControlApi
 from bzzz.web.credentials import Credentials
@@ -681,6 +683,76 @@ class ListTests(TaskRouteCase):
         self.assertEqual(self.ids(f"?before={tasks[1].lower()}"), tasks[2:])
         self.assertEqual(self.ids(f"?since={tasks[1].lower()}"), tasks[:2])
         self.assertFalse(self.listed("?limit=4").json()["more"])
+
+    def test_workflows(self) -> None:
+        """Workflows are among them, with how many of their steps are done; the limit is of both
+        together, and the next page begins where the last one has ended."""
+        plain = self.submitted()
+        plan = b'[steps.a]\nrun = "x"\n[steps.b]\nrun = "y"\nneeds = ["a"]\n'
+        flow = self.workflow(plan)
+        self.run_for(0.3)
+        answer = self.listed("?open=1").json()
+        [step] = [each["id"] for each in answer["tasks"] if each["workflow"] == flow]
+        self.assertEqual(sorted(each["id"] for each in answer["tasks"]), sorted((plain, step)))
+        [found] = answer["workflows"]
+        self.assertEqual(
+            {name: found[name] for name in ("id", "name", "state", "done", "steps", "tasks")},
+            {
+                "id": flow,
+                "name": "build",
+                "state": "running",
+                "done": 0,
+                "steps": 2,
+                "tasks": [step],
+            },
+        )
+        self.assertEqual((answer["more"], answer["next"]), (False, ""))
+        pages: list[str] = []
+        before = ""
+        while not pages or before:
+            page = self.listed(f"?open=1&limit=1&before={before}").json()
+            pages += [each["id"] for each in (*page["tasks"], *page["workflows"])]
+            self.assertEqual(page["more"], page["next"] != "")
+            before = page["next"]
+        self.assertEqual(pages, sorted((plain, step, flow), reverse=True))
+
+    def test_workflow_done(self) -> None:
+        """One that has ended is not among those that have not."""
+        flow = self.workflow(b'[steps.a]\nrun = "x"\n')
+        self.over()
+        self.run_for(0.3)
+        self.assertEqual(self.listed("?open=1").json()["workflows"], [])
+        [found] = self.listed().json()["workflows"]
+        self.assertEqual((found["id"], found["state"], found["done"]), (flow, "done", 1))
+
+    def workflow(self, text: bytes) -> str:
+        """A workflow that is kept here."""
+        plan = encode(parse(text, "build.toml"))
+        made = self.successResultOf(self.wait(self.service.submit_workflow(plan, "anna")))
+        return made.workflow
+
+    def test_pages_of_members(self) -> None:
+        """What somebody has told is not listed as long as another one, who has more to tell, may
+        have something newer; nobody can have it begin again."""
+        self.peers.members = {peer("walnut"), peer("acacia")}
+        records = {number: record(begin(), number) for number in (2, 4, 5, 7)}
+        values = {
+            number: encode_record(each.signed, each.state) for number, each in records.items()
+        }
+        for before, told, listed, following in (
+            ("", {"walnut": ([7, 5], True), "acacia": ([4], False)}, [7, 5], task_id(5)),
+            (task_id(5), {"walnut": ([7, 2], False), "acacia": ([4], True)}, [4], task_id(4)),
+            (task_id(4), {"walnut": ([7], True), "acacia": ([2], False)}, [2], ""),
+        ):
+            listing = self.listed(f"?before={before}")
+            for each in self.peers.take(Listing):
+                numbers, more = told[NAMES[str(each.peer)]]
+                each.answer.callback(Listed(tuple(values[one] for one in numbers), more=more))
+            answer = listing.json()
+            self.assertEqual(
+                [each["id"] for each in answer["tasks"]], [task_id(one) for one in listed]
+            )
+            self.assertEqual(answer["next"], following)
 
     def test_open(self) -> None:
         """Those alone that have not ended."""

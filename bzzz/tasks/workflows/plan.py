@@ -44,6 +44,7 @@ __all__ = [
     "encode",
     "gathered",
     "plan",
+    "read_name",
     "read_workflow",
     "works",
 ]
@@ -108,6 +109,10 @@ class Workflow(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
     files: Annotated[tuple[Input, ...], Meta(max_length=MAX_FILES)] = ()
 
 
+class _Named(Struct, frozen=True):
+    name: Name = ""
+
+
 class Source(Struct, frozen=True):
     """Whose files an instance gets.
 
@@ -154,6 +159,7 @@ class Plan(Struct, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(Workflow)
+_names = msgspec.msgpack.Decoder(_Named)
 
 
 def encode(workflow: Workflow) -> bytes:
@@ -168,6 +174,17 @@ def encode(workflow: Workflow) -> bytes:
             " scripts into files and give them with in"
         )
     return data
+
+
+def read_name(data: bytes) -> str:
+    """What a workflow that a member wrote is called; its steps are not looked at.
+
+    :raises RemoteProtocolError: it is none.
+    """
+    try:
+        return _names.decode(data).name
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise RemoteProtocolError(f"a workflow cannot be read: {error}", "workflow") from None
 
 
 def read_workflow(data: bytes) -> Plan:

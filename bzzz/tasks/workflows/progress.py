@@ -38,6 +38,7 @@ __all__ = [
     "encode",
     "ended",
     "inputs",
+    "read",
     "ready",
     "release",
     "reserve",
@@ -161,6 +162,17 @@ def decode(plan: Plan, data: bytes) -> Progress:
 
     :raises RemoteProtocolError: it is none of this workflow.
     """
+    progress = read(data)
+    if len(progress.entries) != len(plan.instances):
+        raise RemoteProtocolError("a state is of another workflow", "workflow_state")
+    return progress
+
+
+def read(data: bytes) -> Progress:
+    """The same of whichever workflow.
+
+    :raises RemoteProtocolError: it is no state.
+    """
     if len(data) > MAX_PROGRESS:
         raise RemoteProtocolError(f"a workflow's state has {len(data)} bytes", "workflow_length")
     try:
@@ -169,8 +181,6 @@ def decode(plan: Plan, data: bytes) -> Progress:
         raise RemoteProtocolError(
             f"a workflow's state cannot be read: {error}", "workflow_state"
         ) from None
-    if len(progress.entries) != len(plan.instances):
-        raise RemoteProtocolError("a state is of another workflow", "workflow_state")
     for entry in progress.entries:
         tasked = entry.status not in (Status.WAITING, Status.SKIPPED)
         ended_ = entry.status in OVER and tasked

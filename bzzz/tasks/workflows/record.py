@@ -30,16 +30,18 @@ from bzzz.tasks.submission import (
 )
 from bzzz.tasks.value import peer_id
 from bzzz.tasks.workflows import progress as progresses
-from bzzz.tasks.workflows.plan import MAX_WORKFLOW, Plan, read_workflow
+from bzzz.tasks.workflows.plan import MAX_WORKFLOW, Plan, read_name, read_workflow
 from bzzz.tasks.workflows.progress import MAX_PROGRESS, Progress
 
 __all__ = [
+    "Outline",
     "SignedWorkflow",
     "WorkflowRecord",
     "WorkflowSubmission",
     "decode_workflow",
     "encode_workflow",
     "is_workflow",
+    "read_outline",
     "sign_workflow",
     "step_id",
     "verify_workflow",
@@ -114,6 +116,30 @@ class WorkflowRecord(Struct, frozen=True):
         return progresses.result(self.progress) is not None
 
 
+class Outline(Struct, frozen=True):
+    """What a listing has of a workflow's record; its plan, which takes longest, is not worked out.
+
+    :ivar name: what its submitter calls it.
+    """
+
+    signed: SignedWorkflow
+    submission: WorkflowSubmission
+    name: str
+    progress: Progress
+    version: int
+    changed: float
+
+    @property
+    def workflow(self) -> str:
+        """Its ID."""
+        return self.submission.workflow
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to be done for it."""
+        return progresses.result(self.progress) is not None
+
+
 _encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
 _submissions: Final = msgspec.msgpack.Decoder(WorkflowSubmission)
 _records: Final = msgspec.msgpack.Decoder(_Record)
@@ -167,12 +193,7 @@ def decode_workflow(
     :param known: an earlier record, whose plan is not worked out again if it is the same.
     :raises RemoteProtocolError: it is none.
     """
-    try:
-        record = _records.decode(value)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise RemoteProtocolError(
-            f"a workflow's record cannot be read: {error}", "workflow_unreadable"
-        ) from None
+    record = _decode(value)
     if known is not None and known.signed == record.signed:
         submission, plan = known.submission, known.plan
     else:
@@ -186,6 +207,23 @@ def decode_workflow(
         record.state.version,
         record.state.changed,
         ballot,
+    )
+
+
+def read_outline(value: bytes) -> Outline:
+    """Read the value of a register for a listing.
+
+    :raises RemoteProtocolError: it is none.
+    """
+    record = _decode(value)
+    submission = _read(record.signed.data)
+    return Outline(
+        record.signed,
+        submission,
+        read_name(submission.plan),
+        progresses.read(record.state.progress),
+        record.state.version,
+        record.state.changed,
     )
 
 
@@ -203,6 +241,15 @@ def verify_workflow(signed: SignedWorkflow) -> None:
         ) from None
     if key is None or not key.verify(SIGN_PREFIX + signed.data, signed.signature):
         raise RemoteProtocolError("a workflow is not signed by its origin", "workflow_signature")
+
+
+def _decode(value: bytes) -> _Record:
+    try:
+        return _records.decode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise RemoteProtocolError(
+            f"a workflow's record cannot be read: {error}", "workflow_unreadable"
+        ) from None
 
 
 def _read(data: bytes) -> WorkflowSubmission:
