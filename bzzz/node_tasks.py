@@ -61,6 +61,7 @@ from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_routes import TaskRoutes
 from bzzz.web.workflow_routes import WorkflowRoutes
+from bzzz.web.workflow_why import WorkflowWhy
 from bzzz.wire.identify import Identify
 from bzzz.wire.multiaddr import Multiaddr
 
@@ -294,7 +295,15 @@ class NodeTasks:
         submitting = Submitting(self.service, self.placing, find_node, name_of)
         routes: Sequence[Routes] = (
             FileRoutes(self._clock, self.files),
-            WorkflowRoutes(self._clock, self.service, self._in_thread, find_node, name_of),
+            WorkflowRoutes(
+                self._clock,
+                self.service,
+                finding,
+                WorkflowWhy(self.service, submitting, name_of),
+                self._in_thread,
+                find_node,
+                name_of,
+            ),
             SubmitRoutes(submitting, finding, lines, name_of),
             ManyRoutes(self._clock, self.service, submitting, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),

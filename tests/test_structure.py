@@ -94,6 +94,7 @@ PURE_MODULES = {
     "tasks/workflows/syntax.py",
     "tasks/workflows/toml_lines.py",
     "tasks/workflows/values.py",
+    "tasks/workflows/waits.py",
     "trust/admission.py",
     "trust/audit_chain.py",
     "trust/audit_events.py",

@@ -16,6 +16,7 @@ import click
 
 from bzzz.cli.client import NodeClient, NodeError, NoNode
 from bzzz.cli.session import NobodyAnswers, NodeRefused, Refusal, Session, shared
+from bzzz.cli.workflows import IS_WORKFLOW
 
 __all__ = ["NOT_FETCHED", "bring_back", "fetch"]
 
@@ -54,10 +55,9 @@ def fetch(session: Session, task: str, into: Path, force: bool) -> None:
     try:
         found = _get(client, f"tasks/{_part(task)}")
     except NodeError as error:
-        try:
-            workflow = _get(client, f"workflows/{_part(task)}")
-        except NodeError:
+        if error.code != IS_WORKFLOW:
             raise NodeRefused(f"The node answered: {error}") from None
+        workflow = session.ask(f"workflows/{_part(task)}", 30.0)
         _fetch_steps(session, workflow, into, force)
         return
     _fetch_task(session, found, into, force)

@@ -55,9 +55,13 @@ class NobodyAnswers(Refusal):
 
 
 class NodeRefused(Refusal):
-    """The node answered with an error."""
+    """The node answered with an error.
+
+    :ivar code: its stable name.
+    """
 
     exit_code = 4
+    code = ""
 
 
 @dataclass
@@ -132,7 +136,9 @@ def _ends_the_command() -> Iterator[None]:
         nobody.lasting = isinstance(error, NotAllowed)
         raise nobody from None
     except NodeError as error:
-        raise NodeRefused(f"The node answered: {error}") from None
+        refused = NodeRefused(f"The node answered: {error}")
+        refused.code = error.code
+        raise refused from None
 
 
 def _configured_runtime_dir() -> tuple[Path, bool]:

@@ -1,4 +1,4 @@
-"""``bzzz submit``: a workflow from its file; and what is shown of workflows.
+"""``bzzz submit``: a workflow from its file.
 
 Exit statuses are those of ``bzzz run`` (:mod:`bzzz.cli.run`): 0 where all steps are done, 1 where
 one has failed, 122 where FILE has a mistake or the workflow was refused.
@@ -6,14 +6,12 @@ one has failed, 122 where FILE has a mistake or the workflow was refused.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -21,7 +19,7 @@ from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.run import exit_code
 from bzzz.cli.session import Session, shared
 
-__all__ = ["show_workflow", "submit"]
+__all__ = ["submit"]
 
 FAILED = 1
 REFUSED = 122
@@ -177,34 +175,3 @@ class _Running:
 
 class _Detached(Exception):
     """The user does not want to wait any more."""
-
-
-def show_workflow(session: Session, workflow: str) -> bool:
-    """Show a workflow; whether there is one with this ID."""
-    try:
-        known = session.client().get(f"workflows/{quote(os.fsencode(workflow), safe='')}", 30.0)
-    except (NodeError, NoNode):
-        return False
-    if session.json:
-        session.print_json(known)
-        return True
-    from bzzz.cli.text import ago, safe, show, table
-
-    whose = f"by {known['submitter']} on {known['origin_name']}"
-    for key, value in (
-        ("workflow", known["id"]),
-        ("name", known["name"]),
-        ("state", known["state"]),
-        (
-            "submitted",
-            f"{ago(known['submitted'])} {whose}",
-        ),
-        ("changed", ago(known["changed"])),
-        ("kept by", ", ".join(known["replica_names"])),
-    ):
-        if value:
-            click.echo(safe(f"{key:<12} {value}"))
-    click.echo()
-    rows = [(step["label"], step["state"], step["task"]) for step in known["steps"]]
-    show(table(("step", "state", "task"), rows))
-    return True

@@ -8,16 +8,16 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.members import complete_member
 from bzzz.cli.session import NodeRefused, Session, shared
 from bzzz.cli.task_list import state_of
+from bzzz.cli.workflows import IS_WORKFLOW, show_workflow, tell_logs, why_of_steps
 
 __all__ = ["cancel", "drain", "logs", "retry", "task", "undrain", "why"]
 
@@ -27,15 +27,14 @@ __all__ = ["cancel", "drain", "logs", "retry", "task", "undrain", "why"]
 @shared
 @click.pass_obj
 def task(session: Session, task_id: str) -> None:
-    """All about one task, or about a workflow. ID may be the beginning or the end of a task's."""
+    """All about one task, or about a workflow. ID may be the beginning or the end of one."""
     try:
         each = session.ask(f"tasks/{_quoted(task_id)}", 30.0)
-    except NodeRefused:
-        from bzzz.cli.submit import show_workflow
-
-        if show_workflow(session, task_id):
-            return
-        raise
+    except NodeRefused as refused:
+        if refused.code != IS_WORKFLOW:
+            raise
+        show_workflow(session, _quoted(task_id))
+        return
     if session.json:
         session.print_json(each)
         return
@@ -54,6 +53,8 @@ def task(session: Session, task_id: str) -> None:
         ("submitted", f"{ago(each['submitted'])} by {each['submitter']} on {each['origin_name']}"),
         ("changed", ago(each["changed"])),
         ("kept by", ", ".join(each["replica_names"])),
+        ("workflow", each["workflow"]),
+        ("step", each["step"]),
         ("where", each["where"]),
         ("output", _sizes(each)),
     ]
@@ -89,13 +90,23 @@ def _sizes(each: Mapping[str, Any]) -> str:
 @shared
 @click.pass_obj
 def logs(session: Session, task_id: str, follow: bool) -> None:
-    """What a task has printed, from wherever it ran."""
-    if follow:
-        from bzzz.cli.run import follow as follow_task
+    """What a task has printed, from wherever it ran. Of a workflow, which tasks its steps are."""
+    try:
+        if follow:
+            from bzzz.cli.run import follow as follow_task
 
-        each = session.ask(f"tasks/{_quoted(task_id)}", 30.0)
-        follow_task(session, each["id"])
-    for line in session.stream(f"tasks/{_quoted(task_id)}/output", {}):
+            each = session.ask(f"tasks/{_quoted(task_id)}", 30.0)
+            follow_task(session, each["id"])
+        _print(session, session.stream(f"tasks/{_quoted(task_id)}/output", {}))
+    except NodeRefused as refused:
+        if refused.code != IS_WORKFLOW:
+            raise
+        tell_logs(session, _quoted(task_id))
+        sys.exit(1)
+
+
+def _print(session: Session, lines: Iterable[Mapping[str, Any]]) -> None:
+    for line in lines:
         if session.json:
             from bzzz.cli.text import as_json
 
@@ -162,14 +173,13 @@ def retry(session: Session, task_id: str) -> None:
 
 
 def _acted(session: Session, task_id: str, act: str) -> Any:
-    """Have something done with a task, or with a workflow where there is no such task."""
+    """Have something done with a task, or with a workflow where it is one."""
     try:
         return session.post(f"tasks/{_quoted(task_id)}/{act}", timeout=60.0)
     except NodeRefused as refused:
-        try:
-            return session.client().post(f"workflows/{_quoted(task_id)}/{act}", timeout=60.0)
-        except (NoNode, NodeError):
-            raise refused from None
+        if refused.code != IS_WORKFLOW:
+            raise
+    return session.post(f"workflows/{_quoted(task_id)}/{act}", timeout=60.0)
 
 
 @click.command()
@@ -177,8 +187,14 @@ def _acted(session: Session, task_id: str, act: str) -> Any:
 @shared
 @click.pass_obj
 def why(session: Session, task_id: str) -> None:
-    """For every machine, why a task does not run there."""
-    answer = session.ask(f"tasks/{_quoted(task_id)}/why", 30.0)
+    """For every machine, why a task does not run there. Of a workflow, why its steps wait."""
+    try:
+        answer = session.ask(f"tasks/{_quoted(task_id)}/why", 30.0)
+    except NodeRefused as refused:
+        if refused.code != IS_WORKFLOW:
+            raise
+        why_of_steps(session, _quoted(task_id))
+        return
     if session.json:
         session.print_json(answer)
         return

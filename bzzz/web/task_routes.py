@@ -43,6 +43,7 @@ Who hangs up later ends the telling, and not the task. Errors have the codes:
 ``unknown``           it is not known whether it was: ask for the ID
 ``no_such_task``      nobody who can be asked has it
 ``ambiguous_task``    several begin or end so
+``is_workflow``       it is a workflow, see :mod:`bzzz.web.workflow_routes`
 ``not_ended``         it has not ended, so that it cannot begin anew
 ===================== ============================================================================
 """

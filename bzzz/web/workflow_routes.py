@@ -7,10 +7,16 @@ POST /v1/workflows               ``{"file", "text", "files"?, "follow"?}``: a wo
                                  name for messages, and the manifests of the files that its steps
                                  take; answered by lines
 GET /v1/workflows/<id>           :class:`~bzzz.web.workflow_schema.WorkflowInfo`
-POST /v1/workflows/<id>/cancel   likewise; the second time it ends those steps, too, that run always
+GET /v1/workflows/<id>/why       ``{"workflow": WorkflowInfo, "steps": [StepWhy]}``, see
+                                 :class:`~bzzz.web.workflow_why.StepWhy`, of those that are not
+                                 over or have failed
+POST /v1/workflows/<id>/cancel   ``WorkflowInfo``; the second time it ends those steps, too, that
+                                 run always
 POST /v1/workflows/<id>/retry    likewise: begins anew what did not succeed
 POST /v1/workflows/<id>/follow   answered by lines
 ================================ =================================================================
+
+A workflow is its ID, or the beginning or the end of one that this node keeps. The lines:
 
 ============== ===================================================================================
 ``id``         ``workflow``
@@ -38,7 +44,7 @@ from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.requirements import RequirementError
 from bzzz.tasks.requirements import compile as compile_requirement
 from bzzz.tasks.service import TaskService
-from bzzz.tasks.submission import TASK, Input, SubmissionError
+from bzzz.tasks.submission import Input, SubmissionError
 from bzzz.tasks.workflows import plan as plans
 from bzzz.tasks.workflows.file import Checks, WorkflowFileError, parse
 from bzzz.tasks.workflows.progress import result
@@ -48,7 +54,9 @@ from bzzz.web.requests import Body, Refusal
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
 from bzzz.web.submitting import wrong_profile
+from bzzz.web.task_finding import TaskFinding
 from bzzz.web.workflow_schema import StepInfo, WorkflowInfo, step_infos, workflow_info
+from bzzz.web.workflow_why import WorkflowWhy
 
 __all__ = ["WorkflowRoutes"]
 
@@ -68,6 +76,7 @@ class Submit(Body, frozen=True):
 class WorkflowRoutes:
     """The routes.
 
+    :param reasons: why steps are where they are.
     :param find_node: the peer ID of a member that somebody means; raises Refusal.
     :param name_of: what the member with a peer ID is called.
     """
@@ -76,12 +85,16 @@ class WorkflowRoutes:
         self,
         clock: IReactorTime,
         service: TaskService,
+        finding: TaskFinding,
+        reasons: WorkflowWhy,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         find_node: Callable[[str], str],
         name_of: Callable[[str], str],
     ) -> None:
         self._clock = clock
         self._service = service
+        self._finding = finding
+        self._reasons = reasons
         self._in_thread = in_thread
         self._find_node = find_node
         self._name_of = name_of
@@ -90,6 +103,7 @@ class WorkflowRoutes:
         """Put the routes into the table."""
         table.stream("/v1/workflows", self.submit, Submit)
         table.get("/v1/workflows/<workflow>", self.workflow)
+        table.get("/v1/workflows/<workflow>/why", self.why)
         table.post("/v1/workflows/<workflow>/cancel", self.cancel)
         table.post("/v1/workflows/<workflow>/retry", self.retry)
         table.stream("/v1/workflows/<workflow>/follow", self.follow)
@@ -112,22 +126,29 @@ class WorkflowRoutes:
             await self._follow(lines, record)
 
     async def workflow(self, request: IRequest, workflow: str) -> WorkflowInfo:
-        return workflow_info(await self._find(workflow), self._name_of)
+        return workflow_info(await self._finding.find_workflow(workflow), self._name_of)
+
+    async def why(self, request: IRequest, workflow: str) -> dict[str, object]:
+        record = await self._finding.find_workflow(workflow)
+        return {
+            "workflow": workflow_info(record, self._name_of),
+            "steps": await self._reasons.steps(record),
+        }
 
     async def cancel(self, by: Credentials, workflow: str) -> WorkflowInfo:
-        record = await self._find(workflow)
+        record = await self._finding.find_workflow(workflow)
         await self._service.change_workflow(record, Cancel(record.workflow))
-        return workflow_info(await self._find(workflow), self._name_of)
+        return workflow_info(await self._finding.find_workflow(workflow), self._name_of)
 
     async def retry(self, by: Credentials, workflow: str) -> WorkflowInfo:
-        record = await self._find(workflow)
+        record = await self._finding.find_workflow(workflow)
         if result(record.progress) is None:
             raise Refusal(409, "not_ended", f"workflow {record.workflow} has not ended")
         await self._service.change_workflow(record, Retry(record.workflow, record.progress.round))
-        return workflow_info(await self._find(workflow), self._name_of)
+        return workflow_info(await self._finding.find_workflow(workflow), self._name_of)
 
     async def follow(self, lines: LineStream, by: Credentials, workflow: str) -> None:
-        await self._follow(lines, await self._find(workflow))
+        await self._follow(lines, await self._finding.find_workflow(workflow))
 
     # -- inside
 
@@ -155,24 +176,12 @@ class WorkflowRoutes:
             return str(refusal)
         return None
 
-    async def _find(self, workflow: str) -> WorkflowRecord:
-        # Members end the link with who asks for what is no ID.
-        known = TASK.fullmatch(workflow.upper()) is not None
-        record = await self._service.find_workflow(workflow.upper()) if known else None
-        if record is None:
-            raise Refusal(
-                404,
-                "no_such_task",
-                f"there is no workflow {workflow}, or those who keep it cannot be reached",
-            )
-        return record
-
     async def _follow(self, lines: LineStream, record: WorkflowRecord) -> None:
         news: DeferredQueue[WorkflowRecord] = DeferredQueue()
         end = self._service.watch_workflow(record.workflow, news.put)
         told: dict[int, StepInfo] = {}
         try:
-            last = await self._find(record.workflow)
+            last = await self._finding.find_workflow(record.workflow)
             while True:
                 for place, step in enumerate(step_infos(last)):
                     if told.get(place) != step and step.state != "waiting":
@@ -189,7 +198,7 @@ class WorkflowRoutes:
                 try:
                     last = await waiting
                 except TimeoutError:
-                    last = await self._find(record.workflow)
+                    last = await self._finding.find_workflow(record.workflow)
         finally:
             end()
 

@@ -26,6 +26,7 @@ __all__ = [
     "TaskNode",
     "info",
     "output",
+    "reason",
     "step",
     "summary",
     "verdict",
@@ -89,6 +90,22 @@ def step(label: str, state: str, task: str = "", outcome: str = "") -> dict[str,
     }
 
 
+def reason(label: str, state: str, task: str = "", **fields: Any) -> dict[str, Any]:
+    """Why an instance is where it is."""
+    return {
+        "label": label,
+        "state": state,
+        "task": task,
+        "task_state": "",
+        "worker_name": "",
+        "exit_status": None,
+        "why": "",
+        "stderr": "",
+        "nodes": [],
+        **fields,
+    }
+
+
 def workflow(state: str, *steps: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of a workflow."""
     return {
@@ -137,6 +154,8 @@ class TaskNode:
         any): lines, a refusal that ends them, or something to be done in between.
     :ivar tasks: those that are known.
     :ivar flows: likewise workflows.
+    :ivar reasons: of the steps of all of these.
+    :ivar flow_refusal: of whatever is asked of them.
     :ivar verdicts: of the nodes.
     :ivar acts: what was done, to whom.
     :ivar refusal: of whatever is asked.
@@ -148,6 +167,8 @@ class TaskNode:
         self.said: dict[str, list[Any]] = {}
         self.tasks: list[dict[str, Any]] = []
         self.flows: list[dict[str, Any]] = []
+        self.reasons: list[dict[str, Any]] = []
+        self.flow_refusal: Exception | None = None
         self.verdicts: list[dict[str, Any]] = []
         self.acts: list[tuple[str, str]] = []
         self.queries: list[dict[str, str]] = []
@@ -171,6 +192,7 @@ class TaskNode:
         table.post("/v1/fitting", self.fitting, Wanted)
         table.stream("/v1/workflows", self.submit_workflow, Submit)
         table.get("/v1/workflows/<flow>", lambda request, flow: self.flow(flow))
+        table.get("/v1/workflows/<flow>/why", self.why_of_steps)
         table.post("/v1/workflows/<flow>/cancel", lambda by, flow: self.act_on("cancel", flow))
         table.post("/v1/workflows/<flow>/retry", lambda by, flow: self.act_on("retry", flow))
 
@@ -235,20 +257,28 @@ class TaskNode:
 
     def flow(self, flow: str) -> dict[str, Any]:
         for each in self.flows:
-            if each["id"] == flow:
+            if flow in (each["id"], each["id"][-4:]):
+                if self.flow_refusal is not None:
+                    raise self.flow_refusal
                 return each
         raise Refusal(404, "no_such_task", f"there is no workflow {flow}")
 
     def act_on(self, act: str, flow: str) -> dict[str, Any]:
         found = self.flow(flow)
-        self.acts.append((act, flow))
+        self.acts.append((act, found["id"]))
         return found
+
+    def why_of_steps(self, request: IRequest, flow: str) -> dict[str, Any]:
+        return {"workflow": self.flow(flow), "steps": self.reasons}
 
     def _task(self, task: str) -> dict[str, Any]:
         self._refuse()
         for each in self.tasks:
             if task in (each["id"], each["id"][-4:]):
                 return each
+        for each in self.flows:
+            if task in (each["id"], each["id"][-4:]):
+                raise Refusal(409, "is_workflow", f"{each['id']} is a workflow, and no task")
         raise Refusal(404, "no_such_task", f"there is no task {task}")
 
     def _refuse(self) -> None:

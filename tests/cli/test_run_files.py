@@ -62,6 +62,8 @@ class TaskRoutes:
             lines.send({"event": "ended", "task": self.ended})
 
     def task(self, request: IRequest, task: str) -> Any:
+        if task == FLOW:
+            raise Refusal(409, "is_workflow", "it is a workflow")
         if task != TASK:
             raise Refusal(404, "no_such_task", "there is none")
         return self.ended

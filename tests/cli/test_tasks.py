@@ -21,6 +21,7 @@ from tests.cli.task_node import (
     TaskCase,
     info,
     output,
+    reason,
     step,
     summary,
     verdict,
@@ -283,12 +284,20 @@ class TaskTests(TaskCase):
     def test_workflow(self) -> None:
         """A workflow's ID shows its steps."""
         self.tasks.flows = [workflow("running", step("a", "done", TASK), step("b", "waiting"))]
-        lines = self.output("task", FLOW).splitlines()
+        lines = self.output("task", FLOW[-4:]).splitlines()
         self.assertEqual(lines[0], f"workflow     {FLOW}")
         self.assertEqual(
-            [line.split() for line in lines[-2:]], [["a", "done", TASK], ["b", "waiting"]]
+            [line.split() for line in lines[-4:-2]], [["a", "done", TASK], ["b", "waiting"]]
         )
+        self.assertEqual(lines[-1], f"Why steps wait, or have failed: bzzz why {FLOW}")
         self.assertEqual(json.loads(self.output("task", FLOW, "--json")), self.tasks.flows[0])
+
+    def test_step(self) -> None:
+        """A step's task names its workflow."""
+        self.tasks.tasks = [info(workflow=FLOW, step="compile[gcc,0]")]
+        lines = self.output("task", TASK).splitlines()
+        self.assertIn(f"workflow     {FLOW}", lines)
+        self.assertIn("step         compile[gcc,0]", lines)
 
     def test_nobody(self) -> None:
         """What nobody knows; strange letters are one ID, and no other path."""
@@ -347,6 +356,20 @@ class LogsTests(TaskCase):
         self.tasks.say(Refusal(404, "no_such_task", "nobody has it"))
         self.assertEqual(self.refused(125, "logs", "-f", TASK), "nobody has it\n")
 
+    def test_workflow(self) -> None:
+        """Of a workflow, whose output is that of its steps, these are told."""
+        self.tasks.flows = [workflow("running", step("a", "done", OTHER), step("b", "waiting"))]
+        for options in ((), ("-f",)):
+            self.assertEqual(
+                self.refused(1, "logs", *options, FLOW[-4:]).splitlines(),
+                [
+                    f"{FLOW} is a workflow, and each of its steps has its output:",
+                    f"  bzzz logs {OTHER}  a  done",
+                ],
+            )
+        self.tasks.flows = [workflow("running", step("b", "waiting"))]
+        self.assertIn(f"none has begun yet: bzzz why {FLOW}", self.refused(1, "logs", FLOW))
+
     def test_wrong(self) -> None:
         """What nobody knows, and nodes that do not answer, end as of other commands."""
         for options in ((), ("-f",)):
@@ -402,7 +425,12 @@ class ActTests(TaskCase):
         self.assertEqual(json.loads(self.output("retry", TASK, "--json"))["id"], TASK)
 
     def test_retry_refused(self) -> None:
-        """The task's refusal is told, where there is no workflow of that ID either."""
+        """The refusal is told of what the ID is of."""
+        self.tasks.flows = [workflow("running")]
+        self.tasks.flow_refusal = Refusal(409, "not_ended", f"workflow {FLOW} has not ended")
+        self.assertEqual(
+            self.refused(4, "retry", FLOW), f"The node answered: workflow {FLOW} has not ended\n"
+        )
         self.tasks.refusal = Refusal(409, "not_ended", f"task {TASK} has not ended")
         self.assertEqual(
             self.refused(4, "retry", TASK), f"The node answered: task {TASK} has not ended\n"
@@ -441,6 +469,40 @@ class WhyTests(TaskCase):
         self.assertEqual(self.refused(4, "why", "X"), NOBODY.format("X"))
 
 
+class WorkflowWhyTests(TaskCase):
+    """``bzzz why`` of a workflow."""
+
+    def test_steps(self) -> None:
+        """Each step that is not over, and each that has failed, with its reason."""
+        self.tasks.flows = [workflow("running")]
+        self.tasks.reasons = [
+            reason("a", "failed", TASK, task_state="failed", exit_status=2, worker_name="oak"),
+            reason("b", "submitted", OTHER, task_state="waiting", why="no machine has gcc"),
+            reason("c", "submitted", OTHER, task_state="running", worker_name="ash"),
+            reason("d", "waiting", why="it comes after b"),
+        ]
+        lines = self.output("why", FLOW[-4:]).splitlines()
+        self.assertEqual(
+            [" ".join(line.split()) for line in lines if line],
+            [
+                "STEP STATE TASK WHY",
+                f"a failed {TASK} exit status 2 on oak",
+                f"b waiting {OTHER} no machine has gcc",
+                f"c running {OTHER} it runs on ash",
+                "d waiting it comes after b",
+                "For every machine: bzzz why, with the ID of the task",
+                "What a step has printed: bzzz logs, with the ID of its task",
+            ],
+        )
+        answer = json.loads(self.output("why", "--json", FLOW))
+        self.assertEqual(answer["steps"], self.tasks.reasons)
+
+    def test_none(self) -> None:
+        """Where no step waits that is told."""
+        self.tasks.flows = [workflow("done")]
+        self.assertEqual(self.output("why", FLOW), f"Workflow {FLOW} is done: no step waits.\n")
+
+
 class KeptTests(TaskCase):
     """Answers of the fake node, so that these tests are of what a node says."""
 
@@ -448,6 +510,7 @@ class KeptTests(TaskCase):
         """They have the fields of the control API."""
         from bzzz.web.task_schema import NodeVerdict, TaskInfo, UnfitInfo
         from bzzz.web.workflow_schema import StepInfo, WorkflowInfo, WorkflowSummary
+        from bzzz.web.workflow_why import StepWhy
 
         self.assertEqual(set(info()), set(TaskInfo.__struct_fields__))
         self.assertEqual(set(workflow("done")), set(WorkflowInfo.__struct_fields__))
@@ -456,5 +519,6 @@ class KeptTests(TaskCase):
         self.assertEqual(
             set(verdict("a", ("b", "c", True))["unfit"][0]), set(UnfitInfo.__struct_fields__)
         )
+        self.assertEqual(set(reason("a", "done")), set(StepWhy.__struct_fields__))
         self.assertEqual(set(step("a", "done")), set(StepInfo.__struct_fields__))
         self.assertEqual([line["event"] for line in KEPT], ["id", "kept"])

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 
 from bzzz.database import DatabaseError
 from bzzz.identity.peer_id import PeerID
@@ -38,6 +38,8 @@ from bzzz.web.submitting import Submitting
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_routes import TaskRoutes
+from bzzz.web.workflow_routes import WorkflowRoutes
+from bzzz.web.workflow_why import WorkflowWhy
 from tests.tasks.fakes import name, peer, record, task_id
 from tests.tasks.test_placement import facts, member
 from tests.tasks.test_service import ServiceCase, done
@@ -107,6 +109,15 @@ class TaskRouteCase(ServiceCase):
             SubmitRoutes(submits, finding, lines, name_of),
             ManyRoutes(self.clock, self.service, submits, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),
+            WorkflowRoutes(
+                self.clock,
+                self.service,
+                finding,
+                WorkflowWhy(self.service, submits, name_of),
+                maybeDeferred,
+                self.find_node,
+                name_of,
+            ),
         ]
         control = ControlApi(
             FakeNode(), lambda: 0.0, routes, lambda by, request: self.requests.append(request)
