@@ -18,6 +18,7 @@ import click
 from bzzz.cli.client import NodeError, NoNode
 from bzzz.cli.run import exit_code
 from bzzz.cli.session import Session, shared
+from bzzz.cli.waiting_steps import WaitingSteps
 
 __all__ = ["submit"]
 
@@ -99,6 +100,7 @@ class _Running:
         self.workflow = ""
         self._session = session
         self._interrupts = 0
+        self._waiting = WaitingSteps(self._why, self._say, lambda: f"bzzz why {self.workflow}")
 
     def run(self, lines: Iterator[Any], detach: bool) -> int:
         """Tell what comes, and return the exit status."""
@@ -124,6 +126,8 @@ class _Running:
             else:
                 self._say("It is not known whether the workflow was submitted.")
             return CANCELLED
+        finally:
+            self._waiting.stop()
         if detach and self.workflow:
             return 0
         self._say("The node has ended the answer without the workflow's end.")
@@ -141,11 +145,29 @@ class _Running:
                 click.echo(self.workflow)
             case {"event": "step", "label": str(label), "state": str(state), "task": str(task)}:
                 if not self._session.json:
+                    self._watch(label, state)
                     shown = f"  {task}" if task and state != "done" else ""
                     click.echo(safe(f"{state:<10} {label}{shown}"))
             case {"event": "ended", "workflow": dict(workflow)}:
                 return self._ended(workflow)
         return None
+
+    def _watch(self, label: str, state: str) -> None:
+        if state == "submitted":
+            self._waiting.begin(label)
+        else:
+            self._waiting.end(label)
+
+    def _why(self) -> list[dict[str, Any]]:
+        """Why the steps that are not over, and those that have failed, are where they are.
+
+        :raises NoNode: nobody answers.
+        :raises NodeError: the node does not tell.
+        """
+        steps: list[dict[str, Any]] = self._session.client().get(
+            f"workflows/{self.workflow}/why", 30.0
+        )["steps"]
+        return steps
 
     def _ended(self, workflow: Mapping[str, Any]) -> int:
         state = workflow["state"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bzzz.cli import run_files
+from bzzz.cli import run_files, silence
 from bzzz.cli.client import NoNode
 from bzzz.web.requests import Refusal
-from tests.cli.task_node import FLOW, TASK, TaskCase, step, workflow
+from tests.cli.task_node import FLOW, TASK, TaskCase, reason, step, workflow
 
 GOOD = '[steps.a]\nrun = "make"\n'
 BEGUN: tuple[Any, ...] = ({"event": "id", "workflow": FLOW}, {"event": "kept", "replicas": []})
@@ -27,6 +29,14 @@ def ended(state: str, *steps: Any) -> dict[str, Any]:
 
 def news(label: str, state: str, task: str = "") -> dict[str, str]:
     return {"event": "step", "label": label, "state": state, "task": task}
+
+
+def until_told(seconds: float) -> None:
+    """Wait for what is told after no time; what is told later is not waited for."""
+    if not seconds:
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join(5.0)
 
 
 class SubmitTests(TaskCase):
@@ -63,6 +73,20 @@ class SubmitTests(TaskCase):
         )
         [body] = self.tasks.submitted
         self.assertEqual((body.file, body.text, body.follow), (str(self.file), GOOD, True))
+
+    def test_waits(self) -> None:
+        """Of a step whose task waits for long the reason is told; of one that runs nothing is."""
+        self.tasks.flows = [workflow("running")]
+        self.tasks.reasons = [
+            reason("a", "submitted", TASK, task_state="waiting", why="no machine has gcc\x1b"),
+            reason("b", "submitted", TASK, task_state="running", worker_name="oak"),
+        ]
+        news_of_both = (news("a", "submitted", TASK), news("b", "submitted", TASK))
+        for seconds, told in ((60.0, ""), (0.0, "a waits: no machine has gcc\\u001b\n")):
+            self.patch(silence, "SECONDS", seconds)
+            lines = (*BEGUN, *news_of_both, ended("cancelled"))
+            self.during(lines, *[lambda: None] * 3, *[partial(until_told, seconds)] * 2)
+            self.assertEqual(self.told(130, *self.submit()).stderr, told)
 
     def test_failed(self) -> None:
         """What failed is named, with how to see why."""
