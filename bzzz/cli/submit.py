@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ FAILED = 1
 REFUSED = 122
 UNKNOWN = 125
 CANCELLED = 130
+
+# Steps that have failed of which the reason is told, and lines of what each has printed last.
+MAX_TOLD = 5
+MAX_LINES = 10
 
 
 @click.command()
@@ -173,11 +177,33 @@ class _Running:
         state = workflow["state"]
         failed = [step for step in workflow["steps"] if step["state"] == "failed"]
         if not self._session.json:
-            for step in failed:
-                if step["task"]:
-                    self._say(f"{step['label']} {step['outcome']}: bzzz logs {step['task']}")
+            if failed:
+                self._tell_failed(failed)
             click.echo(f"The workflow {'has failed' if state == 'failed' else f'is {state}'}.")
         return {"done": 0, "cancelled": CANCELLED}.get(state, FAILED)
+
+    def _tell_failed(self, failed: Sequence[Mapping[str, Any]]) -> None:
+        """Tell of some steps that have failed why, and what they have printed last."""
+        from bzzz.cli.workflows import reason
+
+        try:
+            reasons = {step["label"]: step for step in self._why()}
+        except (NoNode, NodeError):
+            # They are named all the same.
+            reasons = {}
+        for step in failed[:MAX_TOLD]:
+            known = reasons.get(step["label"])
+            why = "" if known is None else reason(known)
+            how = "failed" if step["outcome"] in ("", "failed") else step["outcome"]
+            said = f"{step['label']} {how.replace('_', ' ')}{f': {why}' if why else ''}"
+            self._say(said)
+            for line in () if known is None else known["stderr"].splitlines()[-MAX_LINES:]:
+                self._say(f"  {line}")
+            if step["task"]:
+                self._say(f"  All that it has printed: bzzz logs {step['task']}")
+        left = len(failed) - MAX_TOLD
+        if left > 0:
+            self._say(f"{left} more failed: bzzz why {self.workflow}")
 
     def _interrupted(self, number: int, frame: object) -> None:
         self._interrupts += 1

@@ -89,13 +89,9 @@ def why_of_steps(session: Session, part: str) -> None:
 
 def reason(step: Mapping[str, Any]) -> str:
     """Why a step is where it is, in a sentence."""
-    said = str(step["why"])
+    said, on = str(step["why"]), step["worker_name"]
     if step["state"] == "failed":
-        status = step["exit_status"]
-        said = said or ("" if status is None else f"exit status {status}")
-        return (
-            f"{said} on {step['worker_name']}" if step["worker_name"] and not step["why"] else said
-        )
-    if step["worker_name"]:
-        return f"it runs on {step['worker_name']}"
-    return said
+        if not said and step["exit_status"] is not None:
+            said = f"exit status {step['exit_status']}"
+        return f"{said} on {on}" if on else said
+    return f"it runs on {on}" if on else said

@@ -21,6 +21,7 @@ from tests.cli.node import CommandTests
 
 __all__ = [
     "FLOW",
+    "OTHER",
     "TASK",
     "TaskCase",
     "TaskNode",

@@ -12,7 +12,7 @@ from typing import Any
 from bzzz.cli import run_files, silence
 from bzzz.cli.client import NoNode
 from bzzz.web.requests import Refusal
-from tests.cli.task_node import FLOW, TASK, TaskCase, reason, step, workflow
+from tests.cli.task_node import FLOW, OTHER, TASK, TaskCase, reason, step, workflow
 
 GOOD = '[steps.a]\nrun = "make"\n'
 BEGUN: tuple[Any, ...] = ({"event": "id", "workflow": FLOW}, {"event": "kept", "replicas": []})
@@ -89,12 +89,42 @@ class SubmitTests(TaskCase):
             self.assertEqual(self.told(130, *self.submit()).stderr, told)
 
     def test_failed(self) -> None:
-        """What failed is named, with how to see why."""
-        steps = (step("a", "failed", TASK, "timed_out"), step("b", "failed"), step("c", "skipped"))
+        """Why a step failed is told, with the end of what it has printed, and how to see more."""
+        self.tasks.flows = [workflow("failed")]
+        printed = "".join(f"{number}\x1b\n" for number in range(20))
+        self.tasks.reasons = [
+            reason("a", "failed", TASK, exit_status=2, worker_name="oak", stderr=printed),
+            reason("b", "failed", OTHER, why="it took longer than 5 s", worker_name="ash"),
+            reason("c", "failed", why="it could not be submitted"),
+        ]
+        steps = (
+            step("a", "failed", TASK, "failed"),
+            step("b", "failed", OTHER, "timed_out"),
+            step("c", "failed", "", "failed"),
+            step("d", "skipped"),
+        )
         self.tasks.say(*BEGUN, ended("failed", *steps))
         result = self.told(1, *self.submit())
         self.assertEqual(result.stdout.splitlines()[-1], "The workflow has failed.")
-        self.assertEqual(result.stderr, f"a timed_out: bzzz logs {TASK}\n")
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                "a failed: exit status 2 on oak",
+                *(f"  {number}\\u001b" for number in range(10, 20)),
+                f"  All that it has printed: bzzz logs {TASK}",
+                "b timed out: it took longer than 5 s on ash",
+                f"  All that it has printed: bzzz logs {OTHER}",
+                "c failed: it could not be submitted",
+            ],
+        )
+
+    def test_failed_many(self) -> None:
+        """Some that have failed are told, also where the node cannot tell why."""
+        steps = [step(str(number), "failed", TASK, "failed") for number in range(7)]
+        self.tasks.say(*BEGUN, ended("failed", *steps))
+        said = self.told(1, *self.submit()).stderr.splitlines()
+        self.assertEqual(said[:2], ["0 failed", f"  All that it has printed: bzzz logs {TASK}"])
+        self.assertEqual(said[10:], [f"2 more failed: bzzz why {FLOW}"])
 
     def test_cancelled(self) -> None:
         """It exits as a command that was interrupted."""
