@@ -59,14 +59,16 @@ def tasks(
 
     every_one = state is None and not mine
     answer = _ask(session, query, limit, None if every_one else wanted)
+    answer["tasks"] = _in_order(answer["tasks"], answer["workflows"])
     if session.json:
         session.print_json(answer)
         return
     from bzzz.cli.text import show, table
 
-    listed = [*map(_row, answer["tasks"]), *map(_workflow_row, answer["workflows"])]
+    listed = _in_order([*answer["workflows"], *answer["tasks"]], answer["workflows"])
     if listed:
-        show(table(HEADINGS, sorted(listed, reverse=True)))
+        rows = (_workflow_row(each) if "steps" in each else _row(each) for each in listed)
+        show(table(HEADINGS, rows))
     elif answer["more"]:
         click.echo(f"None of the newest {answer['looked_at']} is of those.")
     else:
@@ -107,6 +109,23 @@ def _ask(
         if enough or not answer["next"] or found["looked_at"] >= MAX_LOOKED:
             return found
         before = {"before": answer["next"]}
+
+
+def _in_order(
+    listed: Iterable[Mapping[str, Any]], workflows: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The newest first, but a workflow's tasks behind it, in the order of its file.
+
+    All these have the time of the workflow in their IDs, and nothing else that has an order.
+    """
+    places = {task: place for flow in workflows for place, task in enumerate(flow["tasks"])}
+
+    def place(each: Mapping[str, Any]) -> tuple[int, str]:
+        # Of one that was begun anew, and of one whose workflow is not listed, the name has to do.
+        return (-1, "") if "steps" in each else (places.get(each["id"], len(places)), each["step"])
+
+    by_place = sorted(listed, key=place)
+    return sorted(by_place, key=lambda each: each.get("workflow") or each["id"], reverse=True)
 
 
 def _tell_what_is_missing(answer: Mapping[str, Any], listed: int, limit: int) -> None:

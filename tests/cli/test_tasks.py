@@ -151,6 +151,30 @@ class ListingTests(TaskCase):
         [found] = answer["workflows"]
         self.assertEqual((found["id"], found["done"], found["steps"]), (FLOW, 1, 2))
 
+    def test_steps(self) -> None:
+        """The tasks of a workflow's steps are behind it, in the order of its file; those of another
+        one, which is not listed, by their names."""
+        base, other = FLOW[:-2], TASK.replace("K", "J")
+        names = ("zip", "add", "mix")
+        ids = [f"{base}{number}" for number in ("44", "55", "11")]
+        steps = [step(name, "submitted", task) for name, task in zip(names, ids, strict=True)]
+        self.tasks.flows = [workflow("running", *steps)]
+        self.tasks.tasks = [
+            *(
+                info(task, "running", workflow=FLOW, step=name)
+                for name, task in zip(names, ids, strict=True)
+            ),
+            info(f"{base}99", "running"),
+            info(f"{other[:-2]}77", "running", workflow=other, step="one"),
+            info(f"{other[:-2]}88", "running", workflow=other, step="two"),
+        ]
+        lines = self.output("tasks").splitlines()[1:]
+        behind = [f"{base}99", FLOW, *ids, f"{other[:-2]}77", f"{other[:-2]}88"]
+        self.assertEqual([line.split()[0] for line in lines], behind)
+        answer = json.loads(self.output("tasks", "--json"))
+        behind.remove(FLOW)
+        self.assertEqual([each["id"] for each in answer["tasks"]], behind)
+
     def test_limit(self) -> None:
         """The limit is of those that are listed, however many others are among them: page after
         page is looked at."""
