@@ -45,6 +45,7 @@ from bzzz.wire.connection import (
     StreamWasReset,
     StreamWritable,
 )
+from bzzz.wire.limits import UNCONSUMED_BYTES
 from bzzz.wire.multiaddr import Multiaddr
 
 __all__ = ["Link", "LinkOwner"]
@@ -81,8 +82,13 @@ GUEST_FRAMES = 8
 # Frames of the peer between two looks at whether there is time left in this turn.
 SLICE = 1
 
-# How long a closing link may take to send what it has, in seconds, before it is cut.
+# How long a closing link may take to send what it has, and its peer to end it, in seconds, before
+# it is cut.
 CLOSE_TIMEOUT = 2.0
+
+# Bytes of the peer that a closing link takes and throws away: an honest one has no more under way
+# than its windows let it, which is not more than may wait for the application. Beyond: it is cut.
+MAX_IGNORED = UNCONSUMED_BYTES
 
 
 class LinkOwner(Shape):
@@ -91,6 +97,9 @@ class LinkOwner(Shape):
     def link_ready(self, link: Link) -> None:
         """The handshake is done: the peer's identity is proved and streams can be opened."""
 
+    def link_closing(self, link: Link) -> bool:
+        """This side closes the link; whether it may wait for the peer's end."""
+
     def link_closed(self, link: Link, reason: str) -> None:
         """The link is gone; called once, also for one that never was ready."""
 
@@ -98,6 +107,11 @@ class LinkOwner(Shape):
 @implementer(IPushProducer)
 class Link(Protocol):
     """A link. Made by the swarm for each connection, dialled or accepted.
+
+    Whoever closes it says goodbye, ends its half of TCP, and throws away what the peer sends until
+    that has ended, too: were the socket closed with data unread, the kernel would reset the
+    connection, and the peer might never read the goodbye. A peer that hears a goodbye, or reads
+    that TCP has ended, closes the socket at once.
 
     :param protocols: which the peer may open streams of; shared with ``connection``.
     :ivar turns: shared with the node's other links, and for what its streams bring, too.
@@ -151,6 +165,8 @@ class Link(Protocol):
         self._dispatching = False
         self._deadline: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
+        self._closing = False
+        self._ignored = 0
         self._started = False
         self._in_line = False
         self._paused = False
@@ -234,7 +250,11 @@ class Link(Protocol):
         return deferred
 
     def close(self, reason: str) -> None:
-        """Say goodbye to the peer, send what is under way, and close."""
+        """Say goodbye to the peer, send what is under way, and close when the peer has.
+
+        What the peer sends from now on, and what of it nobody has acted on, counts no more. The
+        link's streams are gone when it is.
+        """
         if self.closed or self._reason is not None:
             return
         self._reason = reason
@@ -242,11 +262,18 @@ class Link(Protocol):
             self.connection.go_away()
         self._dispatching = False
         self.flush()
+        self._closing = True
+        self._unread = b""
         self._set_deadline(CLOSE_TIMEOUT, self._cut)
         transport: Any = self.transport
-        # A transport does not close while a paused producer is registered with it.
+        # A transport ends nothing while a paused producer is registered with it.
         transport.unregisterProducer()
-        transport.loseConnection()
+        if self._owner.link_closing(self):
+            transport.loseWriteConnection()
+            # The peer's end is only seen by who reads.
+            self._unpause()
+        else:
+            transport.loseConnection()
 
     def abort(self, reason: str) -> None:
         """Close at once."""
@@ -271,7 +298,9 @@ class Link(Protocol):
 
     def flush(self) -> None:
         """Put what the core wants to send on the transport; in a dispatch, at its end."""
-        if self._dispatching or self.closed or (self.congested and self._reason is None):
+        if self._dispatching or self.closed or self._closing:
+            return
+        if self.congested and self._reason is None:
             # While TCP takes no more, frames wait in the core, whose caps hold for them: a peer
             # that asks without end and reads nothing must not fill the transport's buffer.
             return
@@ -328,13 +357,18 @@ class Link(Protocol):
         """Feed the core and act on what it says, now or when this link's turn comes."""
         if self.closed:
             return
+        if self._closing:
+            self._ignored += len(data)
+            if self._ignored > MAX_IGNORED:
+                self._cut()
+            return
         self.last_received = self.clock.seconds()
         if self._in_line:
             self._unread += data
             self._pause()
         elif self.turns.is_free:
             self._receive(data)
-            if self.connection.has_unread and not self.closed:
+            if self.connection.has_unread and not (self.closed or self._closing):
                 self._wait()
         else:
             self._unread = data
@@ -363,25 +397,29 @@ class Link(Protocol):
             transport: Any = self.transport
             transport.pauseProducing()
 
+    def _unpause(self) -> None:
+        if self._paused:
+            self._paused = False
+            transport: Any = self.transport
+            transport.resumeProducing()
+
     def _go_on(self) -> None:
         """This link's turn has come."""
         self._in_line = False
-        if self.closed:
+        if self.closed or self._closing:
             return
         if not self._started:
             self._start()
         data, self._unread = self._unread, b""
         if data or self.connection.has_unread:
             self._receive(data)
-        if self.closed:
+        if self.closed or self._closing:
             return
         if self.connection.has_unread:
             self._in_line = True
             self.turns.wait(self._go_on, stranger=self.is_guest)
-        elif self._paused:
-            self._paused = False
-            transport: Any = self.transport
-            transport.resumeProducing()
+        else:
+            self._unpause()
 
     def _receive(self, data: bytes) -> None:
         self._dispatching = True
@@ -394,7 +432,7 @@ class Link(Protocol):
                 frames = 0 if self.ready_at is None else SLICE
                 for event in self.connection.receive_data(data, frames):
                     self._dispatch(event)
-                    if self.closed:
+                    if self.closed or self._closing:
                         return
                 if not (self.connection.has_unread and self.turns.has_time):
                     break

@@ -126,6 +126,7 @@ class Swarm:
         self._protocols = Protocols(clock)
         self._observers: list[SwarmObserver] = []
         self._redundant: dict[Link, IDelayedCall] = {}
+        self._closing: dict[Link, None] = {}
         self._own_sockets = OwnSockets(clock)
         self._stopped = False
         self._identify = IdentifyService(self, key.public, agent, name)
@@ -260,7 +261,8 @@ class Swarm:
         Who is not admitted any more loses the link within this call; a guest who is admitted has
         a link like others from here on.
         """
-        for link in [*self.links.values(), *self._redundant, *self._places.trials]:
+        links = self.links.values(), self._redundant, self._places.trials, self._closing
+        for link in list(chain(*links)):
             if not self.gate.admits(link.remote_peer):
                 link.is_guest = True
                 link.sever(self.gate.refusal(link.remote_peer))
@@ -305,6 +307,7 @@ class Swarm:
                 *self.guests.values(),
                 *self._redundant,
                 *self._places.trials,
+                *self._closing,
             ]
         )
         waiting = [link for link in closing if not link.closed]
@@ -332,8 +335,16 @@ class Swarm:
         else:
             self._guest_ready(link)
 
+    def link_closing(self, link: Link) -> bool:
+        """See :class:`~bzzz.net.link.LinkOwner`."""
+        if len(self._closing) >= self.limits.closing:
+            return False
+        self._closing[link] = None
+        return True
+
     def link_closed(self, link: Link, reason: str) -> None:
         """See :class:`~bzzz.net.link.LinkOwner`."""
+        self._closing.pop(link, None)
         self.accepting.over(link)
         self._guests.leave(link)
         self._places.over(link)
@@ -355,6 +366,7 @@ class Swarm:
             and not self.guests
             and not self._redundant
             and not self._places.trials
+            and not self._closing
         ):
             done, self._all_closed = self._all_closed, None
             done.callback(None)
@@ -509,8 +521,7 @@ class Swarm:
     def _give_up(self, link: Link) -> None:
         """There is no place for this link any more; it may be on trial and not taken yet."""
         say_full(link)
-        # Not closed at once: TCP would drop the goodbye if something that the peer sent is unread.
-        self._redundant[link] = self.clock.callLater(LINGER, link.close, FULL_HERE)
+        link.close(FULL_HERE)
         self._dials.failed(link, DialError(FULL_HERE))
         if self.links.get(link.remote_peer) is link:
             del self.links[link.remote_peer]

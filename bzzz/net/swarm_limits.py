@@ -38,6 +38,8 @@ class SwarmLimits:
         second; an IPv6 /64, in which there may be many machines, has four times as much. More are
         closed at once. One that becomes the link of a peer does not count.
     :ivar prefix_rate: new connections of one network, likewise.
+    :ivar closing: links that this side closes and whose peers have not, for some seconds each; more
+        are closed at once, and the peer may not hear why.
     :ivar addresses: addresses tried in one dial.
     :ivar dial_timeout: for TCP to connect, in seconds; on a LAN a SYN and one retransmission.
     """
@@ -48,5 +50,6 @@ class SwarmLimits:
     handshakes_per_prefix: int = 224
     host_rate: Rate = HOST_RATE
     prefix_rate: Rate = PREFIX_RATE
+    closing: int = 256
     addresses: int = 8
     dial_timeout: float = 5.0

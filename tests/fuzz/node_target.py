@@ -103,6 +103,10 @@ class Wire:
         """To the peer."""
         self.sent.extend(map(bytes, chunks))
 
+    def loseWriteConnection(self) -> None:
+        """The peer ends it, too, when it has heard what was sent."""
+        self.lost = self.lost or ConnectionDone
+
     def loseConnection(self) -> None:
         """Close it, soon."""
         self.lost = self.lost or ConnectionDone

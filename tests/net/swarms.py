@@ -133,6 +133,7 @@ class Wire:
         self.reading = True
         self.aborted = False
         self.closing = False
+        self.half_closed = False
 
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", "192.0.2.1", 4001)
@@ -160,6 +161,9 @@ class Wire:
 
     def resumeProducing(self) -> None:
         self.reading = True
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def loseConnection(self) -> None:
         self.closing = True

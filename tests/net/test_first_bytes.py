@@ -68,7 +68,7 @@ class SameReadTests(RawCase):
         self.swarm.limits = SwarmLimits(links=0)
         self.work()
         self.assertEqual((self.swarm.links, self.heard.data), ({}, b""))
-        self.assertTrue(self.wire.closing)
+        self.assertTrue(self.wire.half_closed)
 
     def test_list(self) -> None:
         """Who asks for the list of protocols is told of those that it can speak."""

@@ -31,6 +31,7 @@ class Echo(Protocol):
 
     def connectionMade(self) -> None:
         self.owner.opened += 1
+        self.owner.opening()
 
     def dataReceived(self, data: bytes) -> None:
         self.owner.heard.append(data)
@@ -47,9 +48,14 @@ class Owner(Factory):
         self.ended = 0
         self.heard: list[bytes] = []
         self.closed: list[str] = []
+        self.may_wait = True
+        self.opening: Callable[[], object] = lambda: None
 
     def link_ready(self, link: Link) -> None:
         pass
+
+    def link_closing(self, link: Link) -> bool:
+        return self.may_wait
 
     def link_closed(self, link: Link, reason: str) -> None:
         self.closed.append(reason)
@@ -58,7 +64,7 @@ class Owner(Factory):
         return Echo(self)
 
 
-class TurnTests(SynchronousTestCase):
+class LinkCase(SynchronousTestCase):
     """One link, whose peer is a bare core."""
 
     def setUp(self) -> None:
@@ -102,6 +108,8 @@ class TurnTests(SynchronousTestCase):
         proposal = Initiator([ECHO]).take_output() + data
         return HEADER.pack(DATA, SYN, next(self.streams), len(proposal)) + proposal
 
+
+class TurnTests(LinkCase):
     def turn(self) -> None:
         """One turn of the reactor: Twisted's clock would make all that follow at once."""
         calls = [call for call in self.clock.getDelayedCalls() if call.getTime() <= 0]
