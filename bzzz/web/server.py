@@ -69,6 +69,7 @@ class ControlServer(Service):
         self._reactor = reactor
         self._control = control
         self._api = api
+        self._site: ControlSite | None = None
         self._acceptor: Acceptor | None = None
         self._looking = Periodic(
             reactor, LOOK_INTERVAL, self._look, "looking for the control socket", self._log
@@ -78,10 +79,11 @@ class ControlServer(Service):
     def startService(self) -> None:
         super().startService()
         self._control.listen()
+        self._site = self._api.site(self._reactor)
         self._acceptor = Acceptor(
             self._reactor,
             self._control.socket,
-            self._api.site(self._reactor),
+            self._site,
             # Only here: twistd may have changed its user until now.
             Access(os.geteuid(), self._control.group),
             Accounts(partial(_in_thread, self._reactor)),
@@ -96,6 +98,9 @@ class ControlServer(Service):
         if self._acceptor is not None:
             self._acceptor.stop()
             self._acceptor = None
+        if self._site is not None:
+            self._site.close()
+            self._site = None
         self._control.close()
 
     def _look(self) -> None:

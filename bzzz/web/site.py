@@ -1,4 +1,8 @@
-"""HTTP on the control socket: one factory of connections for each peer that may ask."""
+"""HTTP on the control socket: one factory of connections for each peer that may ask.
+
+A connection may carry one question after the other. One that waits for the next holds a descriptor
+and nothing else: no place among the answers that are under way.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
@@ -16,16 +22,56 @@ from bzzz.web.requests import LocalRequest, Refusal, refuse
 
 __all__ = ["ControlSite"]
 
-# Seconds that a connection without a request is kept open.
+# Seconds that a connection is kept open until its first request is there, or while one comes: a
+# program that is busy may connect long before it asks.
 IDLE_TIMEOUT = 60
+
+# Seconds that it is kept open for the next one. Who does not ask at once for more may connect anew,
+# and each that waits is a descriptor. Well above bzzz.client.idle.IDLE_SECONDS.
+BETWEEN_QUESTIONS = 10
+
+
+class _Channel(HTTPChannel):
+    """A connection."""
+
+    site: ControlSite
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.open.add(self)
+
+    def requestDone(self, request: Request) -> None:
+        super().requestDone(request)
+        # The next one may have come already.
+        if self.persistent and not self.requests:
+            self.setTimeout(BETWEEN_QUESTIONS)
+
+    def timeoutConnection(self) -> None:
+        # The base's breaks off what has not been read 15 s later. Who reads an answer slowly gets
+        # all of it, as they do where it is the last one. Nor is this worth a line in the log.
+        self.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.open.discard(self)
+        super().connectionLost(reason)
+
+    def end(self) -> None:
+        """Close it, once what was asked is answered."""
+        if self.requests:
+            self.persistent = False
+        else:
+            self.loseConnection()
 
 
 class ControlSite(Site):
     """HTTP without an access log, which ``bzzz peers --watch`` would fill.
 
+    :ivar open: the connections.
     :param reactor: provides IReactorTime.
     """
 
+    # Not the base's, which has a layer between for HTTP/2; its annotation is that layer's.
+    protocol = _Channel  # type: ignore[assignment]
     noisy = False
     displayTracebacks = False
 
@@ -38,6 +84,7 @@ class ControlSite(Site):
             reactor=reactor,
             parsePOSTFormSubmission=False,
         )
+        self.open: set[_Channel] = set()
 
     # Nothing of the base's: it keeps a timer that wakes an idle node each second, for the log.
     def startFactory(self) -> None:
@@ -48,6 +95,11 @@ class ControlSite(Site):
 
     def log(self, request: object) -> None:
         pass
+
+    def close(self) -> None:
+        """The node stops: nothing more is asked on the connections that are open."""
+        for channel in list(self.open):
+            channel.end()
 
     def for_peer(self, credentials: Credentials) -> Factory:
         """Makes connections whose requests have these credentials."""

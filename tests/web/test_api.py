@@ -11,15 +11,17 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import BzzzError
-from bzzz.web import api, stream
+from bzzz.web import api, site, stream
 from bzzz.web.api import ControlApi
 from bzzz.web.credentials import Accounts, Credentials
 from bzzz.web.schema import Finding
 from bzzz.web.view import NodeView
+from tests.logs import lines_at
 from tests.web.fakes import IRONWOOD, WALNUT, FakeNode
 
 # A user whom no machine has.
@@ -44,10 +46,14 @@ class Exchange:
     ) -> None:
         self.transport = StringTransport()
         self.clock = Clock()
-        site = control.site(self.clock)
-        factory: Any = site if by is None else site.for_peer(by)
+        made = control.site(self.clock)
+        factory: Any = made if by is None else made.for_peer(by)
         self.protocol = factory.buildProtocol(None)
         self.protocol.makeConnection(self.transport)
+        self.ask(path, method, body, *headers)
+
+    def ask(self, path: str, method: str = "GET", body: bytes = b"", *headers: str) -> None:
+        """Ask something, after another if need be."""
         if body and not headers:
             headers = ("Content-Type: application/json",)
         lines = [f"{method} {path} HTTP/1.1", "Host: bzzz", *headers]
@@ -271,10 +277,73 @@ class ControlApiTests(SynchronousTestCase):
         self.node.log.emit("later")
         self.assertEqual(answer.lines(), [])
 
+    def test_next_question(self) -> None:
+        """A connection carries one question after the other, and is closed where none comes for
+        a while, which is shorter than for the first."""
+        sent = self.get("/v1/id")
+        sent.clock.advance(site.BETWEEN_QUESTIONS - 1)
+        sent.transport.clear()
+        sent.ask("/v1/id")
+        self.assertEqual(sent.status, 200)
+        sent.clock.advance(site.BETWEEN_QUESTIONS - 1)
+        self.assertFalse(sent.transport.disconnecting)
+        infos = lines_at(self, LogLevel.info)
+        sent.clock.advance(1)
+        self.assertTrue(sent.transport.disconnecting)
+        # Nothing is broken off: what the client has not read yet waits for it.
+        sent.clock.advance(3600)
+        self.assertFalse(sent.transport.disconnected)
+        self.assertEqual((sent.clock.getDelayedCalls(), infos), ([], []))
+
+    def test_long_answer(self) -> None:
+        """An answer may take as long as it takes, also the second one on its connection."""
+        sent = self.get("/v1/id")
+        sent.ask("/v1/events?follow=1")
+        sent.clock.advance(3600)
+        self.assertFalse(sent.transport.disconnecting)
+        self.control.close()
+        self.assertTrue(sent.ended)
+        sent.clock.advance(site.BETWEEN_QUESTIONS)
+        self.assertTrue(sent.transport.disconnecting)
+
+    def test_two_at_once(self) -> None:
+        """The time for the next question does not run while one that came early is answered."""
+        sent = self.get("/v1/events?follow=1")
+        sent.ask("/v1/events?follow=1")
+        self.control.close()
+        sent.clock.advance(3600)
+        self.assertFalse(sent.transport.disconnecting)
+
+    def test_first_question(self) -> None:
+        """Who has just connected has longer."""
+        clock = Clock()
+        made = self.control.site(clock)
+        channel = made.buildProtocol(None)
+        transport = StringTransport()
+        channel.makeConnection(transport)
+        clock.advance(site.IDLE_TIMEOUT - 1)
+        self.assertFalse(transport.disconnecting)
+        clock.advance(1)
+        self.assertTrue(transport.disconnecting)
+
+    def test_stopped(self) -> None:
+        """At a stop, connections that wait are closed, and the others once they are answered."""
+        made = self.control.site(Clock())
+        transports = [StringTransport() for _ in range(3)]
+        for transport, path in zip(transports, ("id", "events?follow=1", "id"), strict=True):
+            channel = made.buildProtocol(None)
+            channel.makeConnection(transport)
+            channel.dataReceived(f"GET /v1/{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        channel.connectionLost(Failure(ConnectionDone()))
+        made.close()
+        self.assertEqual([each.disconnecting for each in transports], [True, False, False])
+        self.control.close()
+        self.assertTrue(transports[1].disconnecting)
+
     def test_idle(self) -> None:
         """Without a connection no timer wakes the node."""
         clock = Clock()
-        site = self.control.site(clock)
-        site.doStart()
+        made = self.control.site(clock)
+        made.doStart()
         self.assertEqual(clock.getDelayedCalls(), [])
-        site.doStop()
+        made.doStop()

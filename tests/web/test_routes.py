@@ -274,7 +274,7 @@ class RouteTests(SynchronousTestCase):
             "Content-Type: application/json",
         )
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-        (request,) = sent.protocol._channel.requests
+        (request,) = sent.protocol.requests
         for number in range(requests.MAX_DISCARDED_BYTES // 0x10000):
             sent.protocol.dataReceived(chunk)
             self.assertLessEqual(len(request._body.getvalue()), requests.MAX_BODY_BYTES, number)

@@ -241,6 +241,34 @@ class ControlServerTests(SynchronousTestCase):
         self.assertIn(f"{path} was removed", errors[0])
         service._looking.stop()
 
+    def test_stopped(self) -> None:
+        """At a stop nothing more is asked: connections that wait for a question are closed, after
+        the answers that are under way were ended."""
+        steps: list[str] = []
+
+        class Site:
+            def close(self) -> None:
+                steps.append("connections")
+
+        class Answering:
+            def site(self, reactor: object) -> Site:
+                return Site()
+
+            def close(self) -> None:
+                steps.append("answers")
+
+        control: Any = type(
+            "Control", (), {"socket": Listening(), "group": None, "is_there": True}
+        )()
+        control.listen = lambda: steps.append("listen")
+        control.close = lambda: steps.append("socket")
+        answering: Any = Answering()
+        service = ControlServer(FakeReactor(), control, answering)
+        service.startService()
+        service.stopService()
+        service.stopService()
+        self.assertEqual(steps, ["listen", "answers", "connections", "socket", "answers", "socket"])
+
 
 def ask_as(path: Path, uid: int, gid: int, *groups: int) -> str:
     """What the node answers to another user, or why it does not. Blocks; only root can."""
