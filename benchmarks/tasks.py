@@ -57,7 +57,7 @@ PATIENCE = 60.0
 
 ROWS = (
     ("bzzz_rate", "Bzzz, on 2 of 3 disks, tasks/s", Target(700, False)),
-    ("each_rate", "  with a connection for each, tasks/s", None),
+    ("each_rate", "  with a question for each, tasks/s", None),
     ("bzzz_one_ms", "  one at a time, p50 ms", Target(5, True)),
     ("bzzz_99_ms", "  one at a time, p99 ms", None),
     ("alone_rate", "  on its own disk alone, tasks/s", Target(1500, False)),

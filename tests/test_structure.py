@@ -50,6 +50,7 @@ PURE_MODULES = {
     "client/core.py",
     "client/errors.py",
     "client/http.py",
+    "client/idle.py",
     "client/lines.py",
     "client/schema.py",
     "client/wanted.py",

@@ -40,6 +40,7 @@ plain, aio,   the network, and the names
 tx
 core          pure: what can be asked
 conversation  pure: a question and its answer, over whatever carries bytes
+idle          pure: the connections that wait for the next question
 lines, http   pure: bytes in, lines and parts of a body out
 ============= ======================================================================================
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Self, Unpack
 
 from bzzz.client.control_socket import control_socket
 from bzzz.client.conversation import MAX_READ, TIMEOUT, Conversation
 from bzzz.client.core import Core
 from bzzz.client.errors import ClientError
+from bzzz.client.kept_socket import owner, silent
 from bzzz.client.lines import MAX_OUTPUT
 from bzzz.client.schema import (
     MemberInfo,
@@ -41,6 +43,16 @@ class Client:
     ) -> None:
         where = control_socket(runtime_dir, environ, os.geteuid())
         self._core = Core(Conversation(_Network(), where))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections that wait for a question. It may be used again after it."""
+        self._core.close()
 
     async def run(
         self,
@@ -151,10 +163,19 @@ class Task:
 
 
 class _Network:
+    """Sockets, and no transports: one that waits for a question belongs to no loop, so that it
+    needs no loop to be closed, and serves the next one of the program as well."""
+
     async def connect(self, path: Path, timeout: float) -> _Connection:
-        async with asyncio.timeout(timeout):
-            # The limit makes the transport stop reading at twice as much.
-            return _Connection(*await asyncio.open_unix_connection(path, limit=MAX_READ))
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.setblocking(False)
+            async with asyncio.timeout(timeout):
+                await asyncio.get_running_loop().sock_connect(connection, os.fspath(path))
+        except BaseException:
+            connection.close()
+            raise
+        return _Connection(connection)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -162,20 +183,27 @@ class _Network:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def owner(self) -> object:
+        return owner()
+
 
 class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
 
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
         async with asyncio.timeout(TIMEOUT):
-            await self._writer.drain()
+            await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def receive(self, timeout: float | None) -> bytes:
         async with asyncio.timeout(timeout):
-            return await self._reader.read(MAX_READ)
+            return await asyncio.get_running_loop().sock_recv(self._socket, MAX_READ)
 
     def close(self) -> None:
-        self._writer.transport.abort()
+        self._socket.close()
+
+    def silent(self) -> bool:
+        return silent(self._socket)
+
+    def drop(self) -> None:
+        self._socket.close()

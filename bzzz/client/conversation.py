@@ -7,6 +7,7 @@ code serves a program that blocks, whose connections never suspend it, asyncio a
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 
 from bzzz.client.errors import ClientError, NoNode, NotAllowed, Refused
 from bzzz.client.http import AnswerReader, request
+from bzzz.client.idle import Idle
 from bzzz.client.lines import ErrorInfo, Line, LineSplitter
 from bzzz.errors import RemoteProtocolError
 
@@ -63,6 +65,15 @@ class Connection(Protocol):
     def close(self) -> None:
         """End it, however far it is. May be called again."""
 
+    def silent(self) -> bool:
+        """Whether the node has neither closed it nor sent anything. Does not wait.
+
+        Asked between two questions only.
+        """
+
+    def drop(self) -> None:
+        """End it between two questions, without the loop that it was used in."""
+
 
 class Network(Protocol):
     """What one kind of program uses."""
@@ -78,6 +89,9 @@ class Network(Protocol):
 
     def now(self) -> float:
         """Seconds on a clock that goes on evenly."""
+
+    def owner(self) -> object:
+        """Who alone may ask again on a connection of now."""
 
 
 class Socket(Protocol):
@@ -96,11 +110,14 @@ class Socket(Protocol):
 
 
 class Conversation:
-    """Asks one question at a time, each on a connection of its own."""
+    """Asks one question at a time on a connection, and keeps some for the next ones."""
 
     def __init__(self, network: Network, socket: Socket) -> None:
         self._network = network
         self._socket = socket
+        self._idle: Idle[Connection] = Idle()
+        # A program need not close its client: what waits goes with it, or at the program's end.
+        weakref.finalize(self, self._idle.close)
 
     async def ask(
         self, method: str, what: str, kind: type[T], body: object = None, timeout: float = TIMEOUT
@@ -116,7 +133,7 @@ class Conversation:
         try:
             return msgspec.json.decode(await answer.whole(timeout), type=kind)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise self._stranger(str(error)) from None
+            raise answer.stranger(str(error)) from None
         finally:
             answer.close()
 
@@ -133,6 +150,10 @@ class Conversation:
         """Seconds on the network's clock."""
         return self._network.now()
 
+    def close(self) -> None:
+        """Close the connections that wait for a question. One that is asked later makes anew."""
+        self._idle.close()
+
     # -- inside
 
     async def _open(self, method: str, what: str, body: object, timeout: float) -> _Answer:
@@ -145,27 +166,45 @@ class Conversation:
         question = request(method, f"/v1/{what}", content)
         tries = TRIES
         while True:
-            answer = await self._connect(timeout)
+            answer = await self._begin(method, question, timeout)
+            if answer.status == HTTPStatus.OK:
+                return answer
             try:
-                await answer.begin(question, timeout)
-                if answer.status == HTTPStatus.OK:
-                    return answer
                 refused = await answer.error(timeout)
-            except BaseException:
+            finally:
                 answer.close()
-                raise
-            answer.close()
             tries -= 1
             if refused.code != "starting" or not tries:
                 raise refused
             await self._network.sleep(AGAIN)
 
-    async def _connect(self, timeout: float) -> _Answer:
+    async def _begin(self, method: str, question: bytes, timeout: float) -> _Answer:
+        """Ask on a connection that waits, or on a new one: an answer whose head is there."""
+        owner = self._network.owner()
+        kept = self._idle.take(self._network.now(), owner)
+        if kept is not None:
+            answer = self._answer(kept, owner)
+            try:
+                await answer.begin(question, timeout)
+            except NoNode:
+                # It ended as the question came. What changes something may have been done.
+                if method != "GET" or not answer.unheard:
+                    raise
+            else:
+                return answer
+        answer = self._answer(await self._connect(timeout), owner)
+        await answer.begin(question, timeout)
+        return answer
+
+    def _answer(self, connection: Connection, owner: object) -> _Answer:
+        return _Answer(self._network, connection, self._socket.path, self._idle, owner)
+
+    async def _connect(self, timeout: float) -> Connection:
         path = self._socket.path
         if len(bytes(path)) > MAX_PATH:
             raise NoNode(f"No node is running here: {path} is too long for a socket")
         try:
-            connection = await self._network.connect(path, timeout)
+            return await self._network.connect(path, timeout)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             start = self._socket.start
             raise NoNode(
@@ -182,19 +221,31 @@ class Conversation:
             raise NoNode(f"The node at {path} does not answer; its log may tell why") from None
         except OSError as error:
             raise NoNode(f"The node at {path} cannot be asked: {error}") from None
-        return _Answer(self._network, connection, path)
-
-    def _stranger(self, why: str) -> NoNode:
-        return _stranger(self._socket.path, why)
 
 
 class _Answer:
-    """An answer, as its bytes come."""
+    """An answer, as its bytes come.
 
-    def __init__(self, network: Network, connection: Connection, path: Path) -> None:
+    :ivar unheard: whether its connection has ended, without a byte of it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        connection: Connection,
+        path: Path,
+        idle: Idle[Connection],
+        owner: object,
+    ) -> None:
+        self.unheard = False
         self._network = network
         self._connection = connection
         self._path = path
+        self._idle = idle
+        self._owner = owner
+        self._heard = False
+        self._strange = False
+        self._over = False
         self._reader = AnswerReader()
         self._parts: deque[bytes] = deque()
 
@@ -203,10 +254,24 @@ class _Answer:
         return self._reader.status
 
     def close(self) -> None:
-        self._connection.close()
+        """Keep the connection for the next question, if that can be; hang up otherwise."""
+        if self._over:
+            return
+        self._over = True
+        if self._reader.stays and not self._strange:
+            self._idle.give(self._connection, self._network.now(), self._owner)
+        else:
+            self._connection.close()
 
     async def begin(self, question: bytes, timeout: float) -> None:
-        """Ask, and wait for the head of the answer."""
+        """Ask, and wait for the head of the answer. Closes it if there is none."""
+        try:
+            await self._begin(question, timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _begin(self, question: bytes, timeout: float) -> None:
         deadline = self._network.now() + timeout
         try:
             await self._connection.send(question)
@@ -257,7 +322,10 @@ class _Answer:
 
     def stranger(self, why: str) -> NoNode:
         """The error for an answer that no node gives."""
-        return _stranger(self._path, why)
+        self._strange = True
+        return NoNode(
+            f"Who answers at {self._path} is no Bzzz node, or one of another version: {why}"
+        )
 
     async def _receive(self, deadline: float | None) -> None:
         left = None if deadline is None else deadline - self._network.now()
@@ -271,6 +339,7 @@ class _Answer:
             raise self._broken(error) from None
         try:
             if data:
+                self._heard = True
                 self._parts.extend(self._reader.receive_data(data))
             else:
                 self._reader.receive_end()
@@ -280,6 +349,7 @@ class _Answer:
             ) from None
 
     def _broken(self, error: Exception) -> NoNode:
+        self.unheard = not self._heard
         return NoNode(f"The node at {self._path} broke off: {error}")
 
     def _silent(self) -> NoNode:
@@ -324,7 +394,7 @@ class Lines:
         return line
 
     def close(self) -> None:
-        """Hang up, which ends the telling and not the task."""
+        """Hang up if it has not ended, which ends the telling and not the task."""
         self._answer.close()
 
     def about(self, error: ClientError) -> ClientError:
@@ -340,7 +410,3 @@ class Lines:
                 return None
             self._waiting.extend(self._splitter.receive_data(part))
         return self._waiting.popleft()
-
-
-def _stranger(path: Path, why: str) -> NoNode:
-    return NoNode(f"Who answers at {path} is no Bzzz node, or one of another version: {why}")

@@ -71,6 +71,10 @@ class Core:
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
 
+    def close(self) -> None:
+        """Close what waits for the next question."""
+        self._conversation.close()
+
     # -- tasks
 
     async def run(

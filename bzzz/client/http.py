@@ -1,8 +1,9 @@
-"""A small, strict core of HTTP/1.1 for one question on one connection.
+"""A small, strict core of HTTP/1.1 for one question and its answer.
 
 Enters: what is asked; the bytes that come back. Leaves: the bytes to send; the status, and the
 parts of the body as they come. Spec: RFC 9112, as a node's control API uses it: an answer has
-either a length, or chunks, or ends with its connection. Nothing of the body is kept.
+either a length, or chunks, or ends with its connection. Nothing of the body is kept. Another
+question may follow on the connection where the answer lets it (section 9.3).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_HEAD: Final = 16 << 10
 # Bytes of the line with a chunk's size; eight digits, and extensions that nobody uses.
 MAX_SIZE_LINE: Final = 256
 
-_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([2-5][0-9]{2})(?: ([\x20-\x7e]*))?")
+_STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([2-5][0-9]{2})(?: ([\x20-\x7e]*))?")
 _HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\x00\r\n]*)?")
@@ -32,12 +33,12 @@ _EMPTY: Final = frozenset({204, 304})
 
 
 def request(method: str, path: str, body: bytes | None) -> bytes:
-    """The bytes of a question, which is the only one on its connection.
+    """The bytes of a question, behind which the connection stays open.
 
     :param path: quoted, with the query.
     :param body: JSON; None for no body.
     """
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     elif method == "POST":
@@ -67,6 +68,7 @@ class AnswerReader:
         self.status = 0
         self.reason = ""
         self._state = _State.HEAD
+        self._stays = False
         self._buffer = bytearray()
         self._left = 0
         self._trailers = 0
@@ -87,12 +89,19 @@ class AnswerReader:
         """Whether all of it is there."""
         return self._state is _State.WHOLE
 
+    @property
+    def stays(self) -> bool:
+        """Whether the connection can carry another question: all of this answer is there, nothing
+        came behind it, and the other end has not said that it closes."""
+        return self.whole and self._stays and not self._buffer
+
     def receive_data(self, data: bytes) -> list[bytes]:
         """The parts of the body that are in these bytes.
 
         :raises RemoteProtocolError: this is no answer of HTTP/1.1.
         """
         if self.whole:
+            self._stays = False
             return []
         self._buffer += data
         while self._steps[self._state]():
@@ -105,6 +114,7 @@ class AnswerReader:
 
         :raises RemoteProtocolError: the answer has not; its code is ``cut_short``.
         """
+        self._stays = False
         if self._state is _State.TO_THE_END:
             self._state = _State.WHOLE
         if not self.whole:
@@ -124,9 +134,10 @@ class AnswerReader:
         status = _STATUS.fullmatch(first)
         if status is None:
             raise _no_http(f"it begins with {first[:40]!r}")
-        self._frame(int(status[1]), fields)
-        self.status = int(status[1])
-        self.reason = (status[2] or b"").decode("ascii")
+        self._stays = status[1] == b"1"
+        self._frame(int(status[2]), fields)
+        self.status = int(status[2])
+        self.reason = (status[3] or b"").decode("ascii")
         return True
 
     def _frame(self, status: int, fields: list[bytes]) -> None:
@@ -140,6 +151,9 @@ class AnswerReader:
                 lengths.append(found[2])
             elif found[1].lower() == b"transfer-encoding":
                 codings.append(found[2].lower())
+            elif found[1].lower() == b"connection":
+                said = [each.strip() for each in found[2].lower().split(b",")]
+                self._stays = self._stays and b"close" not in said
         if status in _EMPTY:
             self._state = _State.WHOLE
         elif codings:

@@ -10,12 +10,13 @@ import socket
 import time
 from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from bzzz.client.control_socket import control_socket
 from bzzz.client.conversation import MAX_READ, TIMEOUT, Conversation
 from bzzz.client.core import Core
 from bzzz.client.errors import ClientError
+from bzzz.client.kept_socket import owner, silent
 from bzzz.client.lines import MAX_OUTPUT
 from bzzz.client.schema import (
     MemberInfo,
@@ -41,6 +42,9 @@ class Client:
     Every method may raise :class:`~bzzz.client.NoNode`, where no node answers, and
     :class:`~bzzz.client.Refused`, where it answers with an error.
 
+    It keeps up to :data:`bzzz.client.idle.MAX_IDLE` connections for the next questions, until it is
+    closed or goes.
+
     :param runtime_dir: the node's; None for the one that the ``bzzz`` command would ask.
     :param environ: the environment that says which that is.
     """
@@ -50,6 +54,16 @@ class Client:
     ) -> None:
         where = control_socket(runtime_dir, environ, os.geteuid())
         self._core = Core(Conversation(_Network(), where))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that wait for a question. It may be used again after it."""
+        self._core.close()
 
     def run(
         self,
@@ -210,6 +224,9 @@ class _Network:
     def now(self) -> float:
         return time.monotonic()
 
+    def owner(self) -> object:
+        return owner()
+
 
 class _Connection:
     def __init__(self, connection: socket.socket) -> None:
@@ -224,6 +241,13 @@ class _Connection:
         return self._socket.recv(MAX_READ)
 
     def close(self) -> None:
+        self._socket.close()
+
+    def silent(self) -> bool:
+        self._socket.settimeout(0)
+        return silent(self._socket)
+
+    def drop(self) -> None:
         self._socket.close()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -24,6 +24,7 @@ from bzzz.client.control_socket import control_socket
 from bzzz.client.conversation import Conversation
 from bzzz.client.core import Core, OutputLines
 from bzzz.client.errors import ClientError
+from bzzz.client.kept_socket import owner, silent
 from bzzz.client.lines import MAX_OUTPUT
 from bzzz.client.schema import (
     MemberInfo,
@@ -57,6 +58,11 @@ class Client:
     ) -> None:
         where = control_socket(runtime_dir, environ, os.geteuid())
         self._core = Core(Conversation(_Network(reactor, reactor), where))
+
+    def close(self) -> Deferred[None]:
+        """Close the connections that wait for a question. It may be used again after it."""
+        self._core.close()
+        return succeed(None)
 
     def run(
         self,
@@ -245,9 +251,16 @@ class _Network:
     def now(self) -> float:
         return self._clock.seconds()
 
+    def owner(self) -> object:
+        return owner()
+
 
 class _Connection(Protocol):
-    """Reads only while somebody waits for it, so that a node is not read faster than taken."""
+    """Reads only while somebody waits for it, so that a node is not read faster than taken.
+
+    The reactor knows nothing of it at other times. So one that waits for a question keeps no
+    program running, and leaves nothing in the reactor that a test would find.
+    """
 
     transport: Any
 
@@ -287,6 +300,15 @@ class _Connection(Protocol):
     def close(self) -> None:
         if self._lost is None:
             self.transport.abortConnection()
+
+    def silent(self) -> bool:
+        return self._lost is None and not self._data and silent(self.transport.getHandle())
+
+    def drop(self) -> None:
+        # Not by the transport, which would leave that to the reactor's next turn, where it might
+        # have none.
+        if self._lost is None:
+            self.transport.getHandle().close()
 
     # -- inside
 

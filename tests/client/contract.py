@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bzzz.client import NoNode, Refused, TaskFailed, conversation, core
 from bzzz.client.lines import MAX_LINE
 from tests.client.fake_node import (
     ID,
+    NEXT,
     FakeNode,
     Step,
     chunks,
@@ -571,6 +573,84 @@ class ContractCase(TestCase):
             await self.close(parts)
             await self.hung_up(node)
             await self.fails(StopAsyncIteration, parts.__anext__())
+
+        return self.play(scenario)
+
+    # -- connections
+
+    def test_kept(self) -> Any:
+        """One connection carries what is asked one after the other; what is left of it at the end
+        is nothing that the reactor or a loop has."""
+        lines = chunks(line(event="id", task=ID), line(event="ended", task=task()), keep=True)
+        status = whole(NODE, keep=True)
+        node = self.node([status, NEXT, lines, NEXT, lines[:50], lines[50:], NEXT, status, stay])
+
+        async def scenario(client: Any) -> None:
+            self.assertEqual((await client.status()).name, "walnut")
+            for _ in range(2):
+                self.assertTrue((await client.run(["make"])).succeeded)
+            self.assertEqual((await client.status()).name, "walnut")
+            self.assertEqual((len(node.asked), node.closed), (4, 0))
+            self.assertFalse(node.left.is_set())
+
+        return self.play(scenario)
+
+    def test_closed(self) -> Any:
+        """A client that is closed hangs up, and connects anew when it is used again."""
+        node = self.node([whole(NODE, keep=True), stay], [whole(NODE)])
+
+        async def scenario(client: Any) -> None:
+            await client.status()
+            await client.close()
+            await self.hung_up(node)
+            self.assertEqual((await client.status()).name, "walnut")
+
+        return self.play(scenario)
+
+    def test_node_went(self) -> Any:
+        """A node that went while nothing was asked is asked anew, also to do something."""
+        node = self.node([whole(NODE, keep=True)], [whole({})])
+
+        async def scenario(client: Any) -> None:
+            await client.status()
+            while not node.closed:
+                await self.pause(0.01)
+            await client.drain()
+            self.assertEqual([each.path for each in node.asked], ["/v1/status", "/v1/drain"])
+
+        return self.play(scenario)
+
+    def test_node_goes_as_it_is_asked(self) -> Any:
+        """Whether what changes something was done is then not known; what does not is asked
+        again."""
+        node = self.node(
+            [whole(NODE, keep=True), NEXT], [whole(NODE, keep=True), NEXT], [whole(NODE)]
+        )
+
+        async def scenario(client: Any) -> None:
+            await client.status()
+            self.assertIn("broke off", str(await self.fails(NoNode, client.drain())))
+            await client.status()
+            await client.status()
+            node.close()
+            self.assertEqual(len(node.asked), 5)
+
+        return self.play(scenario)
+
+    def test_something_behind_it(self) -> Any:
+        """What comes behind an answer is not taken for the next one."""
+        said = threading.Event()
+        node = self.node(
+            [whole(NODE, keep=True), lambda _: not said.wait(10), whole({"name": 7}), stay],
+            [whole(NODE)],
+        )
+
+        async def scenario(client: Any) -> None:
+            await client.status()
+            said.set()
+            await self.pause(0.1)
+            self.assertEqual((await client.status()).name, "walnut")
+            await self.hung_up(node)
 
         return self.play(scenario)
 

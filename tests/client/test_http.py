@@ -28,7 +28,7 @@ class RequestTests(SynchronousTestCase):
         """A body has its type and length; a POST without one says so."""
         self.assertEqual(
             request("POST", "/v1/drain", b"{}"),
-            b"POST /v1/drain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"POST /v1/drain HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
         )
         self.assertIn(b"\r\nContent-Length: 0\r\n\r\n", request("POST", "/v1/x", None))
@@ -65,6 +65,37 @@ class AnswerReaderTests(SynchronousTestCase):
         reader = AnswerReader()
         self.assertEqual(reader.receive_data(SIZED + b"more"), [b"hello"])
         self.assertEqual(reader.receive_data(b"more"), [])
+
+    def test_stays(self) -> None:
+        """Another question may follow a whole answer whose end is known, unless one side closes."""
+        for answer in (SIZED, CHUNKED, b"HTTP/1.1 204\r\n\r\n"):
+            reader = AnswerReader()
+            for at in range(len(answer)):
+                self.assertFalse(reader.stays)
+                reader.receive_data(answer[at : at + 1])
+            self.assertTrue(reader.stays)
+            reader.receive_end()
+            self.assertFalse(reader.stays)
+        for field in (b"Connection: close", b"connection: Keep-Alive ,\tCLOSE"):
+            for answer in (SIZED, CHUNKED):
+                reader = AnswerReader()
+                reader.receive_data(answer.replace(OK, OK + field + b"\r\n"))
+                self.assertEqual((reader.whole, reader.stays), (True, False))
+        for answer in (SIZED.replace(b"1.1", b"1.0"), OK + b"\r\nhello"):
+            reader = AnswerReader()
+            reader.receive_data(answer)
+            self.assertFalse(reader.stays)
+
+    def test_does_not_stay(self) -> None:
+        """What comes behind an answer, with it or later, is no beginning of the next."""
+        for answer in (SIZED, CHUNKED):
+            reader = AnswerReader()
+            reader.receive_data(answer + b"x")
+            self.assertEqual((reader.whole, reader.stays), (True, False))
+            reader = AnswerReader()
+            reader.receive_data(answer)
+            reader.receive_data(b"x")
+            self.assertFalse(reader.stays)
 
     def test_reason(self) -> None:
         """The words are there with the number."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Coroutine, Generator
 from typing import Any
 
 from bzzz.client import Client, Task
 from tests.client import contract
-from tests.client.contract import Scenario
+from tests.client.contract import NODE, Scenario
+from tests.client.fake_node import NEXT, FakeNode, stay, whole
 
 
 class Awaited:
@@ -48,7 +51,7 @@ class Parts:
 
 
 class PlainTests(contract.ContractCase):
-    """The contract."""
+    """The contract, a while, and threads."""
 
     def play(self, scenario: Scenario) -> None:
         played: Any = scenario(Awaited(Client(self.runtime_dir)))
@@ -59,6 +62,44 @@ class PlainTests(contract.ContractCase):
 
     async def close(self, parts: Parts) -> None:
         parts.real.close()
+
+    def test_context(self) -> None:
+        """A client can be had for a while."""
+        node = self.node([whole(NODE, keep=True), stay])
+        with Client(self.runtime_dir) as client:
+            client.status()
+            self.assertFalse(node.left.is_set())
+        node.close()
+        self.assertTrue(node.left.is_set())
+
+    def test_threads(self) -> None:
+        """No connection is used by two threads at once: each has the answer to its question."""
+        asking = threading.Barrier(2)
+
+        def later(connection: socket.socket) -> bool:
+            asking.wait(10)
+            return False
+
+        node = self.node(
+            [whole(NODE, keep=True), NEXT, later, whole({**NODE, "name": "first"})],
+        )
+        second = FakeNode(self.runtime_dir / "second.sock")
+        self.addCleanup(second.close)
+        client = Client(self.runtime_dir)
+        client.status()
+        names: list[str] = []
+        thread = threading.Thread(target=lambda: names.append(client.status().name))
+        thread.start()
+        while len(node.asked) < 2:
+            time.sleep(0.01)
+        # The one that waited is under way, and so this one connects.
+        self.path.unlink()
+        (self.runtime_dir / "second.sock").rename(self.path)
+        second.serve([whole({**NODE, "name": "second"})])
+        names.append(client.status().name)
+        asking.wait(10)
+        thread.join(10)
+        self.assertEqual(names, ["second", "first"])
 
 
 def finish(work: Coroutine[Any, Any, None]) -> None:

@@ -63,12 +63,38 @@ class TwistedTests(contract.ContractCase):
         return self.play(scenario)
 
 
+class Handle:
+    """A socket; nothing comes, or these bytes."""
+
+    found: bytes | None = None
+    closed = False
+
+    def recv(self, size: int, flags: int) -> bytes:
+        if self.found is None:
+            raise BlockingIOError
+        return self.found
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Transport(StringTransport):
+    """With a socket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handle = Handle()
+
+    def getHandle(self) -> Handle:
+        return self.handle
+
+
 class ConnectionTests(SynchronousTestCase):
     """A connection, in memory."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.transport = StringTransport()
+        self.transport = Transport()
         self.connection = _Connection(self.clock)
         self.connection.makeConnection(self.transport)
 
@@ -108,6 +134,34 @@ class ConnectionTests(SynchronousTestCase):
         self.connection.dataReceived(b"a")
         self.assertEqual(self.successResultOf(self.receive()), b"a")
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_between_questions(self) -> None:
+        """The reactor is not told to read, and the socket is looked at and closed past it."""
+        handle = self.transport.handle
+        received = self.receive()
+        self.connection.dataReceived(b"a")
+        self.assertEqual(self.successResultOf(received), b"a")
+        self.assertEqual(self.transport.producerState, "paused")
+        self.assertTrue(self.connection.silent())
+        self.connection.drop()
+        self.assertTrue(handle.closed)
+        self.assertFalse(self.transport.disconnected or self.transport.disconnecting)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_not_silent(self) -> None:
+        """Bytes that were not asked for, and an end, are seen whether they were read or not."""
+        handle = self.transport.handle
+        handle.found = b"a"
+        self.assertFalse(self.connection.silent())
+        handle.found = None
+        self.connection.dataReceived(b"a")
+        self.assertFalse(self.connection.silent())
+        self.successResultOf(self.receive())
+        self.assertTrue(self.connection.silent())
+        self.connection.connectionLost(Failure(ConnectionDone()))
+        self.assertFalse(self.connection.silent())
+        self.connection.drop()
+        self.assertFalse(handle.closed)
 
     def test_closed(self) -> None:
         """It is closed at once, and once it was lost there is nothing to close."""
