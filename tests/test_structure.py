@@ -49,7 +49,6 @@ PURE_MODULES = {
     "client/conversation.py",
     "client/core.py",
     "client/errors.py",
-    "client/http.py",
     "client/idle.py",
     "client/lines.py",
     "client/schema.py",

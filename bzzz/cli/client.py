@@ -5,13 +5,18 @@ Enters: the socket's path and what is asked. Leaves: JSON, or an error that says
 
 from __future__ import annotations
 
-import http.client
 import json
+import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from bzzz.errors import RemoteProtocolError
+from bzzz.wire.http import AnswerReader, request
 
 __all__ = ["NoNode", "NodeClient", "NodeError", "NotAllowed"]
 
@@ -24,6 +29,11 @@ TRIES = 100
 
 # Bytes of one line; the node's own limit for one of events is 64 KiB.
 MAX_LINE = 1 << 20
+
+# Bytes that are read at a time.
+MAX_READ = 64 << 10
+
+OK = 200
 
 
 class NoNode(Exception):
@@ -52,20 +62,67 @@ class NodeError(Exception):
         self.code = code
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float | None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
+def _new_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX)
 
-    def connect(self) -> None:
-        self.unix = self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+
+class _Answer:
+    """An answer on a connection of its own, as it comes.
+
+    :param timeout: seconds without a byte after which it fails.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._connection = _new_socket()
+        self._connection.settimeout(timeout)
+        self._reader = AnswerReader()
+        self._parts: deque[bytes] = deque()
+
+    @property
+    def status(self) -> int:
+        return self._reader.status
+
+    @property
+    def reason(self) -> str:
+        return self._reader.reason
+
+    def begin(self, path: Path, question: bytes) -> None:
+        """Ask, and wait for the head of the answer.
+
+        :raises OSError: nobody is there, the connection is lost, or nothing comes in time.
+        :raises RemoteProtocolError: it is none.
+        """
+        self._connection.connect(os.fspath(path))
+        self._connection.sendall(question)
+        while not self._reader.status:
+            self._receive()
+
+    def part(self) -> bytes:
+        """The next part of the body, b"" at its end; raises likewise."""
+        while not self._parts:
+            if self._reader.whole:
+                return b""
+            self._receive()
+        return self._parts.popleft()
+
+    def body(self) -> bytes:
+        """All of the body; raises likewise."""
+        return b"".join(iter(self.part, b""))
 
     def wait_for_ever(self) -> None:
-        """Read without a limit from now on; to be called after the answer has begun."""
-        # ``sock`` is gone by then: http.client leaves the socket to the answer.
-        self.unix.settimeout(None)
+        """Read without a limit from now on."""
+        self._connection.settimeout(None)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def _receive(self) -> None:
+        data = self._connection.recv(MAX_READ)
+        if data:
+            self._parts.extend(self._reader.receive_data(data))
+        else:
+            self._reader.receive_end()
 
 
 class NodeClient:
@@ -107,11 +164,8 @@ class NodeClient:
 
     def post_for_bytes(self, what: str, body: object, timeout: float = TIMEOUT) -> bytes:
         """The answer to ``POST /v1/<what>`` as it is, likewise."""
-        connection = _Connection(self.path, timeout)
-        try:
-            return self._read(self._ask(connection, "POST", what, body))
-        finally:
-            connection.close()
+        with closing(self._ask("POST", what, body, timeout)) as answer:
+            return self._read(answer)
 
     def delete(self, what: str, timeout: float = TIMEOUT) -> Any:
         """The answer to ``DELETE /v1/<what>``, likewise."""
@@ -125,21 +179,18 @@ class NodeClient:
         :raises NoNode: nobody answers, or the node was killed before the end.
         :raises NodeError: the answer is an error, or a line is.
         """
-        connection = _Connection(self.path, TIMEOUT)
-        try:
-            response = self._ask(connection, "POST", what, body)
+        with closing(self._ask("POST", what, body)) as answer:
             # The next line may be long in coming.
-            connection.wait_for_ever()
-            for line in self._split(response):
-                answer = json.loads(line)
-                match answer:
+            answer.wait_for_ever()
+            for line in self._split(answer):
+                try:
+                    told = json.loads(line)
+                except (json.JSONDecodeError, UnicodeDecodeError):
+                    raise self._stranger() from None
+                match told:
                     case {"error": {"code": str(code), "message": str(message)}}:
                         raise NodeError(code, message)
-                yield answer
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise self._stranger() from None
-        finally:
-            connection.close()
+                yield told
 
     def lines(self, what: str, follow: bool) -> Iterator[str]:
         """The lines of ``GET /v1/<what>`` as they come; ends when the node does.
@@ -147,63 +198,66 @@ class NodeClient:
         :raises NoNode: nobody answers.
         :raises NodeError: the answer is an error.
         """
-        connection = _Connection(self.path, TIMEOUT)
-        try:
-            response = self._ask(connection, "GET", what)
+        with closing(self._ask("GET", what)) as answer:
             if follow:
                 # The next event may be long in coming.
-                connection.wait_for_ever()
-            while True:
+                answer.wait_for_ever()
+            rest = b""
+            while len(rest) <= MAX_LINE:
                 try:
-                    line = response.readline(MAX_LINE)
-                except (OSError, http.client.HTTPException):
+                    part = answer.part()
+                except (OSError, RemoteProtocolError):
                     # The node was killed: the events end here.
-                    return
-                if not line:
-                    return
-                yield line.decode("utf-8", "replace").rstrip("\n")
-        finally:
-            connection.close()
+                    part = b""
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", "replace")
+                if not part:
+                    break
+            if rest:
+                yield rest.decode("utf-8", "replace")
 
     def _answer(self, method: str, what: str, body: object, timeout: float) -> Any:
-        connection = _Connection(self.path, timeout)
-        try:
-            response = self._ask(connection, method, what, body)
-            return json.loads(self._read(response))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise self._stranger() from None
-        finally:
-            connection.close()
+        with closing(self._ask(method, what, body, timeout)) as answer:
+            try:
+                return json.loads(self._read(answer))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                raise self._stranger() from None
 
     def _ask(
-        self, connection: _Connection, method: str, what: str, body: object = None
-    ) -> http.client.HTTPResponse:
+        self, method: str, what: str, body: object = None, timeout: float = TIMEOUT
+    ) -> _Answer:
         """Ask; again as long as the node is starting, and so has done nothing."""
         for left in reversed(range(TRIES)):
-            response = self._ask_once(connection, method, what, body)
-            if response.status == http.client.OK:
-                return response
-            error = self._error(response)
+            answer = self._ask_once(method, what, body, timeout)
+            if answer.status == OK:
+                return answer
+            with closing(answer):
+                error = self._error(answer)
             if error.code != "starting" or not left:
                 raise error
-            connection.close()
             self._sleep(AGAIN)
         raise self._silent()
 
-    def _ask_once(
-        self, connection: _Connection, method: str, what: str, body: object
-    ) -> http.client.HTTPResponse:
-        headers = {"Connection": "close"}
-        content = None
+    def _ask_once(self, method: str, what: str, body: object, timeout: float) -> _Answer:
+        kind, content = "application/json", None
         if isinstance(body, bytes):
-            headers["Content-Type"] = "application/octet-stream"
-            content = body
+            kind, content = "application/octet-stream", body
         elif body is not None:
-            headers["Content-Type"] = "application/json"
             content = json.dumps(body).encode()
+        question = request(method, f"/v1/{what}", content, kind)
+        answer = _Answer(timeout)
         try:
-            connection.request(method, f"/v1/{what}", content, headers)
-            return connection.getresponse()
+            self._begin(answer, question)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _begin(self, answer: _Answer, question: bytes) -> None:
+        """Send a question, and wait for its answer."""
+        try:
+            answer.begin(self.path, question)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NoNode(
                 f"No node is running here ({self.path}). Start one with: {self._start}", self._start
@@ -217,25 +271,25 @@ class NodeClient:
             ) from None
         except TimeoutError:
             raise self._silent() from None
-        except (OSError, http.client.HTTPException) as error:
-            raise NoNode(f"The node at {self.path} broke off: {error or 'no answer'}") from None
+        except (OSError, RemoteProtocolError) as error:
+            raise self._broken(error) from None
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
+    def _read(self, answer: _Answer) -> bytes:
         try:
-            return response.read()
+            return answer.body()
         except TimeoutError:
             raise self._silent() from None
-        except (OSError, http.client.HTTPException) as error:
-            raise NoNode(f"The node at {self.path} broke off: {error}") from None
+        except (OSError, RemoteProtocolError) as error:
+            raise self._broken(error) from None
 
-    def _split(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        """The lines of an answer that has an end; readline() does not tell it from a broken one."""
+    def _split(self, answer: _Answer) -> Iterator[bytes]:
+        """The lines of an answer that has an end."""
         rest = b""
         while len(rest) <= MAX_LINE:
             try:
-                part = response.read1(MAX_LINE)
-            except (OSError, http.client.HTTPException) as error:
-                raise NoNode(f"The node at {self.path} broke off: {error}") from None
+                part = answer.part()
+            except (OSError, RemoteProtocolError) as error:
+                raise self._broken(error) from None
             if not part and not rest:
                 return
             if not part:
@@ -247,12 +301,17 @@ class NodeClient:
     def _stranger(self) -> NoNode:
         return NoNode(f"Who answers at {self.path} is no Bzzz node")
 
+    def _broken(self, error: OSError | RemoteProtocolError) -> NoNode:
+        if isinstance(error, RemoteProtocolError) and error.code == "not_http":
+            return self._stranger()
+        return NoNode(f"The node at {self.path} broke off: {error}")
+
     def _silent(self) -> NoNode:
         return NoNode(f"The node at {self.path} does not answer; its log may tell why")
 
-    def _error(self, response: http.client.HTTPResponse) -> NodeError:
+    def _error(self, answer: _Answer) -> NodeError:
         try:
-            error = json.loads(self._read(response))["error"]
+            error = json.loads(self._read(answer))["error"]
             return NodeError(str(error["code"]), str(error["message"]))
         except (ValueError, KeyError, TypeError):
-            return NodeError("unknown", f"the node answered {response.status} {response.reason}")
+            return NodeError("unknown", f"the node answered {answer.status} {answer.reason}")

@@ -16,10 +16,10 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from bzzz.client.errors import ClientError, NoNode, NotAllowed, Refused
-from bzzz.client.http import AnswerReader, request
 from bzzz.client.idle import Idle
 from bzzz.client.lines import ErrorInfo, Line, LineSplitter
 from bzzz.errors import RemoteProtocolError
+from bzzz.wire.http import AnswerReader, request
 
 __all__ = ["MAX_READ", "TIMEOUT", "Connection", "Conversation", "Lines", "Network", "Socket"]
 

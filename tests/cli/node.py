@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,35 @@ from tests.web.fakes import FakeNode
 from tests.web.test_api import Exchange
 
 
-class _Answer:
-    """Stands for the socket that a response is read from."""
+class _Socket:
+    """A socket on which a question is answered at once.
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    :param answer: gives the bytes of the answer to a method, a path, headers and a body.
+    """
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(io.BytesIO(self._content))
+    def __init__(self, answer: Callable[[Path, str, str, dict[str, str], bytes], bytes]) -> None:
+        self._answer = answer
+        self._path = Path()
+        self._answered = io.BytesIO()
+
+    def settimeout(self, seconds: float | None) -> None:
+        pass
+
+    def connect(self, path: str) -> None:
+        self._path = Path(path)
+
+    def sendall(self, question: bytes) -> None:
+        head, _, body = question.partition(b"\r\n\r\n")
+        first, *fields = head.decode("ascii").split("\r\n")
+        method, url, _ = first.split(" ")
+        headers = dict(field.split(": ", 1) for field in fields)
+        self._answered = io.BytesIO(self._answer(self._path, method, url, headers, body))
+
+    def recv(self, size: int) -> bytes:
+        return self._answered.read(size)
+
+    def close(self) -> None:
+        pass
 
 
 class CommandTests(SynchronousTestCase):
@@ -46,39 +66,22 @@ class CommandTests(SynchronousTestCase):
         self.asked: list[str] = []
         self.refusal: OSError = FileNotFoundError()
         self.home = str(Path(self.mktemp()).absolute())
-        case = self
+        self.patch(client, "_new_socket", lambda: _Socket(self.answer))
 
-        class Connection:
-            sock = None
-
-            def __init__(self, path: Path, timeout: float | None) -> None:
-                self.path = path
-
-            def request(
-                self, method: str, url: str, body: bytes | None, headers: dict[str, str]
-            ) -> None:
-                if case.node is None:
-                    raise case.refusal
-                case.asked.append(f"{self.path} {url}")
-                control = ControlApi(case.node, lambda: 0.0, case.routes)
-                kind = headers.get("Content-Type")
-                kinds = () if kind is None else (f"Content-Type: {kind}",)
-                exchange = Exchange(control, url, method, body or b"", *kinds)
-                control.close()
-                self.answer = exchange.transport.value()
-
-            def getresponse(self) -> http.client.HTTPResponse:
-                response = http.client.HTTPResponse(_Answer(self.answer))  # type: ignore[arg-type]
-                response.begin()
-                return response
-
-            def wait_for_ever(self) -> None:
-                pass
-
-            def close(self) -> None:
-                pass
-
-        self.patch(client, "_Connection", Connection)
+    def answer(
+        self, path: Path, method: str, url: str, headers: dict[str, str], body: bytes
+    ) -> bytes:
+        """What the node answers."""
+        if self.node is None:
+            raise self.refusal
+        self.asked.append(f"{path} {url}")
+        control = ControlApi(self.node, lambda: 0.0, self.routes)
+        kind = headers.get("Content-Type")
+        kinds = () if kind is None else (f"Content-Type: {kind}",)
+        exchange = Exchange(control, url, method, body, *kinds)
+        control.close()
+        answered: bytes = exchange.transport.value()
+        return answered
 
     def run_command(self, *arguments: str, **environ: str) -> Result:
         clean: dict[str, Any] = dict.fromkeys(("XDG_CONFIG_HOME", "BZZZ_CONFIG", "STATE_DIRECTORY"))

@@ -485,7 +485,7 @@ class ContractCase(TestCase):
         """An error of the node has its code, wherever it comes."""
         self.node(
             [error("no_such_task", "there is none", "404 Not Found")],
-            [b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\nno"],
+            [b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"],
             [error("unplaceable")],
             [chunks(line(event="id", task=ID), line(error={"code": "stopping", "message": "so"}))],
         )

@@ -32,15 +32,16 @@ _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\x00\r\n]*)?")
 _EMPTY: Final = frozenset({204, 304})
 
 
-def request(method: str, path: str, body: bytes | None) -> bytes:
+def request(method: str, path: str, body: bytes | None, kind: str = "application/json") -> bytes:
     """The bytes of a question, behind which the connection stays open.
 
     :param path: quoted, with the query.
-    :param body: JSON; None for no body.
+    :param body: None for no body.
+    :param kind: its media type.
     """
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     if body is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
     elif method == "POST":
         lines.append("Content-Length: 0")
     return "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.client import http
-from bzzz.client.http import AnswerReader, request
 from bzzz.errors import RemoteProtocolError
+from bzzz.wire import http
+from bzzz.wire.http import AnswerReader, request
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SIZED = OK + b"Content-Length: 5\r\n\r\nhello"
