@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from bzzz.errors import BzzzError
 from bzzz.net.background import after
+from bzzz.tasks.finding import NoSuchTask
 from bzzz.tasks.output import Sink
 from bzzz.tasks.output_streams import OutputStreams
 from bzzz.tasks.record import State
@@ -25,6 +26,9 @@ __all__ = ["Following"]
 
 # Seconds between two looks at a task that this node does not keep.
 POLL: Final = 1.0
+
+# Seconds without a word of those that keep it, after which it is followed no more.
+SILENCE: Final = 60.0
 
 # Seconds that an attempt runs before its output is asked for: what ends sooner mostly has it in its
 # record, and nobody sees so short a delay.
@@ -110,10 +114,18 @@ class Following:
             return record, not self._service.driver.known(last.task)
 
     async def _polled(self, last: TaskRecord) -> TaskRecord:
+        heard = self._clock.seconds()
         while True:
             await self._sleep(POLL)
-            # A cluster has many members, of which one may hang.
-            record = await self._service.find(last.task, last.submission.replicas)
+            try:
+                # A cluster has many members, of which one may hang.
+                record = await self._service.find(last.task, last.submission.replicas)
+            except NoSuchTask:
+                # Links come back; the task is there since somebody asked for it.
+                if self._clock.seconds() >= heard + SILENCE:
+                    raise
+                continue
+            heard = self._clock.seconds()
             if record.state != last.state:
                 return record
 

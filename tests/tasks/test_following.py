@@ -9,10 +9,18 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bzzz.errors import StreamReset
 from bzzz.identity.peer_id import PeerID
+from bzzz.net.calls import AnswerLost
 from bzzz.tasks import record as states
 from bzzz.tasks.ballots import Ballot
 from bzzz.tasks.finding import NoSuchTask
-from bzzz.tasks.following import BEGIN_OUTPUT, LAST_OUTPUT, POLL, TRY_AGAIN, Following
+from bzzz.tasks.following import (
+    BEGIN_OUTPUT,
+    LAST_OUTPUT,
+    POLL,
+    SILENCE,
+    TRY_AGAIN,
+    Following,
+)
 from bzzz.tasks.messages import Find, Found
 from bzzz.tasks.output import NoOutput, Sink
 from bzzz.tasks.record import End, Policy, Produced, TaskState, begin
@@ -312,4 +320,24 @@ class PolledTests(FollowingCase):
         ended = self.follow(self.made)
         for each in self.peers.take(Find):
             each.answer.callback(Found(None))
+        self.failureResultOf(ended, NoSuchTask)
+
+    def silent(self, seconds: float) -> None:
+        """Nobody that keeps it can be asked for so long."""
+        for _ in range(round(seconds / POLL)):
+            self.clock.advance(POLL)
+            for each in self.peers.take(Find):
+                each.answer.errback(AnswerLost("its link is gone"))
+
+    def test_not_heard_of(self) -> None:
+        """Links to those who keep it may be gone for a while; after that it is told."""
+        ended = self.follow(self.made)
+        self.answers(begin(), "walnut", "acacia", "hazel", "larch")
+        for _ in range(2):
+            self.silent(SILENCE - POLL)
+            self.clock.advance(POLL)
+            self.answers(begin(), "walnut", "acacia", "hazel")
+        self.silent(SILENCE - POLL)
+        self.assertNoResult(ended)
+        self.silent(POLL)
         self.failureResultOf(ended, NoSuchTask)
