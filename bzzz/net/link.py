@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection as TcpConnection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -81,6 +82,11 @@ GUEST_FRAMES = 8
 
 # Frames of the peer between two looks at whether there is time left in this turn.
 SLICE = 1
+
+# What is no longer than this, in bytes, is given to the kernel at once: whoever waits for it at the
+# other end need not wait for a turn of the reactor here. What is longer takes more of this turn's
+# time, and is sent in the next one, with what else there is by then.
+SHORT = 16384
 
 # How long a closing link may take to send what it has, and its peer to end it, in seconds, before
 # it is cut.
@@ -167,6 +173,8 @@ class Link(Protocol):
         self._look: IDelayedCall | None = None
         self._closing = False
         self._ignored = 0
+        self._is_tcp = False
+        self._broken = False
         self._started = False
         self._in_line = False
         self._paused = False
@@ -308,6 +316,18 @@ class Link(Protocol):
         if chunks:
             transport: Any = self.transport
             transport.writeSequence(chunks)
+            if self._is_tcp and not self.congested and sum(map(len, chunks)) <= SHORT:
+                self._send(transport)
+
+    def _send(self, transport: Any) -> None:
+        """Have the kernel take what waits now, and not when the reactor has asked whether it would.
+
+        Where it did not take all before, this is left to the reactor. So is an error, for which
+        the transport goes on asking: what the peer has said is read first. Nothing of the link is
+        called from here, since no producer is paused and nothing is being closed.
+        """
+        if not transport.dataBuffer and transport.doWrite() is not None:
+            self._broken = True
 
     def credit(self, stream: Stream, size: int) -> None:
         """``size`` bytes of the stream were taken: the peer may send as many again."""
@@ -344,6 +364,7 @@ class Link(Protocol):
         transport: Any = self.transport
         self.local_host = transport.getHost().host
         self.remote_host = transport.getPeer().host
+        self._is_tcp = isinstance(transport, TcpConnection)
         transport.setTcpNoDelay(True)
         keepalive.watch(transport)
         transport.registerProducer(self, True)
@@ -471,7 +492,8 @@ class Link(Protocol):
         self._unread = b""
         if self._look is not None and self._look.active():
             self._look.cancel()
-        text = self._reason or _words(reason)
+        # The kernel tells of a failure once, and then as if the peer had ended TCP.
+        text = self._reason or ("connection lost" if self._broken else _words(reason))
         for stream in list(self._streams.values()):
             self._stream_lost(stream, LinkClosed(text))
         self._waiting.clear()

@@ -1,12 +1,14 @@
-"""Closing links on real sockets of the loopback interface: what the kernel makes of it."""
+"""Links on real sockets of the loopback interface: what the kernel makes of what they do."""
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -21,8 +23,8 @@ async def pause(seconds: float) -> None:
     await deferLater(reactor, seconds)
 
 
-class ClosingTests(TestCase):
-    """Two swarms; the first one stops."""
+class LinkCase(TestCase):
+    """Two swarms."""
 
     async def begin(self) -> Any:
         """Link them; the second one's TCP."""
@@ -30,10 +32,10 @@ class ClosingTests(TestCase):
         for peer in (self.first, self.second):
             self.addCleanup(self.stop, peer)
         address = await self.first.start()
-        link = await self.second.swarm.dial([address], self.first.swarm.peer_id)
+        self.link = await self.second.swarm.dial([address], self.first.swarm.peer_id)
         await self.second.until(lambda: self.first.swarm.peer_id in self.second.identities)
         await pause(A_MOMENT)
-        return link.transport
+        return self.link.transport
 
     def stop(self, peer: BzzzPeer) -> Deferred[None]:
         return Deferred.fromCoroutine(peer.stop())
@@ -43,6 +45,10 @@ class ClosingTests(TestCase):
         ((peer, reason),) = await self.second.until(lambda: self.second.downs)
         self.assertEqual(peer, self.first.swarm.peer_id)
         return str(reason)
+
+
+class ClosingTests(LinkCase):
+    """The first one stops."""
 
     async def test_peer_that_sends(self) -> None:
         """The goodbye is heard by a peer that is busy, and sends before it reads."""
@@ -85,3 +91,30 @@ class ClosingTests(TestCase):
             await each
         self.assertLess(time.monotonic() - begin, CLOSE_TIMEOUT / 2)
         self.assertEqual(await self.heard(), "this node is stopping")
+
+
+class SendingTests(LinkCase):
+    """The second one says something."""
+
+    async def test_at_once(self) -> None:
+        """It is with the other's kernel when the call returns."""
+        transport = await self.begin()
+        (link,) = self.first.swarm.links.values()
+        other: Any = link.transport
+        handle: socket.socket = other.getHandle()
+        self.assertRaises(BlockingIOError, handle.recv, 1, socket.MSG_PEEK)
+        self.link.open_stream(["/nothing"], Factory()).addErrback(lambda _: None)
+        self.assertEqual(len(handle.recv(1, socket.MSG_PEEK)), 1)
+        self.assertNotIn(transport, reactor.getWriters())
+
+    async def test_reset(self) -> None:
+        """A peer that resets the connection while this side says something is lost as such."""
+        transport = await self.begin()
+        (link,) = self.first.swarm.links.values()
+        link.abort("a test")
+        for _ in range(2):
+            transport.pauseProducing()
+            await pause(A_MOMENT)
+            self.link.open_stream(["/nothing"], Factory()).addErrback(lambda _: None)
+        transport.resumeProducing()
+        self.assertEqual(await self.heard(), "connection lost")
