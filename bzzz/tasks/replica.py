@@ -143,7 +143,9 @@ class Replica:
             self._accepting[task] = answered
             answered.addBoth(self._answered, task, answered)
         if not self._is_writing:
-            self._write()
+            # At the end of this turn, with what else comes in it, and behind what it sends.
+            self._is_writing = True
+            self._clock.callLater(0, self._write)
         return answered
 
     def renew(self, task: str, worker: str, token: int) -> bool:

@@ -113,7 +113,10 @@ class MeshCase(SynchronousTestCase):
         return TaskService(world, lambda place: FakePlacer())
 
     def wait(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
-        return Deferred.fromCoroutine(work)
+        working = Deferred.fromCoroutine(work)
+        # Replicas write at the end of the turn.
+        self.clock.advance(0)
+        return working
 
     def ask(self, source: str, target: PeerID, request: Request) -> Deferred[Answer]:
         [machine] = [each for each in MEMBERS if peer(each) == target]
@@ -129,7 +132,9 @@ class MeshCase(SynchronousTestCase):
                 record: bytes = b"") -> Answer:  # fmt: skip
         """A node asks another one for something about a task."""
         register = Register(made.task, request, record)
-        return self.successResultOf(self.ask(source, peer(machine), register))
+        asking = self.ask(source, peer(machine), register)
+        self.clock.advance(0)
+        return self.successResultOf(asking)
 
     def run_for(self, seconds: float) -> None:
         for _ in range(int(seconds * 10)):

@@ -485,6 +485,7 @@ class ServiceTests(SynchronousTestCase):
         made = record(begin(IRONWOOD, WALNUT))
         accept = Accept(RESERVED, encode_record(made.signed, made.state), Ballot(1, 0))
         self.service.answer(peer(REPLICAS[0]), Register(TASK, accept))
+        self.clock.advance(0)
         self.assertEqual(self.ask(REPLICAS[1], ONE), Done())
         self.assertIsInstance(self.ask(REPLICAS[2], ONE), Failed)
 

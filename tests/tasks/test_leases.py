@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -95,6 +96,10 @@ class RateClock:
 
     def seconds(self) -> float:
         return self.now * self.rate
+
+    def callLater(self, delay: float, call: Callable[[], object]) -> None:
+        """Nothing but what is for the end of the turn is planned."""
+        call()
 
 
 class Host:

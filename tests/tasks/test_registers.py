@@ -232,6 +232,7 @@ class ChangeTests(SynchronousTestCase):
         made = self.create()
         self.network.registers[0].stop()
         self.failureResultOf(made, NoMajority)
+        self.network.clock.advance(0)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def waits(self, *waits: float | None) -> Registers:
@@ -297,6 +298,7 @@ class ChangeTests(SynchronousTestCase):
         changed = self.change(b"b")
         changed.cancel()
         self.failureResultOf(changed, CancelledError)
+        self.network.clock.advance(0)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
 
     def test_created_by_the_first(self) -> None:

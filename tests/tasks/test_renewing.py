@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from bzzz.tasks.ballots import RESERVED, Accept, Ballot, Prepare
+from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Prepare
 from bzzz.tasks.messages import Granted
 from bzzz.tasks.renewing import WRITTEN, Renewing
 from bzzz.tasks.replica import Current, Replica
@@ -31,6 +31,12 @@ class RenewingTests(SynchronousTestCase):
         self.renewing = Renewing(self.clock, self.replica)
         self.disk.slow = True
 
+    def accept(self, task: str, request: Accept) -> Deferred[Answer]:
+        """What is asked is being written."""
+        accepting = self.replica.ask(task, request)
+        self.clock.advance(0)
+        return accepting
+
     def renew(self, *attempts: tuple[str, int]) -> Deferred[Granted]:
         return self.renewing.answer("walnut", attempts)
 
@@ -48,8 +54,8 @@ class RenewingTests(SynchronousTestCase):
 
     def test_written(self) -> None:
         """Else when it is written, each attempt by what is kept then."""
-        self.replica.ask("a", first(1))
-        self.replica.ask("b", first(2))
+        self.accept("a", first(1))
+        self.accept("b", first(2))
         renewing = self.renew(("a", 1), ("b", 1), ("c", 1))
         self.disk.finish()
         self.assertNoResult(renewing)
@@ -60,19 +66,19 @@ class RenewingTests(SynchronousTestCase):
     def test_granted_anyway(self) -> None:
         """What is granted by what is there waits for nothing."""
         self.disk.slow = False
-        self.replica.ask("a", first(1))
+        self.accept("a", first(1))
         self.disk.slow = True
-        self.replica.ask("a", Accept(Ballot(1, 0), b"2", Ballot(2, 0)))
+        self.accept("a", Accept(Ballot(1, 0), b"2", Ballot(2, 0)))
         self.assertEqual(self.successResultOf(self.renew(("a", 1))), Granted((True,)))
 
     def test_not_written(self) -> None:
         """A write that fails, or one that takes long, grants nothing."""
-        failing = self.replica.ask("a", first(1))
+        failing = self.accept("a", first(1))
         renewing = self.renew(("a", 1))
         self.disk.break_down()
         self.assertEqual(self.successResultOf(renewing), Granted((False,)))
         self.failureResultOf(failing)
-        self.replica.ask("a", first(1))
+        self.accept("a", first(1))
         renewing = self.renew(("a", 1))
         self.clock.advance(WRITTEN)
         self.assertEqual(self.successResultOf(renewing), Granted((False,)))

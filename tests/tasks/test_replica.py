@@ -67,7 +67,13 @@ class ReplicaTests(SynchronousTestCase):
         return replica
 
     def ask(self, request: Prepare | Accept, task: str = "a") -> Answer:
-        return self.successResultOf(self.replica.ask(task, request))
+        return self.successResultOf(self.asked(request, task))
+
+    def asked(self, request: Prepare | Accept, task: str = "a") -> Deferred[Answer]:
+        """The same, of a disk that may be slow."""
+        answering = self.replica.ask(task, request)
+        self.clock.advance(0)
+        return answering
 
     def test_many_loaded(self) -> None:
         """Where many are on the disk, some are taken in each turn of the reactor."""
@@ -85,21 +91,24 @@ class ReplicaTests(SynchronousTestCase):
     def test_answered_when_written(self) -> None:
         """Nothing is answered before it is on the disk."""
         self.disk.slow = True
-        told = self.replica.ask("a", first(1))
+        told = self.asked(first(1))
         self.assertNoResult(told)
         self.disk.finish()
         self.assertEqual(self.successResultOf(told), Accepted(RESERVED))
 
     def test_written_together(self) -> None:
-        """What comes while the disk is busy is written at once, and in its order."""
+        """What comes in one turn, or while the disk is busy, is written at once, and in its
+        order."""
         self.disk.slow = True
         told = [self.replica.ask(task, first(1)) for task in "abca"]
-        self.assertEqual([len(batch) for batch, _ in self.disk.writes], [1])
-        self.disk.finish()
-        self.assertEqual(
-            [[each.task for each in batch] for batch, _ in self.disk.writes], [[*"bca"]]
-        )
-        self.disk.finish()
+        self.assertEqual(self.disk.writes, [])
+        self.clock.advance(0)
+        told += [self.asked(first(1), task) for task in "de"]
+        for expected in ("abca", "de"):
+            self.assertEqual(
+                [[each.task for each in batch] for batch, _ in self.disk.writes], [[*expected]]
+            )
+            self.disk.finish()
         for each in told:
             self.assertEqual(self.successResultOf(each), Accepted(RESERVED))
 
@@ -107,7 +116,7 @@ class ReplicaTests(SynchronousTestCase):
         """A write is no longer than a batch; the rest follows it."""
         self.patch(replica_module, "MAX_BATCH", 2)
         self.disk.slow = True
-        told = [self.replica.ask(str(number), first(1)) for number in range(6)]
+        told = [self.asked(first(1), str(number)) for number in range(6)]
         sizes = []
         while self.disk.writes:
             sizes.append(len(self.disk.writes[0][0]))
@@ -120,8 +129,8 @@ class ReplicaTests(SynchronousTestCase):
         """A disk that hangs is not waited for by any number."""
         self.patch(replica_module, "MAX_ASKED", 2)
         self.disk.slow = True
-        waiting = [self.replica.ask("a", first(1)) for _ in range(3)]
-        self.failureResultOf(self.replica.ask("a", first(1)), ReplicaBusy)
+        waiting = [self.asked(first(1)) for _ in range(3)]
+        self.failureResultOf(self.asked(first(1)), ReplicaBusy)
         while self.disk.writes:
             self.disk.finish()
         for each in waiting:
@@ -130,8 +139,8 @@ class ReplicaTests(SynchronousTestCase):
     def test_disk_fails(self) -> None:
         """Of a write that failed nothing is answered, and the next is tried."""
         self.disk.slow = True
-        before = self.replica.ask("a", first(1))
-        after = self.replica.ask("a", first(1))
+        before = self.asked(first(1))
+        after = self.asked(first(1))
         self.disk.break_down()
         self.failureResultOf(before, DatabaseError)
         self.disk.finish()
@@ -144,18 +153,18 @@ class ReplicaTests(SynchronousTestCase):
         self.disk.slow = True
         self.assertEqual(self.replica.problem, "")
         for _ in range(2):
-            failed = self.replica.ask("a", first(1))
+            failed = self.asked(first(1))
             self.disk.break_down()
             self.failureResultOf(failed, DatabaseError)
             self.assertEqual(self.replica.problem, str(FULL))
         self.assertEqual(len(errors), 1)
         self.clock.advance(TRY_AGAIN)
         self.assertEqual(self.replica.problem, "")
-        failed = self.replica.ask("a", first(1))
+        failed = self.asked(first(1))
         self.disk.break_down()
         self.failureResultOf(failed, DatabaseError)
         self.assertEqual(self.replica.problem, str(FULL))
-        kept = self.replica.ask("a", first(1))
+        kept = self.asked(first(1))
         self.disk.finish()
         self.successResultOf(kept)
         self.assertEqual(self.replica.problem, "")
@@ -199,7 +208,7 @@ class ReplicaTests(SynchronousTestCase):
         self.ask(first(1))
         self.clock.advance(60.0)
         self.disk.slow = True
-        told = self.replica.ask("a", Prepare(Ballot(1, 1), close=1))
+        told = self.asked(Prepare(Ballot(1, 1), close=1))
         self.assertFalse(self.replica.renew("a", "walnut", 1))
         self.disk.finish()
         self.successResultOf(told)
@@ -220,11 +229,11 @@ class ReplicaTests(SynchronousTestCase):
         self.ask(first(1))
         self.clock.advance(60.0)
         self.disk.slow = True
-        told = self.replica.ask("a", Prepare(Ballot(1, 1), close=1))
+        told = self.asked(Prepare(Ballot(1, 1), close=1))
         self.disk.break_down()
         self.failureResultOf(told, DatabaseError)
         self.assertFalse(self.replica.renew("a", "walnut", 1))
-        again = self.replica.ask("a", Prepare(Ballot(2, 1)))
+        again = self.asked(Prepare(Ballot(2, 1)))
         self.disk.finish()
         self.successResultOf(again)
         self.assertTrue(self.replica.renew("a", "walnut", 1))
@@ -259,7 +268,7 @@ class ReplicaTests(SynchronousTestCase):
     def test_mistake(self) -> None:
         """What goes wrong with one value is logged, told to who asked, and stops nobody else."""
         self.disk.slow = True
-        wrong = self.replica.ask("a", Accept(RESERVED, b"mistake", Ballot(1, 0)))
+        wrong = self.asked(Accept(RESERVED, b"mistake", Ballot(1, 0)))
         other = self.replica.ask("b", first(1))
         self.disk.finish()
         self.failureResultOf(wrong, ValueError)
@@ -438,9 +447,12 @@ class StoreTests(SynchronousTestCase):
         ):
             disk = Disk()
             told: list[str] = []
-            replica = Replica(disk, Clock(), current, broken=told.append)
+            clock = Clock()
+            replica = Replica(disk, clock, current, broken=told.append)
             self.patch(disk, "ask", lambda batch, error=error: fail(error))
-            self.failureResultOf(replica.ask("a", first(1)), DatabaseError)
+            failing = replica.ask("a", first(1))
+            clock.advance(0)
+            self.failureResultOf(failing, DatabaseError)
             self.assertEqual(told, broken)
 
     def test_no_answer_without_disk(self) -> None:

@@ -156,9 +156,12 @@ class TaskRouteCase(ServiceCase):
         by: Credentials | None = SOMEBODY,
     ) -> Exchange:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return Exchange(
+        exchange = Exchange(
             self.control, f"/v1/{path}", method, b"" if body is None else content, by=by
         )
+        # Replicas write at the end of the turn.
+        self.clock.advance(0)
+        return exchange
 
     def refused(self, exchange: Exchange) -> tuple[int, str]:
         return exchange.status, exchange.json()["error"]["code"]
