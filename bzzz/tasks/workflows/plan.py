@@ -157,7 +157,8 @@ class Plan(Struct, frozen=True):
         return list(dict.fromkeys(path for one in self.instances for path in one.work.inputs))
 
 
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+# In the order that they were written in: that of a matrix is that of its instances.
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Workflow)
 _names = msgspec.msgpack.Decoder(_Named)
 

@@ -127,6 +127,17 @@ class FileTests(SynchronousTestCase):
             ["built/gcc,0", "built/gcc,2", "built/clang,0", "built/clang,2"],
         )
 
+    def test_matrix_order(self) -> None:
+        """Instances are in the order of the file, as it was written and as it is kept."""
+        text = (
+            b"[steps.b]\nrun = 'x'\n[steps.b.matrix]\nz = ['2', '1']\na = ['v', 'u']\n"
+            b"[steps.a]\nrun = 'x'\n"
+        )
+        workflow = parse(text, "f.toml")
+        names = ["b[2,v]", "b[2,u]", "b[1,v]", "b[1,u]", "a"]
+        for made in (plan(workflow), read_workflow(encode(workflow))):
+            self.assertEqual([instance.name for instance in made.instances], names)
+
     def test_name(self) -> None:
         """Without a name it is called as its file."""
         step = b"[steps.a]\nrun = 'x'"
