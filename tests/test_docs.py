@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -12,8 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import messages
+from bzzz.tasks.requirements import compile as compile_requirement
+from bzzz.tasks.workflows.file import Checks, parse
+from bzzz.tasks.workflows.plan import Plan, plan
+from tests.needs import needs, without_tools
 
-PROTOCOL = Path(__file__).parent.parent / "docs" / "protocol.rst"
+DOCS = Path(__file__).parent.parent / "docs"
+PROTOCOL = DOCS / "protocol.rst"
+EXAMPLES = DOCS / "examples"
 
 
 class ExampleTests(SynchronousTestCase):
@@ -38,3 +47,80 @@ class ExampleTests(SynchronousTestCase):
             document = messages.decode(example, PeerID.parse(data["node_id"])).document
             assert document is not None
             self.assertEqual(set(data), set(msgspec.structs.asdict(document)))
+
+
+class WorkflowTests(SynchronousTestCase):
+    """The workflows of the documentation have all that they take."""
+
+    def test_inputs(self) -> None:
+        """What is read from beside a file is there, and what is asked of machines can be."""
+
+        def wrong_input(path: str) -> str | None:
+            return None if (EXAMPLES / path).is_file() else f"{path} is not there"
+
+        def wrong_requirement(expression: str) -> str | None:
+            compile_requirement(expression)
+            return None
+
+        files = sorted(EXAMPLES.glob("*.toml"))
+        self.assertEqual([file.name for file in files], ["build.toml", "three.toml"])
+        for file in files:
+            parse(file.read_bytes(), str(file), Checks(inputs=wrong_input, where=wrong_requirement))
+
+
+@needs(without_tools("cc", "make", "tar", "awk"))
+class WorkflowRunTests(SynchronousTestCase):
+    """Their steps do what they say, one after the other, each with the files that it gets."""
+
+    def run_steps(self, name: str) -> list[tuple[str, str]]:
+        """What each step prints, by its label."""
+        made = plan(parse((EXAMPLES / name).read_bytes(), name))
+        top = Path(self.mktemp()).absolute()
+        printed = []
+        for place, instance in enumerate(made.instances):
+            work = top / str(place)
+            work.mkdir(parents=True)
+            self.bring(made, place, top)
+            ran = subprocess.run(
+                instance.work.command,
+                cwd=work,
+                env={"PATH": os.environ["PATH"], **instance.work.env},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            self.assertEqual((ran.returncode, ran.stderr), (0, ""), instance.name)
+            printed.append((instance.name, ran.stdout))
+        return printed
+
+    def bring(self, made: Plan, place: int, top: Path) -> None:
+        """Put the files of an instance into its directory."""
+        work, instance = top / str(place), made.instances[place]
+        for path in instance.work.inputs:
+            shutil.copy(EXAMPLES / path, work / path)
+        for source in instance.sources:
+            other = top / str(source.instance)
+            for glob in made.instances[source.instance].work.outputs:
+                for found in other.glob(glob):
+                    target = work / source.directory / found.relative_to(other)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.assertFalse(target.exists(), target)
+                    shutil.copy(found, target)
+
+    def test_build(self) -> None:
+        """What build.toml builds runs, and its report has all of it."""
+        printed = dict(self.run_steps("build.toml"))
+        words = [f"hello, in C of {year}" for year in (2011, 2011, 1999, 1999)]
+        self.assertEqual(printed["test"].splitlines(), words)
+        self.assertEqual(
+            sorted(printed["report"].splitlines()),
+            [
+                f"./built/{standard},{level}/out/{standard}-O{level}/hello"
+                for standard in ("c11", "c99")
+                for level in (0, 2)
+            ],
+        )
+
+    def test_three(self) -> None:
+        """three.toml adds up what README.rst says."""
+        self.assertEqual(dict(self.run_steps("three.toml"))["sum"], "50\n")

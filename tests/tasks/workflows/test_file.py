@@ -124,7 +124,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(made.paths, ["hello.c", "Makefile"])
         self.assertEqual(
             [source.directory for source in made.instances[-1].sources],
-            ["built/gcc,0", "built/gcc,2", "built/clang,0", "built/clang,2"],
+            ["built/c99,0", "built/c99,2", "built/c11,0", "built/c11,2"],
         )
 
     def test_matrix_order(self) -> None:
