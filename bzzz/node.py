@@ -225,6 +225,7 @@ class NodeService(Service):
         self.view.unit = lambda: self.supervision.unit
         self.view.config = lambda: self._configuration.config
         self.view.executor = self._executor_state
+        self.view.drain_wish = self.tasks.drain_wish
 
     def startService(self) -> None:  # Twisted's name
         """Join the mesh, as soon as the reactor runs."""

@@ -55,6 +55,7 @@ from bzzz.web.many_routes import ManyRoutes
 from bzzz.web.members import find_member
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import Routes, RoutesWhen
+from bzzz.web.schema import DrainInfo
 from bzzz.web.submit_routes import SubmitRoutes
 from bzzz.web.submitting import Submitting
 from bzzz.web.task_finding import TaskFinding
@@ -307,7 +308,7 @@ class NodeTasks:
             SubmitRoutes(submitting, finding, lines, name_of),
             ManyRoutes(self._clock, self.service, submitting, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),
-            DrainRoutes(self._own_text, self._draining, find_node, name_of),
+            DrainRoutes(self._own_text, self._draining, find_node, name_of, self._drains),
         )
         # Before, no task would be told to fit this node.
         return [RoutesWhen(each, lambda: self._is_started) for each in routes]
@@ -322,6 +323,13 @@ class NodeTasks:
             return peer[-6:]
         on_roster = self._cluster.admission.name_of(each)
         return on_roster or self._mesh.membership.name_of(each) or each.short
+
+    def drain_wish(self) -> DrainInfo | None:
+        """Whose wish it is that this node takes no new tasks; None for nobody's."""
+        wish = self._draining.wish
+        if wish is None:
+            return None
+        return DrainInfo(name=self.name_of(wish.peer), peer_id=wish.peer, user=wish.user or None)
 
     def offer_changed(self) -> None:
         """The node's document says something else, or another number of tasks may run here."""
@@ -384,6 +392,11 @@ class NodeTasks:
 
     def _run_over(self, task: str, token: int) -> None:
         self._output.over(task, token)
+
+    def _drains(self, peer: str) -> bool:
+        """Whether another member drains, as it said last."""
+        candidate = self._others.describe(peer)
+        return candidate is not None and candidate.draining
 
     def _describe(self, peer: str) -> Candidate | None:
         """What a member said last."""

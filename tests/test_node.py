@@ -28,6 +28,7 @@ from bzzz.systemd.environment import Environment
 from bzzz.systemd.unit import Unit
 from bzzz.trust.audit_events import clean
 from bzzz.web.credentials import Credentials
+from bzzz.web.schema import DrainInfo
 from bzzz.wire.multiaddr import Multiaddr
 from tests.logs import lines_at
 
@@ -268,6 +269,20 @@ class NodeServiceTests(SynchronousTestCase):
         self.assertEqual(view.status_line(), "walnut: 0 peers, 1 task, working")
         self.node.supervision.unit_changed(Unit(id="bzzz.service", active_state="deactivating"))
         self.assertEqual(view.status_line(), "walnut: 0 peers, 1 task, draining")
+
+    def test_draining(self) -> None:
+        """That it takes no new tasks is in the status, with whose wish that is, if it is one's."""
+        node = self.node
+        self.assertIsNone(node.view.status().draining)
+        node.availability.leave()
+        self.assertEqual(node.view.status().draining, DrainInfo())
+        node.availability.stay()
+        own = node.tasks._draining.ask(node.mesh.peer_id, True, "ada")
+        self.successResultOf(Deferred.fromCoroutine(own))
+        me = str(node.mesh.peer_id)
+        self.assertEqual(
+            node.view.status().draining, DrainInfo(name="walnut", peer_id=me, user="ada")
+        )
 
     def test_executor(self) -> None:
         """Once it is known what runs commands, the status and the doctor say it."""

@@ -81,6 +81,7 @@ def status(session: Session, wait: float | None) -> None:
         ("reactor lag", milliseconds(answer.get("reactor_lag_seconds"))),
         ("unit", _unit(answer.get("unit"))),
         ("executor", _executor(answer)),
+        ("draining", _draining(answer.get("draining"))),
         ("control socket", answer.get("control_socket")),
         ("state directory", answer.get("state_dir")),
     ]
@@ -138,6 +139,16 @@ def _executor(answer: Mapping[str, Any]) -> str:
     """``systemd``; or ``process: `` and why."""
     name, reason = answer.get("executor") or "", answer.get("executor_reason")
     return f"{name}: {reason}" if name and reason else name
+
+
+def _draining(wish: Mapping[str, Any] | None) -> str:
+    """``it takes no new tasks, as ada on acacia wants it``, and how that is changed."""
+    if wish is None:
+        return ""
+    if wish["name"] is None:
+        return "it takes no new tasks, as it is to end"
+    who = f"{wish['user']} on {wish['name']}" if wish["user"] else f"somebody on {wish['name']}"
+    return f"it takes no new tasks, as {who} wants it: bzzz undrain"
 
 
 def _started(session: Session, seconds: float) -> Any:

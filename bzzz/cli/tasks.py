@@ -223,10 +223,11 @@ def drain(session: Session, machine: str) -> None:
     MACHINE is a member's name or peer ID, or the beginning of one; only an admin drains others. It
     takes tasks again after "bzzz undrain", or when its node is started again.
     """
-    name = _drained(session, machine, True)
+    name, already = _drained(session, machine, True)
     if not session.json:
         again = f"bzzz undrain {name}" if machine else "bzzz undrain"
-        click.echo(f"{name} takes no new tasks. To have it take some again: {again}")
+        takes = "takes no new tasks already" if already else "takes no new tasks"
+        click.echo(f"{name} {takes}. To have it take some again: {again}")
 
 
 @click.command()
@@ -235,20 +236,20 @@ def drain(session: Session, machine: str) -> None:
 @click.pass_obj
 def undrain(session: Session, machine: str) -> None:
     """Have a machine take tasks again. Without MACHINE, this one."""
-    name = _drained(session, machine, False)
+    name, already = _drained(session, machine, False)
     if not session.json:
-        click.echo(f"{name} takes tasks again.")
+        click.echo(f"{name} takes tasks {'already' if already else 'again'}.")
 
 
-def _drained(session: Session, machine: str, on: bool) -> str:
-    """What the machine is called that was drained, or not any more."""
+def _drained(session: Session, machine: str, on: bool) -> tuple[str, bool]:
+    """What the machine is called that was drained, or not any more, and whether it was before."""
     from bzzz.cli.text import safe
 
     body = {"on": on, "node": machine} if machine else {"on": on}
     answer = session.post("drain", body, timeout=40.0)
     if session.json:
         session.print_json(answer)
-    return safe(answer["name"]) if machine else "This machine"
+    return safe(answer["name"]) if machine else "This machine", bool(answer["already"])
 
 
 def _quoted(text: str) -> str:

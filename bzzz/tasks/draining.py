@@ -8,6 +8,7 @@ The wish is kept in memory alone: a node that is started again takes tasks. docs
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from twisted.logger import Logger
 
@@ -19,7 +20,7 @@ from bzzz.net.calls import NotAsked
 from bzzz.tasks.interfaces import Peers
 from bzzz.tasks.messages import MAX_USER, Answer, Done, Drain, Failed, Refused
 
-__all__ = ["Draining", "NotDrained"]
+__all__ = ["DrainWish", "Draining", "NotDrained"]
 
 
 class NotDrained(BzzzError):
@@ -33,8 +34,21 @@ class NotDrained(BzzzError):
         self.code = code
 
 
+class DrainWish(NamedTuple):
+    """Whose wish it is that this node takes no new tasks.
+
+    :ivar peer: the peer ID of the member where it was wished.
+    :ivar user: who wished it there, "" where that is not known.
+    """
+
+    peer: str
+    user: str
+
+
 class Draining:
     """Drains this node, and asks others to.
+
+    :ivar wish: of the first who has wished it, while it drains for that.
 
     :param own: this node.
     :param peers: the members that can be asked.
@@ -60,6 +74,7 @@ class Draining:
         self._may_administer = may_administer
         self._name_of = name_of
         self._record = record
+        self.wish: DrainWish | None = None
 
     async def ask(self, peer: PeerID, on: bool, user: str) -> None:
         """Have a member, or this node, take nothing new, or take tasks again.
@@ -68,7 +83,7 @@ class Draining:
         :raises NotDrained: another member did not do it.
         """
         if peer == self._own:
-            self._set(on)
+            self._set(DrainWish(str(peer), user) if on else None)
             return
         name = self._name_of(str(peer))
         try:
@@ -110,14 +125,16 @@ class Draining:
             what="no new tasks" if wanted.on else "tasks again",
             event="drained" if wanted.on else "undrained",
         )
-        self._set(wanted.on)
+        self._set(DrainWish(str(peer), wanted.user) if wanted.on else None)
         return Done()
 
-    def _set(self, on: bool) -> None:
-        if on:
-            self._availability.drain()
-        else:
+    def _set(self, wish: DrainWish | None) -> None:
+        if wish is None:
+            self.wish = None
             self._availability.resume()
+        else:
+            self.wish = self.wish or wish
+            self._availability.drain()
 
 
 def _command(on: bool) -> str:

@@ -20,6 +20,7 @@ from bzzz.net.interfaces import Clock
 from bzzz.systemd.unit import Unit
 from bzzz.web.schema import (
     ConfigEntry,
+    DrainInfo,
     Finding,
     NodeDocument,
     NodeState,
@@ -39,6 +40,7 @@ class MeshView:
     :ivar unit: the systemd unit that the node runs in.
     :ivar executor: what runs the commands of tasks, and why that is not systemd; None for both
         until that is known.
+    :ivar drain_wish: whose wish it is that it drains, None for nobody's.
 
     :param document: this node's capability document as it is now.
     :param mdns: the state of mDNS in words.
@@ -63,6 +65,7 @@ class MeshView:
         self.config = lambda: config
         self.unit: Callable[[], Unit | None] = lambda: None
         self.executor: Callable[[], tuple[str | None, str | None]] = lambda: (None, None)
+        self.drain_wish: Callable[[], DrainInfo | None] = lambda: None
         self._events = events
         self._clock = clock
         self._wall_time = wall_time
@@ -106,6 +109,7 @@ class MeshView:
             unit=_unit(self.unit()),
             executor=executor,
             executor_reason=executor_reason,
+            draining=(self.drain_wish() or DrainInfo()) if self._availability.draining else None,
         )
 
     def status_line(self) -> str:

@@ -16,6 +16,7 @@ from bzzz.mesh.capability import CapabilityDocument
 
 __all__ = [
     "ConfigEntry",
+    "DrainInfo",
     "Finding",
     "Identity",
     "NodeDocument",
@@ -60,6 +61,20 @@ class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
     needs_daemon_reload: bool = False
 
 
+class DrainInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose wish it is that a node takes no new tasks.
+
+    :ivar name: the member where it was wished; null where the node is to end, which nobody has to
+        wish.
+    :ivar peer_id: of that member.
+    :ivar user: who wished it there; null where that is not known.
+    """
+
+    name: str | None = None
+    peer_id: str | None = None
+    user: str | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """This node.
 
@@ -91,6 +106,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     :ivar executor: what runs the commands of tasks: ``systemd`` or ``process``; null until that is
         known.
     :ivar executor_reason: why that is not ``systemd``.
+    :ivar draining: whose wish it is that it takes no new tasks; null where it takes some.
     """
 
     name: str
@@ -117,6 +133,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unit: UnitStatus | None = None
     executor: str | None = None
     executor_reason: str | None = None
+    draining: DrainInfo | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ class DrainTests(CommandTests):
         super().setUp()
         self.availability = Availability(2, lambda: 0.0)
         self.peers = _Obeying()
+        self.others: set[str] = set()
         draining = Draining(
             peer("walnut"),
             self.availability,
@@ -51,7 +52,13 @@ class DrainTests(CommandTests):
             lambda event, **fields: None,
         )
         self.routes = (
-            DrainRoutes(name("walnut"), draining, self.find_node, lambda each: NAMES[each]),
+            DrainRoutes(
+                name("walnut"),
+                draining,
+                self.find_node,
+                lambda each: NAMES[each],
+                lambda each: NAMES[each] in self.others,
+            ),
         )
 
     def find_node(self, text: str) -> str:
@@ -80,11 +87,28 @@ class DrainTests(CommandTests):
         self.assertEqual(self.peers.wanted, [Drain(True, "4000000000"), Drain(False, "4000000000")])
         self.assertEqual(self.availability.status, "ready")
 
+    def test_already(self) -> None:
+        """Where nothing has changed that is told."""
+        self.output("drain")
+        again = "To have it take some again: bzzz undrain"
+        self.assertEqual(
+            self.output("drain"), f"This machine takes no new tasks already. {again}\n"
+        )
+        self.assertTrue(json.loads(self.output("drain", "--json"))["already"])
+        self.output("undrain")
+        self.assertEqual(self.output("undrain"), "This machine takes tasks already.\n")
+        self.others = {"acacia"}
+        self.assertEqual(
+            self.output("drain", "acacia"), f"acacia takes no new tasks already. {again} acacia\n"
+        )
+        self.assertEqual(self.output("undrain", "acacia"), "acacia takes tasks again.\n")
+
     def test_json(self) -> None:
         """Programs get who it was."""
         for arguments, machine in ((("drain", "acacia"), "acacia"), (("undrain",), "walnut")):
             answer = json.loads(self.output(*arguments, "--json"))
-            self.assertEqual(answer, {"name": machine, "peer_id": name(machine)})
+            self.assertEqual(answer["name"], machine)
+            self.assertEqual(answer["peer_id"], name(machine))
 
     def test_refused(self) -> None:
         """What the other one says is told, and that there is no other one."""

@@ -16,7 +16,7 @@ from bzzz.cli import session
 from bzzz.cli.main import bzzz
 from bzzz.cli.nodes import _complete_peer
 from bzzz.errors import BzzzError
-from bzzz.web.schema import PeerInfo, UnitStatus
+from bzzz.web.schema import DrainInfo, PeerInfo, UnitStatus
 from tests.cli.node import CommandTests
 from tests.web.fakes import ACACIA, IRONWOOD, WALNUT
 
@@ -200,6 +200,24 @@ class NodeCommandTests(CommandTests):
             self.assertIn(line, self.output("status").splitlines())
         self.patch(node, "status", lambda: plain)
         self.assertNotIn("executor", self.output("status"))
+
+    def test_draining(self) -> None:
+        """That it takes no new tasks is told, with whose wish that is and how it is ended."""
+        node = self.node
+        assert node is not None
+        plain = node.status()
+        self.assertNotIn("draining", self.output("status"))
+        for wish, words in (
+            (DrainInfo(name="oak", user="ada"), "as ada on oak wants it: bzzz undrain"),
+            (DrainInfo(name="oak"), "as somebody on oak wants it: bzzz undrain"),
+            (DrainInfo(), "as it is to end"),
+        ):
+            answer = replace(plain, draining=wish)
+            self.patch(node, "status", lambda answer=answer: answer)
+            line = f"draining        it takes no new tasks, {words}"
+            self.assertIn(line, self.output("status").splitlines())
+            document = json.loads(self.output("status", "--json"))["draining"]
+            self.assertEqual(document["user"], wish.user)
 
     def test_wait(self) -> None:
         """--wait asks again while nobody answers and while the node starts."""

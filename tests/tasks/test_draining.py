@@ -101,6 +101,21 @@ class DrainingTests(SynchronousTestCase):
             self.assertEqual(self.recorded.pop(), (event, said))
         self.assertEqual(self.recorded, [])
 
+    def test_wish(self) -> None:
+        """Whose wish it is is known: of the first who wished it, until somebody ends it."""
+        self.assertIsNone(self.draining.wish)
+        self.draining.asked(peer("acacia"), Drain(True, "eve"))
+        self.assertIsNone(self.draining.wish)
+        self.draining.asked(peer("ironwood"), Drain(True, "ada"))
+        own = self.draining.ask(peer("walnut"), True, "bob")
+        self.successResultOf(Deferred.fromCoroutine(own))
+        self.assertEqual(self.draining.wish, (name("ironwood"), "ada"))
+        self.draining.asked(peer("ironwood"), Drain(False, "ada"))
+        self.assertIsNone(self.draining.wish)
+        own = self.draining.ask(peer("walnut"), True, "bob")
+        self.successResultOf(Deferred.fromCoroutine(own))
+        self.assertEqual(self.draining.wish, (name("walnut"), "bob"))
+
     def test_asked_by_no_admin(self) -> None:
         """Nobody else is, nor can end what an admin wanted; that is recorded, too."""
         self.draining.asked(peer("ironwood"), Drain(True))

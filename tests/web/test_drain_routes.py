@@ -27,6 +27,7 @@ class DrainRouteTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.availability = Availability(2, lambda: 0.0)
         self.peers = FakePeers("ironwood")
+        self.others: set[str] = set()
         draining = Draining(
             peer("walnut"),
             self.availability,
@@ -35,7 +36,13 @@ class DrainRouteTests(SynchronousTestCase):
             lambda each: NAMES[each],
             lambda event, **fields: None,
         )
-        routes = DrainRoutes(name("walnut"), draining, self.find_node, lambda each: NAMES[each])
+        routes = DrainRoutes(
+            name("walnut"),
+            draining,
+            self.find_node,
+            lambda each: NAMES[each],
+            lambda each: NAMES[each] in self.others,
+        )
         self.control = ControlApi(FakeNode(), lambda: 0.0, [routes])
         self.addCleanup(self.control.close)
 
@@ -57,9 +64,22 @@ class DrainRouteTests(SynchronousTestCase):
         for body in bodies:
             for on, status in ((True, "draining"), (False, "ready")):
                 answer = self.drain(on=on, **body)
-                self.assertEqual(answer.json(), {"name": "walnut", "peer_id": name("walnut")})
+                self.assertEqual(
+                    answer.json(),
+                    {"name": "walnut", "peer_id": name("walnut"), "already": False},
+                )
                 self.assertEqual(self.availability.status, status)
         self.assertEqual(self.peers.asked, [])
+
+    def test_already(self) -> None:
+        """It is told whether it was so before: of another member as it said last."""
+        for on, already in ((False, True), (True, False), (True, True), (False, False)):
+            self.assertEqual(self.drain(on=on).json()["already"], already)
+        self.others = {"ironwood"}
+        for on in (True, False):
+            answer = self.drain(on=on, node="ironwood")
+            self.peers.take(Drain)[0].answer.callback(Done())
+            self.assertEqual(answer.json()["already"], on)
 
     def test_other(self) -> None:
         """Another member is asked in the name of the user who wants it."""
@@ -67,7 +87,9 @@ class DrainRouteTests(SynchronousTestCase):
         [asked] = self.peers.take(Drain)
         self.assertEqual((asked.peer, asked.request), (peer("ironwood"), Drain(True, "4000000000")))
         asked.answer.callback(Done())
-        self.assertEqual(answer.json(), {"name": "ironwood", "peer_id": name("ironwood")})
+        self.assertEqual(
+            answer.json(), {"name": "ironwood", "peer_id": name("ironwood"), "already": False}
+        )
         self.assertEqual(self.availability.status, "ready")
 
     def test_refused(self) -> None:
