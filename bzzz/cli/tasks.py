@@ -56,6 +56,7 @@ def task(session: Session, task_id: str) -> None:
         ("workflow", each["workflow"]),
         ("step", each["step"]),
         ("where", each["where"]),
+        ("needs", _needs(each)),
         ("output", _sizes(each)),
     ]
     for key, value in rows:
@@ -81,7 +82,23 @@ def task(session: Session, task_id: str) -> None:
 def _sizes(each: Mapping[str, Any]) -> str:
     if each["stdout_size"] is None:
         return ""
-    return f"{each['stdout_size']} bytes, and {each['stderr_size']} of standard error"
+    from bzzz.tasks.executors.keeper_words import size
+
+    return f"{size(each['stdout_size'])}, and {size(each['stderr_size'])} of standard error"
+
+
+def _needs(each: Mapping[str, Any]) -> str:
+    """``2 cores, 1.5 GiB of memory, 1 GPU, at most 600 s``."""
+    from bzzz.tasks.executors.keeper_words import size
+
+    cpus, gpus = each["cpus"], each["gpus"]
+    parts = (
+        f"{cpus:g} core{'' if cpus == 1 else 's'}" if cpus else "",
+        f"{size(each['memory'])} of memory" if each["memory"] else "",
+        f"{gpus} GPU{'' if gpus == 1 else 's'}" if gpus else "",
+        f"at most {each['timeout']:g} s" if each["timeout"] else "",
+    )
+    return ", ".join(filter(None, parts))
 
 
 @click.command()

@@ -258,7 +258,10 @@ class TaskTests(TaskCase):
         lines = self.output("task", TASK).splitlines()
         self.assertEqual(
             [line.split()[0] for line in lines],
-            ["task", "name", "command", "state", "on", "submitted", "changed", "kept", "where"],
+            [
+                *("task", "name", "command", "state", "on", "submitted", "changed", "kept"),
+                *("where", "needs"),
+            ],
         )
         self.assertIn("command      make -j8 'all targets'", lines)
         self.assertIn("kept by      walnut, acacia", lines)
@@ -275,14 +278,14 @@ class TaskTests(TaskCase):
                 state="failed",
                 why="it has failed",
                 stdout_size=5,
-                stderr_size=7,
+                stderr_size=7168,
                 attempts=[{**each, "worker": "", "reason": "why\x1b"} for each in attempts],
             )
         ]
         lines = self.output("task", TASK[-4:]).splitlines()
         self.assertIn("exit status  3", lines)
         self.assertIn("why          it has failed", lines)
-        self.assertIn("output       5 bytes, and 7 of standard error", lines)
+        self.assertIn("output       5 bytes, and 7 KiB of standard error", lines)
         self.assertEqual(lines[-3].split(), ["ATTEMPT", "ON", "END", "EXIT", "REASON"])
         self.assertEqual(lines[-2].split(), ["1", "acacia", "lost", "why\\u001b"])
         self.assertEqual(lines[-1].split(), ["2", "ironwood", "failed", "3", "why\\u001b"])
@@ -315,6 +318,17 @@ class TaskTests(TaskCase):
         )
         self.assertEqual(lines[-1], f"Why steps wait, or have failed: bzzz why {FLOW}")
         self.assertEqual(json.loads(self.output("task", FLOW, "--json")), self.tasks.flows[0])
+
+    def test_needs(self) -> None:
+        """What it needs is told in the words of other outputs."""
+        for fields, words in (
+            ({"memory": 3 << 29, "cpus": 0.5, "gpus": 1}, "0.5 cores, 1.5 GiB of memory, 1 GPU"),
+            ({"memory": 100 << 20, "gpus": 2}, "1 core, 100 MiB of memory, 2 GPUs"),
+        ):
+            self.tasks.tasks = [info(**fields)]
+            self.assertIn(
+                f"needs        {words}, at most 5 s", self.output("task", TASK).splitlines()
+            )
 
     def test_step(self) -> None:
         """A step's task names its workflow."""

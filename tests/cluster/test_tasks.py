@@ -354,7 +354,7 @@ class TaskTests(ServiceTestCase):
         )
         self.tell(f"memory and time: {time.monotonic() - began:.2f} s")
         self.assertEqual((ate.code, ate.stdout), (137, ""))
-        used = r"\AOn ironwood: it used \d+ bytes of memory, and may use 104857600\n\Z"
+        used = r"\AOn ironwood: it used [\d.]+ \wiB of memory, more than the 100 MiB .*\n\Z"
         self.assertRegex(ate.stderr, used)
         self.assertEqual(took, (124, "", "It took longer than 1 s, and was ended.\n"))
         # Of 65 MiB 64 are kept.

@@ -38,6 +38,7 @@ from bzzz.tasks.executors.keeper_tree import (
     processes,
     send,
 )
+from bzzz.tasks.executors.keeper_words import size
 
 __all__ = ["EXTEND", "MAX_HANDED", "STOP", "Shim", "extend_message", "receive", "stop_message"]
 
@@ -279,7 +280,8 @@ class _Run:
         took = boottime() - now
         self._memory_at = now + max(MEMORY_INTERVAL, MEMORY_SHARE * took)
         if used > limit:
-            self._kill("over_limit", f"it used {used} bytes of memory, and may use {limit}")
+            more = f"more than the {size(limit)} that it may use"
+            self._kill("over_limit", f"it used {size(used)} of memory, {more}")
 
     # -- the end
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from bzzz.tasks.executors.interfaces import Ending, Over, Run
 from bzzz.tasks.executors.keeper_messages import Ended
+from bzzz.tasks.executors.keeper_words import size
 from bzzz.tasks.executors.unit_interfaces import UnitEnd
 
 __all__ = ["how_it_ended"]
@@ -43,7 +44,7 @@ def how_it_ended(run: Run, told: Ended | None, end: UnitEnd, began: bool) -> Ove
     :param began: whether the shim was told what to run.
     """
     if end.result == "oom-kill":
-        limit = f"the {run.memory} bytes of memory that it may use" if run.memory else "memory"
+        limit = f"the {size(run.memory)} of memory that it may use" if run.memory else "memory"
         return Over(Ending.OVER_LIMIT, None, f"it used more than {limit}, and was killed for it")
     if told is not None:
         return Over(Ending(told.ending), told.exit_status, told.reason)

@@ -384,7 +384,7 @@ class EndTests(KeeperCase):
             memory=50 << 20,
         )
         self.assertEqual(over.ending, Ending.OVER_LIMIT)
-        self.assertIn(f"and may use {50 << 20}", over.reason)
+        self.assertIn("more than the 50 MiB that it may use", over.reason)
         self.assertEqual(alive(self.marker), [])
 
     async def test_cut_output(self) -> None:

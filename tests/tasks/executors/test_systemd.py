@@ -468,7 +468,7 @@ class RunTests(ExecutorCase):
         shim.ended("exited", 137)
         self.units.over("oom-kill", 2, 9)
         self.assertEqual(self.over().ending, Ending.OVER_LIMIT)
-        self.assertIn("more than the 1000 bytes of memory", self.over().reason)
+        self.assertIn("more than the 1000 bytes of memory that", self.over().reason)
 
     def test_sandbox(self) -> None:
         """A sandbox that cannot be made is no start, and the step is named."""
