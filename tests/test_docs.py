@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz import web
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import messages
 from bzzz.tasks.requirements import compile as compile_requirement
@@ -47,6 +48,37 @@ class ExampleTests(SynchronousTestCase):
             document = messages.decode(example, PeerID.parse(data["node_id"])).document
             assert document is not None
             self.assertEqual(set(data), set(msgspec.structs.asdict(document)))
+
+
+class RouteTests(SynchronousTestCase):
+    """The manual has the whole control API."""
+
+    def routes(self) -> set[tuple[str, str]]:
+        """Every method and path that a module of the control API answers."""
+        found = set()
+        for module in Path(web.__file__).parent.glob("*.py"):
+            calls = re.findall(
+                r'^ {8}table\.(\w+)\(\s*"(/v1/[^"]*)"', module.read_text(), re.MULTILINE
+            )
+            for how, path in calls:
+                method = {"stream": "POST"}.get(how, how.upper())
+                found.add((method, re.sub(r"<(?:path:)?(\w+)>", r"<\1>", path)))
+        return found
+
+    def test_routes(self) -> None:
+        """Each is in the table."""
+        text = (DOCS / "commands.rst").read_text("utf-8").partition("\nThe control API\n")[2]
+        told = set()
+        for row in re.findall(r"^   \* - (``(?:GET|POST|DELETE) /v1/.*)$", text, re.MULTILINE):
+            method = ""
+            for one in re.findall(r"``([^`]+)``", row):
+                first, _, path = one.rpartition(" ")
+                method = first or method
+                told.add((method, path))
+        routes = self.routes()
+        self.assertGreater(len(routes), 40)
+        self.assertEqual(sorted(routes - told), [])
+        self.assertEqual(sorted(told - routes), [])
 
 
 class WorkflowTests(SynchronousTestCase):

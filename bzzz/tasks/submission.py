@@ -118,7 +118,7 @@ class Input(Struct, frozen=True, array_like=True):
     """A file or directory that is there before the command begins.
 
     :ivar path: where, below the working directory.
-    :ivar digest: of its manifest (:mod:`bzzz.tasks.files.manifest`), in hex.
+    :ivar digest: of its manifest, in hex, see ``bzzz.tasks.files.manifest``.
     :ivar size: bytes, of all files in it.
     """
 

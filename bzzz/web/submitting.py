@@ -41,10 +41,25 @@ MAX_TOLD: Final = 10
 
 
 class Wanted(Body, frozen=True):
-    """A task that somebody wants; see :class:`bzzz.tasks.submission.Submission`.
+    """A task that somebody wants, and that becomes a :class:`~bzzz.tasks.submission.Submission`.
 
-    :ivar on: a member by its name, its short ID or its peer ID.
-    :ivar wait: whether it is to wait for a node that could run it, where there is none now.
+    :ivar command: its words; no shell is between.
+    :ivar name: what to call it.
+    :ivar env: variables beside those that every task has.
+    :ivar where: a CEL expression over what a machine can do, "" for any.
+    :ivar on: a member by its name, its short ID or its peer ID, "" for any.
+    :ivar cpus: cores that are taken for it.
+    :ivar memory: bytes that are taken for it, and that it may have; 0 for none counted.
+    :ivar gpus: graphics processors that it has for itself.
+    :ivar timeout: seconds after which an attempt is ended, 0 for none.
+    :ivar retries: how often it may fail, and is run again.
+    :ivar restart: whether it is run again when its machine is lost.
+    :ivar priority: the greater is first.
+    :ivar profile: its sandbox.
+    :ivar inputs: what is there before it begins: for each its path, and the digest and the size of
+        its manifest, whose chunks this node has.
+    :ivar outputs: globs of what is kept when it has ended.
+    :ivar wait: whether it is to wait for a machine that could run it, where there is none now.
     :ivar follow: whether to tell until it has ended.
     """
 
