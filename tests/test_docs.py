@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz import web
+from bzzz.client import Client
+from bzzz.client.plain import Task
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh import messages
 from bzzz.tasks.requirements import compile as compile_requirement
@@ -79,6 +82,28 @@ class RouteTests(SynchronousTestCase):
         self.assertGreater(len(routes), 40)
         self.assertEqual(sorted(routes - told), [])
         self.assertEqual(sorted(told - routes), [])
+
+
+class ClientTests(SynchronousTestCase):
+    """The manual has what a Python client takes."""
+
+    def test_arguments(self) -> None:
+        """Every method, with its arguments, but options, which bzzz run has too."""
+        text = (DOCS / "client.rst").read_text("utf-8")
+        for kind in (Client, Task):
+            for name, method in inspect.getmembers(kind, inspect.isfunction):
+                if name.startswith("_") and name != "__init__":
+                    continue
+                if kind is Task and name == "__init__":
+                    continue
+                said = f"``{name}" in text or f".{name}(" in text or name == "__init__"
+                self.assertTrue(said, f"{kind.__name__}.{name}")
+                for argument in inspect.signature(method).parameters:
+                    known = re.search(rf"\b{argument}\b", text) is not None
+                    self.assertTrue(
+                        known or argument in ("self", "task_id"),
+                        f"{argument} of {kind.__name__}.{name}",
+                    )
 
 
 class WorkflowTests(SynchronousTestCase):
