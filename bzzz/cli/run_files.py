@@ -49,6 +49,7 @@ def inputs_of(given: Sequence[str], directory: Path | None) -> list[tuple[str, P
 
     :raises click.BadParameter: a name cannot be one, or is there twice.
     """
+    from bzzz.cli.collisions import collision
     from bzzz.tasks.files.names import wrong_path
 
     inputs: dict[str, Path] = {}
@@ -64,6 +65,12 @@ def inputs_of(given: Sequence[str], directory: Path | None) -> list[tuple[str, P
                 f" another name: --in {path}:NAME"
             )
         inputs[name] = path
+    met = collision(list(inputs.items()))
+    if met is not None:
+        raise click.BadParameter(
+            f"{met.first} and {met.second} are both {met.name} for the command; give one of them"
+            " another name: --in PATH:NAME"
+        )
     return list(inputs.items())
 
 

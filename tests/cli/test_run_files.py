@@ -158,6 +158,16 @@ class RunFilesTests(FilesCase, CommandTests):
         self.assertIn("tree/link", self.refused(122, "run", "--in", "tree", "--", "true"))
         self.assertEqual(self.tasks.wanted, [])
 
+    def test_inputs_meet(self) -> None:
+        """Two inputs that are one for the command are refused before anything is sent."""
+        (self.here / "tree").mkdir()
+        (self.here / "tree" / "a").write_text("x")
+        (self.here / "a").write_text("y")
+        said = self.refused(2, "run", "--dir", "tree", "--in", "a", "--", "true")
+        self.assertIn("tree/a and a are both a for the command", " ".join(said.split()))
+        self.assertEqual(self.asked, [])
+        self.output("run", "--dir", "tree", "--in", "a:b", "--", "true")
+
     def test_unreadable(self) -> None:
         """A file that may not be read is named."""
         (self.here / "secret").write_text("x")
