@@ -204,7 +204,10 @@ def _acted(session: Session, task_id: str, act: str) -> Any:
 @shared
 @click.pass_obj
 def why(session: Session, task_id: str) -> None:
-    """For every machine, why a task does not run there. Of a workflow, why its steps wait."""
+    """What a task waits for, or how it ended, and for every machine why it does not run there.
+
+    Of a workflow, why its steps wait or have failed.
+    """
     try:
         answer = session.ask(f"tasks/{_quoted(task_id)}/why", 30.0)
     except NodeRefused as refused:
@@ -215,8 +218,10 @@ def why(session: Session, task_id: str) -> None:
     if session.json:
         session.print_json(answer)
         return
-    from bzzz.cli.text import show, table
+    from bzzz.cli.text import safe, show, table
 
+    each = answer["task"]
+    click.echo(safe(_where_it_is(each, answer["why"])))
     rows = []
     for node in answer["nodes"]:
         reasons = [unfit["text"] for unfit in node["unfit"]] or ["it could run here"]
@@ -225,9 +230,28 @@ def why(session: Session, task_id: str) -> None:
             for place, reason in enumerate(reasons)
         ]
     if rows:
+        if each["state"] != "waiting":
+            click.echo("\nIf it began now:")
         show(table(("machine", "fits", "why"), rows))
-    else:
+    elif each["state"] == "waiting":
         click.echo("No machine that runs tasks is known here.")
+
+
+def _where_it_is(each: Mapping[str, Any], why: str) -> str:
+    """What a task waits for, where it runs, or how it ended, in a sentence."""
+    on, state, status = each["worker_name"], str(each["state"]), each["exit_status"]
+    where = f" on {on}" if on else ""
+    if state == "waiting":
+        said = "It is being cancelled" if each["cancel"] else "It waits"
+    elif state == "running":
+        said = f"It is being ended{where}" if each["cancel"] else f"It runs{where}"
+        said += f", attempt {each['token']}"
+    elif state == "timed_out":
+        return f"It took longer than {each['timeout']:g} s{where}, and was ended."
+    else:
+        said = f"It {'has failed' if state == 'failed' else f'is {state}'}{where}"
+        said += "" if status is None else f", with exit status {status}"
+    return f"{said}: {why}" if why else f"{said}."
 
 
 @click.command()

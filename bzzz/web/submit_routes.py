@@ -6,7 +6,8 @@ what it lacks. Lines and errors are those of :mod:`bzzz.web.task_routes`.
 =============================== ==================================================================
 POST /v1/tasks                  a :class:`~bzzz.web.submitting.Wanted`, answered by lines
 POST /v1/fitting                likewise; ``{"nodes": [NodeVerdict]}``
-GET /v1/tasks/<task>/why        ``{"nodes": [NodeVerdict]}``
+GET /v1/tasks/<task>/why        ``{"task": TaskInfo, "why", "nodes": [NodeVerdict]}``: ``why`` it
+                                waits, or has ended so, in a sentence, "" where there is none
 =============================== ==================================================================
 """
 
@@ -22,7 +23,8 @@ from bzzz.web.stream import LineStream
 from bzzz.web.submitting import Submitting, Wanted
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
-from bzzz.web.task_schema import NodeVerdict
+from bzzz.web.task_schema import NodeVerdict, task_info
+from bzzz.web.verdict_words import why_it_waits
 
 __all__ = ["SubmitRoutes"]
 
@@ -68,9 +70,14 @@ class SubmitRoutes:
         if body.follow:
             await self._lines.follow(lines, record)
 
-    async def why(self, request: IRequest, task: str) -> dict[str, Sequence[NodeVerdict]]:
+    async def why(self, request: IRequest, task: str) -> dict[str, object]:
         record = await self._finding.find(task)
-        return {"nodes": self._submitting.verdicts(record.submission)}
+        info = task_info(record, self._name_of)
+        nodes = self._submitting.verdicts(record.submission)
+        why = info.why
+        if info.state == "waiting":
+            why = "; ".join(filter(None, (why_it_waits(nodes, reasons=False), why)))
+        return {"task": info, "why": why, "nodes": nodes}
 
     async def fitting(self, by: Credentials, body: Wanted) -> dict[str, Sequence[NodeVerdict]]:
         wanted = self._submitting.submission(body, await by.user_name())

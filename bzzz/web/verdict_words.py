@@ -16,8 +16,11 @@ __all__ = ["why_it_waits"]
 MAX_TOLD: Final = 3
 
 
-def why_it_waits(nodes: Sequence[NodeVerdict]) -> str:
-    """Why a task waits that these nodes were looked at for."""
+def why_it_waits(nodes: Sequence[NodeVerdict], *, reasons: bool = True) -> str:
+    """Why a task waits that these nodes were looked at for.
+
+    :param reasons: whether what some of them lack is told, too.
+    """
     if not nodes:
         return "no machine that runs tasks is known here"
     if any(node.fits for node in nodes):
@@ -33,6 +36,8 @@ def why_it_waits(nodes: Sequence[NodeVerdict]) -> str:
     else:
         said = "no machine that is linked could run it"
         told = [_reasons(node, never=True) for node in meant]
+    if not reasons:
+        return said
     more = len(told) - MAX_TOLD
     return f"{said}: {', '.join(told[:MAX_TOLD])}" + (f" and {more} more" if more > 0 else "")
 

@@ -243,8 +243,8 @@ class TaskNode:
         return self._task(task)
 
     def why(self, request: IRequest, task: str) -> dict[str, Any]:
-        self._task(task)
-        return {"nodes": self.verdicts}
+        found = self._task(task)
+        return {"task": found, "why": found["why"], "nodes": self.verdicts}
 
     def fitting(self, by: Credentials, body: Wanted) -> dict[str, Any]:
         self.wanted.append(body)

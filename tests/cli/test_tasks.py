@@ -482,7 +482,7 @@ class WhyTests(TaskCase):
 
     def test_why(self) -> None:
         """Every reason of every machine."""
-        self.tasks.tasks = [info()]
+        self.tasks.tasks = [info(state="waiting", worker_name="", why="no machine has room\x1b")]
         self.tasks.verdicts = [
             verdict("oak"),
             verdict("ash", ("cpus", "it offers 4 cores", True), ("draining", "it drains", False)),
@@ -491,6 +491,7 @@ class WhyTests(TaskCase):
         self.assertEqual(
             [" ".join(line.split()) for line in lines],
             [
+                "It waits: no machine has room\\u001b",
                 "MACHINE FITS WHY",
                 "oak yes it could run here",
                 "ash no it offers 4 cores",
@@ -500,10 +501,42 @@ class WhyTests(TaskCase):
         answer = json.loads(self.output("why", "--json", TASK))
         self.assertEqual(answer["nodes"], self.tasks.verdicts)
 
+    def test_where_it_is(self) -> None:
+        """Of one that runs, where; of one that has ended, how: it does not wait for any of them."""
+        self.tasks.verdicts = [verdict("oak")]
+        for fields, said in (
+            ({"state": "running", "token": 2}, "It runs on ironwood, attempt 2."),
+            ({"state": "running", "cancel": True}, "It is being ended on ironwood, attempt 1."),
+            ({"state": "waiting", "cancel": True, "worker_name": ""}, "It is being cancelled."),
+            ({"state": "done"}, "It is done on ironwood, with exit status 0."),
+            ({"state": "failed"}, "It has failed on ironwood, with exit status 3."),
+            (
+                {"state": "failed", "exit_status": None, "why": "its files are gone"},
+                "It has failed on ironwood: its files are gone",
+            ),
+            (
+                {"state": "timed_out", "why": "late"},
+                "It took longer than 5 s on ironwood, and was ended.",
+            ),
+            ({"state": "cancelled", "worker_name": ""}, "It is cancelled."),
+            (
+                {"state": "lost", "why": "its machine is gone"},
+                "It is lost on ironwood: its machine",
+            ),
+        ):
+            self.tasks.tasks = [info(**fields)]
+            lines = self.output("why", TASK).splitlines()
+            self.assertTrue(lines[0].startswith(said), lines[0])
+            self.assertEqual("If it began now:" in lines, fields["state"] != "waiting")
+
     def test_nobody(self) -> None:
         """Where no machine is known that is told."""
+        self.tasks.tasks = [info(state="waiting", worker_name="")]
+        self.assertEqual(
+            self.output("why", TASK), "It waits.\nNo machine that runs tasks is known here.\n"
+        )
         self.tasks.tasks = [info()]
-        self.assertEqual(self.output("why", TASK), "No machine that runs tasks is known here.\n")
+        self.assertEqual(self.output("why", TASK), "It is done on ironwood, with exit status 0.\n")
         self.assertEqual(self.refused(4, "why", "X"), NOBODY.format("X"))
 
 

@@ -498,6 +498,20 @@ class FindTests(TaskRouteCase):
             self.assertEqual(self.ask("GET", f"tasks/{text}").json()["id"], task)
             self.assertEqual(self.ask("GET", f"tasks/{text}/why").status, 200)
 
+    def test_why(self) -> None:
+        """Why it waits, where it runs, or how it ended."""
+        waits = self.submitted(cpus=5, wait=True)
+        answer = self.ask("GET", f"tasks/{waits}/why").json()
+        self.assertEqual((answer["task"]["id"], answer["task"]["state"]), (waits, "waiting"))
+        self.assertEqual(answer["why"], "no machine that is linked could run it")
+        self.assertEqual([each["name"] for each in answer["nodes"]], ["ironwood"])
+        runs = self.submitted()
+        answer = self.ask("GET", f"tasks/{runs}/why").json()
+        self.assertEqual((answer["task"]["worker_name"], answer["why"]), ("ironwood", ""))
+        self.over(3)
+        answer = self.ask("GET", f"tasks/{runs}/why").json()
+        self.assertEqual((answer["task"]["state"], answer["task"]["exit_status"]), ("failed", 3))
+
     def test_unknown(self) -> None:
         """What nobody has is told to be so, whatever is asked of it."""
         self.submitted()
