@@ -96,6 +96,8 @@ class _Told:
         self._tasks: dict[str, list[TaskRecord]] = {}
         self._workflows: dict[str, list[Outline]] = {}
         self._unreadable: set[str] = set()
+        # By their bytes: those who keep a task have the same record of it, as a rule.
+        self._known: dict[bytes, Record | None] = {}
         self.tellers: dict[str, set[str]] = {}
         self.horizon = ""
 
@@ -104,7 +106,9 @@ class _Told:
         self._unreadable.update(listed.unreadable)
         last = ""
         for value in listed.records:
-            record = self._read(value)
+            if value not in self._known:
+                self._known[value] = self._read(value)
+            record = self._known[value]
             if record is None or str(peer) not in record.submission.replicas:
                 continue
             each = last = _id_of(record)

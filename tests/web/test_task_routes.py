@@ -27,6 +27,7 @@ from bzzz.tasks.submission import TASK
 from bzzz.tasks.value import TaskRecord, encode_record
 from bzzz.tasks.workflows.file import parse
 from bzzz.tasks.workflows.plan import encode
+from bzzz.web import listing as listing_module
 from bzzz.web import submitting, task_finding
 from bzzz.web.api import ControlApi
 from bzzz.web.credentials import Credentials
@@ -839,6 +840,24 @@ class ListTests(TaskRouteCase):
             [(each["id"], each["state"]) for each in answer["tasks"]], [(task_id(), "done")]
         )
         self.assertEqual((answer["more"], answer["asked"], answer["answered"]), (True, 3, 2))
+
+    def test_read_once(self) -> None:
+        """A record that several have told is read once: a long workflow takes a millisecond."""
+        self.peers.members = {peer("walnut"), peer("acacia")}
+        made = record(begin(name("hazel")))
+        value = encode_record(made.signed, made.state)
+        reads: list[bytes] = []
+
+        def read(told: bytes) -> TaskRecord:
+            reads.append(told)
+            return made
+
+        self.patch(listing_module, "decode_record", read)
+        listing = self.listed()
+        for each in self.peers.take(Listing):
+            each.answer.callback(Listed((bytes(bytearray(value)),)))
+        self.assertEqual([each["id"] for each in listing.json()["tasks"]], [made.task])
+        self.assertEqual(len(reads), 1)
 
     def test_not_here(self) -> None:
         """Where this node cannot read its own nobody waits for the others, and what becomes of
