@@ -18,7 +18,7 @@ POST /v1/fetch          ``{"digest", "from"}``: brings what a manifest names her
 
 The lines of a fetch are ``progress`` with ``done`` and ``total`` in bytes, and ``here``, the last.
 What was asked for, sent or fetched stays for :data:`bzzz.tasks.files.uploads.KEPT` seconds at
-least. Errors have the codes:
+least; after ``no_room`` what the user has sent may go at any time. Errors have the codes:
 
 ================== ===============================================================================
 ``bad_argument``   a digest or peer ID is none
@@ -104,14 +104,14 @@ class FileRoutes:
     async def have(self, by: Credentials, body: Digests) -> dict[str, list[str]]:
         digests = [bytes.fromhex(digest) for digest in body.digests]
         try:
-            missing = await self._files.uploads.missing(digests)
+            missing = await self._files.uploads.missing(by.uid, digests)
         except StoreError as error:
             raise Refusal(507, "no_room", str(error)) from None
         return {"missing": [digest.hex() for digest in missing]}
 
     async def put(self, by: Credentials, body: bytes, digest: str) -> None:
         try:
-            await self._files.uploads.put(_raw(digest), body)
+            await self._files.uploads.put(by.uid, _raw(digest), body)
         except WrongChunk as error:
             raise Refusal(400, "wrong_chunk", str(error)) from None
         except StoreError as error:
@@ -119,7 +119,7 @@ class FileRoutes:
 
     async def put_all(self, by: Credentials, body: bytes) -> None:
         try:
-            await self._files.uploads.put_all(_split(body))
+            await self._files.uploads.put_all(by.uid, _split(body))
         except StoreError as error:
             raise Refusal(507, "no_room", str(error)) from None
 
@@ -161,7 +161,7 @@ class FileRoutes:
         pinned = self._files.pin(body.digest)
         try:
             await pinned
-            await self._files.uploads.keep(body.digest)
+            await self._files.uploads.keep(by.uid, body.digest)
         finally:
             self._files.unpin(body.digest)
         lines.send({"event": "here"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -104,18 +105,44 @@ class FileRouteTests(FilesCase):
         self.assertEqual(self.refused(absent), (404, "no_such_chunk"))
 
     def test_full(self) -> None:
-        """What was sent is not dropped for what comes after it; that is refused."""
+        """What a user has sent is not dropped for what another one sends, but stays; that is
+        refused. It is dropped for what others send when the rest of it had no room."""
         self.acacia.files.stop()
         self.acacia.start(quota=2 * CHUNK)
         routes = FileRoutes(self.acacia.host.clock, self.acacia.files)
         self.control = ControlApi(FakeNode(), lambda: 0.0, [routes])
+        other = dataclasses.replace(SOMEBODY, uid=SOMEBODY.uid + 1)
+        parts = [bytes([number]) * CHUNK for number in range(4)]
+        digests = [digest_of(part).hex() for part in parts]
+
+        def put(number: int, by: Any = SOMEBODY) -> Any:
+            return self.ask("POST", f"chunks/{digests[number]}", parts[number], BYTES, by=by)
+
+        for number in range(2):
+            self.assertEqual(put(number).status, 200)
+        self.assertEqual(self.refused(put(2, other)), (507, "no_room"))
+        self.run_for(KEPT - 1)
+        self.assertEqual(self.refused(put(2, other)), (507, "no_room"))
+        self.assertEqual(self.refused(put(2)), (507, "no_room"))
+        for number in (2, 3):
+            self.assertEqual(put(number, other).status, 200)
+        self.assertEqual(self.refused(put(0)), (507, "no_room"))
+
+    def test_stays(self) -> None:
+        """It stays for a while, and not for ever."""
+        self.acacia.files.stop()
+        self.acacia.start(quota=2 * CHUNK)
+        routes = FileRoutes(self.acacia.host.clock, self.acacia.files)
+        self.control = ControlApi(FakeNode(), lambda: 0.0, [routes])
+        other = dataclasses.replace(SOMEBODY, uid=SOMEBODY.uid + 1)
         for number in range(2):
             self.assertEqual(self.put(bytes([number]) * CHUNK).status, 200)
-        self.assertEqual(self.refused(self.put(b"x")), (507, "no_room"))
-        self.run_for(KEPT - 1)
-        self.assertEqual(self.refused(self.put(b"x")), (507, "no_room"))
-        self.run_for(KEPT + 2)
-        self.assertEqual(self.put(b"x").status, 200)
+        chunk = f"chunks/{digest_of(b'x').hex()}"
+        self.assertEqual(
+            self.refused(self.ask("POST", chunk, b"x", BYTES, by=other)), (507, "no_room")
+        )
+        self.run_for(2 * KEPT + 1)
+        self.assertEqual(self.ask("POST", chunk, b"x", BYTES, by=other).status, 200)
 
     # -- fetch
 
