@@ -8,12 +8,14 @@ of these follow from the workflow's.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError
 from bzzz.identity.keys import PrivateKey
@@ -42,8 +44,13 @@ from bzzz.tasks.workflows.record import (
 
 __all__ = ["ENDS", "WorkflowDriver"]
 
-# Ends of tasks that one change takes in: with a thousand instances a few milliseconds.
-ENDS: Final = 100
+# Ends of tasks that one change takes in, and tasks that it reserves: with a thousand instances a
+# few milliseconds.
+ENDS: Final = 25
+RESERVED_AT_ONCE: Final = 100
+
+# Tasks that are submitted at one time, each of which takes half a millisecond of a turn.
+MADE_AT_ONCE: Final = 8
 
 
 class _End(NamedTuple):
@@ -292,13 +299,19 @@ class WorkflowDriver:
         """Do what is to be done now; whether there was anything."""
         record = live.record
         await self._look_up(live)
-        if self._edit(live, record)(record.progress) is not None:
+        entries = record.progress.entries
+        heard = any(entry.status in ACTIVE and entry.task in live.ends for entry in entries)
+        if heard or progresses.ready(record.plan, record.progress):
             await self._change(record, self._edit(live, record))
             return True
-        for place, entry in enumerate(record.progress.entries):
-            if entry.status in ACTIVE and entry.task not in live.made:
-                await self._make(live, record, place, entry.task)
-                return True
+        wanted = [
+            (place, entry.task)
+            for place, entry in enumerate(entries)
+            if entry.status in ACTIVE and entry.task not in live.made
+        ]
+        if wanted:
+            await self._make_some(live, record, wanted[:MADE_AT_ONCE])
+            return True
         for place in progresses.unwanted(record.plan, record.progress):
             task = record.progress.entries[place].task
             if task not in live.cancelled:
@@ -322,7 +335,11 @@ class WorkflowDriver:
             round_ = last.round
             last = (
                 progresses.reserve_ready(
-                    plan, last, lambda place: step_id(record.workflow, place, round_), live.place
+                    plan,
+                    last,
+                    lambda place: step_id(record.workflow, place, round_),
+                    live.place,
+                    RESERVED_AT_ONCE,
                 )
                 or last
             )
@@ -341,6 +358,17 @@ class WorkflowDriver:
                 live.made.add(entry.task)
                 if known.has_ended:
                     live.ends[entry.task] = _end_of(known.state)
+
+    async def _make_some(
+        self, live: _Live, record: WorkflowRecord, wanted: Sequence[tuple[int, str]]
+    ) -> None:
+        """Submit tasks, and raise what one of them fails with when all have been tried."""
+        making = [
+            Deferred.fromCoroutine(self._make(live, record, place, task)) for place, task in wanted
+        ]
+        for _, result in await DeferredList(making, consumeErrors=True):
+            if isinstance(result, Failure):
+                result.raiseException()
 
     async def _make(self, live: _Live, record: WorkflowRecord, place: int, task: str) -> None:
         try:

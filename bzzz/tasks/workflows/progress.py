@@ -237,13 +237,13 @@ def reserve(plan: Plan, progress: Progress, place: int, task: str, by: int) -> P
 
 
 def reserve_ready(
-    plan: Plan, progress: Progress, task_of: Callable[[int], str], by: int
+    plan: Plan, progress: Progress, task_of: Callable[[int], str], by: int, most: int
 ) -> Progress | None:
-    """Reserve for all instances that are ready, see :func:`reserve`.
+    """Reserve for instances that are ready, the first ones, see :func:`reserve`.
 
     :param task_of: the ID for an instance's task.
     """
-    places = ready(plan, progress)
+    places = ready(plan, progress)[:most]
     if not places:
         return None
     entries = list(progress.entries)

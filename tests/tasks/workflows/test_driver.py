@@ -16,7 +16,8 @@ from bzzz.tasks.proposer import Change, Decided
 from bzzz.tasks.record import End, Policy, assign, finish
 from bzzz.tasks.registers import NoMajority
 from bzzz.tasks.value import TaskRecord
-from bzzz.tasks.workflows.driver import ENDS, WorkflowDriver
+from bzzz.tasks.workflows import driver
+from bzzz.tasks.workflows.driver import ENDS, MADE_AT_ONCE, WorkflowDriver
 from bzzz.tasks.workflows.plan import Step, Workflow, encode
 from bzzz.tasks.workflows.progress import Status
 from bzzz.tasks.workflows.record import WorkflowRecord
@@ -59,11 +60,13 @@ class WorkflowDriverTests(SynchronousTestCase):
         self.looks: Counter[str] = Counter()
         self.told: list[WorkflowRecord] = []
         self.failing = False
+        self.making = self.most = 0
+        self.wait: list[Deferred[None]] | None = None
         self.driver = self.driving()
 
     def driving(self) -> WorkflowDriver:
         tasks: Any = self
-        driver = WorkflowDriver(
+        driving = WorkflowDriver(
             self.clock,
             lambda: 0.0,
             key("walnut"),
@@ -73,14 +76,19 @@ class WorkflowDriverTests(SynchronousTestCase):
             self.here,
             self.told.append,
         )
-        self.addCleanup(driver.stop)
-        return driver
+        self.addCleanup(driving.stop)
+        return driving
 
     async def here(self, task: str) -> TaskRecord | None:
         self.looks[task] += 1
         return self.tasks.get(task)
 
     async def create(self, record: TaskRecord, within: float, *, fresh: bool) -> TaskRecord:
+        self.making += 1
+        self.most = max(self.making, self.most)
+        if self.wait is not None:
+            await self.wait[0]
+        self.making -= 1
         if self.failing:
             raise NoMajority("no majority")
         self.tasks[record.task] = record
@@ -117,6 +125,31 @@ class WorkflowDriverTests(SynchronousTestCase):
         self.clock.advance(CHECK)
         self.assertEqual((len(self.tasks), set(self.looks.values())), (SIZE, {2}))
 
+    def test_some_at_once(self) -> None:
+        """Some are made at one time; what one fails with does not keep the others back."""
+        self.wait = [Deferred()]
+        self.begin()
+        self.assertEqual((self.making, self.tasks), (MADE_AT_ONCE, {}))
+        self.failing = True
+        first, self.wait = self.wait[0], None
+        first.callback(None)
+        self.assertEqual((self.making, self.tasks), (0, {}))
+        self.failing = False
+        self.driver.start()
+        self.clock.advance(CHECK)
+        self.assertEqual((len(self.tasks), self.most), (SIZE, MADE_AT_ONCE))
+
+    def test_reserved(self) -> None:
+        """One change reserves some of those that are ready; all are in the end."""
+        self.patch(driver, "RESERVED_AT_ONCE", 10)
+        self.wait = [Deferred()]
+        self.begin()
+        reserved = [
+            sum(entry.status is Status.RESERVED for entry in each.progress.entries)
+            for each in self.told
+        ]
+        self.assertEqual(reserved, [0, *range(10, SIZE, 10), SIZE])
+
     def test_ends(self) -> None:
         """Ends that are heard of together are taken in by several changes, none of them long."""
         self.begin()
@@ -125,8 +158,8 @@ class WorkflowDriverTests(SynchronousTestCase):
         for record in self.tasks.values():
             self.driver.task_changed(record, False)
         self.assertEqual(self.registers.count, before)
-        driver = self.driving()
-        driver.learnt(self.told[-1])
+        another = self.driving()
+        another.learnt(self.told[-1])
         self.assertEqual(self.registers.count, before + SIZE // ENDS)
         done = [
             sum(entry.status is Status.DONE for entry in each.progress.entries)
