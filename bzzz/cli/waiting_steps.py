@@ -95,7 +95,8 @@ class WaitingSteps:
             step for step in steps if step["label"] in due and step["task_state"] == "waiting"
         ]
         for step in waiting[:MAX_TOLD]:
-            self._say(f"{step['label']} waits: {step['why'] or step['task']}")
+            why = step["why"] or f"see bzzz why {step['task']}"
+            self._say(f"{step['label']} waits: {why}")
         left = len(waiting) - MAX_TOLD
         if left > 0:
             self._say(f"{left} more step{' waits' if left == 1 else 's wait'}: {self._more()}")

@@ -115,3 +115,10 @@ class WaitingStepsTests(SynchronousTestCase):
             self.waiting.begin("a")
             self.fire()
         self.assertEqual((self.asked, self.said), (2, []))
+
+    def test_not_judged(self) -> None:
+        """Of many that wait the reason of some is not looked for; it is said how to see it."""
+        self.steps = [reason("a", "submitted", "T", task_state="waiting", why="")]
+        self.waiting.begin("a")
+        self.fire()
+        self.assertEqual(self.said, ["a waits: see bzzz why T"])
