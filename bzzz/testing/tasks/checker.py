@@ -24,7 +24,7 @@ from bzzz.testing.tasks.history import (
     Submitted,
 )
 
-__all__ = ["check"]
+__all__ = ["check", "same_end"]
 
 # What the command of an attempt gave that has not ended, or never began.
 NOTHING: Constant = "nothing"
@@ -172,7 +172,7 @@ def _one_truth(events: Sequence[Event]) -> list[str]:
 
 def _changed(last: TaskState, state: TaskState) -> str:
     """What of a state is not so any more that has to stay."""
-    if last.state is State.ENDED and not _same_end(last, state):
+    if last.state is State.ENDED and not same_end(last, state):
         return "its end was changed"
     if last.cancel and not (state.cancel and state.token == last.token):
         return "its cancel was forgotten"
@@ -185,7 +185,7 @@ def _begins_anew(last: TaskState, state: TaskState) -> bool:
     return missing >= needed
 
 
-def _same_end(last: TaskState, state: TaskState) -> bool:
+def same_end(last: TaskState, state: TaskState) -> bool:
     """Whether an ended task has the same result still; late words may have been added."""
     return state.state is State.ENDED and (
         state.outcome,
