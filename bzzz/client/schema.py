@@ -248,6 +248,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     executor: str | None = None
     executor_reason: str | None = None
     unit: Mapping[str, Any] | None = None
+    draining: Mapping[str, Any] | None = None
 
 
 class Availability(msgspec.Struct, frozen=True, kw_only=True):
