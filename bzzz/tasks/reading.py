@@ -9,7 +9,7 @@ from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.record import State
 from bzzz.tasks.replica import Current
 from bzzz.tasks.value import TaskRecord, decode_record
-from bzzz.tasks.workflows.record import is_workflow, read_outline
+from bzzz.tasks.workflows.record import decode_workflow, is_workflow
 
 __all__ = ["LastRead", "is_open"]
 
@@ -57,5 +57,5 @@ def is_open(value: bytes) -> bool:
     :raises RemoteProtocolError: it is neither a task nor a workflow.
     """
     if is_workflow(value):
-        return not read_outline(value).has_ended
+        return not decode_workflow(value).has_ended
     return not decode_record(value).has_ended

@@ -8,6 +8,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.errors import RemoteProtocolError
+from bzzz.tasks.reading import is_open
 from bzzz.tasks.submission import MAX_TIME, new_task_id
 from bzzz.tasks.workflows.plan import Step, Workflow, encode, plan
 from bzzz.tasks.workflows.progress import Progress, begin
@@ -82,6 +83,13 @@ class WorkflowRecordTests(SynchronousTestCase):
             self.refused(encode_workflow(msgspec.structs.replace(made, signed=signed)), code)
         self.refused(b"\x93", "workflow_unreadable")
         self.refused(b"", "workflow_unreadable")
+
+    def test_no_plan(self) -> None:
+        """One whose plan cannot be read is neither open nor over: a replica keeps none of it."""
+        unreadable = record(submitted(plan=msgspec.msgpack.encode({"name": "x", "steps": 7})))
+        value = encode_workflow(unreadable)
+        self.assertRaises(RemoteProtocolError, is_open, value)
+        self.assertTrue(is_open(encode_workflow(record(submitted()))))
 
     def test_states(self) -> None:
         """A state that cannot be, or of another workflow, is none."""
