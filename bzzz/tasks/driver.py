@@ -259,7 +259,7 @@ class Driver:
         self.decided(decided)
         if offering is not None:
             offering.addCallback(self._offered, decided, record.state)
-            in_background(offering, "offering a task", self._log)
+            self._background(offering, "offering a task")
         return decided
 
     def place(self, task: str, worker: str) -> bool:
@@ -430,7 +430,7 @@ class Driver:
         """Offer a task to its worker: once, by whoever has assigned it."""
         if not record.state.cancel:
             offering = self._put(record).addCallback(self._offered, record, record.state)
-            in_background(offering, "offering a task", self._log)
+            self._background(offering, "offering a task")
 
     def _put(self, record: TaskRecord) -> Deferred[Refused | None]:
         """Offer a task to its worker; fires with why it does not take it, if it does not."""
@@ -562,7 +562,7 @@ class Driver:
         await slept
         self._sleeping.discard(call)
 
-    def _background(self, doing: Coroutine[Any, Any, None], what: str) -> None:
+    def _background(self, doing: Coroutine[Any, Any, None] | Deferred[Any], what: str) -> None:
         in_background(doing, what, self._log)
 
 
