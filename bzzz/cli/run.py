@@ -281,7 +281,7 @@ class _Running:
         self._interrupts = 0
         self._shown = ""
         self._terminal = sys.stderr.isatty() and not session.json
-        self._attempt = 0
+        self._runs: tuple[int, str] | None = None
         self._cancelled = False
         self._silence = Silence(self._tell_that_it_waits)
 
@@ -355,11 +355,18 @@ class _Running:
                 self._show(said)
                 if not self._session.json:
                     self._silence.begin(said)
-            case {"event": "running", "worker_name": str(name), "attempt": int(attempt)}:
-                if 0 < self._attempt < attempt and not self._session.json:
+            case {
+                "event": "running",
+                "worker_name": str(name),
+                "token": int(token),
+                "begun": int(begun),
+            }:
+                # Who is asked since another one has refused to begin does not run it again.
+                again = begun and self._runs not in (None, (begun, name))
+                if again and not self._session.json:
                     self._clear()
-                    self._say(f"It runs again, on {name} (attempt {attempt}).")
-                self._attempt = attempt
+                    self._say(f"It runs again, on {name} (attempt {token}).")
+                self._runs = (begun, name)
                 self._show(f"running on {name}")
             case {"event": "stdout" | "stderr" as which, "data": str(data)}:
                 if not self._session.json:

@@ -73,7 +73,7 @@ class TaskLines:
                         "worker_name": name,
                         "token": state.token,
                         # Who refused it has not begun it.
-                        "attempt": state.failed + state.lost + 1,
+                        "begun": state.failed + state.lost,
                     }
                 )
 

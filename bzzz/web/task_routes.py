@@ -27,7 +27,8 @@ A task is its ID, or the beginning or the end of one that this node keeps. The l
 ``kept``       ``replicas``: names of the nodes that keep it; it is durable. Not of one whose output
                is asked for
 ``waiting``    ``why``
-``running``    ``worker``, ``worker_name``, ``token``, ``attempt``: from 1, without those refused
+``running``    ``worker``, ``worker_name``, ``token``, ``begun``: attempts before it, without those
+               that were refused
 ``stdout``     ``data``: part of the current attempt's output, in base64
 ``stderr``     likewise
 ``ended``      ``task``: TaskInfo, the last line

@@ -340,5 +340,5 @@ RUNNING = {
     "worker": "peer-ironwood",
     "worker_name": "ironwood",
     "token": 1,
-    "attempt": 1,
+    "begun": 0,
 }

@@ -175,14 +175,18 @@ class EndTests(TaskCase):
             self.assertEqual(self.refused(code, *RUN), said, state)
 
     def test_again(self) -> None:
-        """An attempt that is not the first is told, with where it is."""
-        second = {**RUNNING, "worker_name": "acacia", "token": 3, "attempt": 2}
-        refused = {**second, "token": 2}
+        """An attempt that is not the first is told, with where it is; not that another machine is
+        asked to begin, as one has refused."""
+        other = {**RUNNING, "worker_name": "acacia", "token": 2}
+        third = {**other, "worker_name": "walnut", "token": 3, "begun": 1}
+        fourth = {**other, "token": 4, "begun": 1}
         waiting = {"event": "waiting", "why": "it was not heard of any more"}
-        self.ends("done", output("a"), waiting, refused, waiting, second, output("b"))
+        self.ends("done", waiting, other, output("a"), waiting, third, waiting, fourth, output("b"))
         result = self.told(0, *RUN)
+        self.assertEqual(result.stdout, "ab")
         self.assertEqual(
-            (result.stdout, result.stderr), ("ab", "It runs again, on acacia (attempt 2).\n")
+            result.stderr.splitlines(),
+            ["It runs again, on walnut (attempt 3).", "It runs again, on acacia (attempt 4)."],
         )
 
     def test_terminal(self) -> None:

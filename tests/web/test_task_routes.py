@@ -315,7 +315,7 @@ class SubmitTests(TaskRouteCase):
                 "worker": name("ironwood"),
                 "worker_name": "ironwood",
                 "token": 1,
-                "attempt": 1,
+                "begun": 0,
             },
         )
         self.assertEqual(
