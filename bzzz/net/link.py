@@ -175,6 +175,8 @@ class Link(Protocol):
         self._ignored = 0
         self._is_tcp = False
         self._broken = False
+        # Whether the transport may have something that the kernel has not taken.
+        self._in_transport = False
         self._started = False
         self._in_line = False
         self._paused = False
@@ -314,20 +316,37 @@ class Link(Protocol):
             return
         chunks = self.connection.take_output()
         if chunks:
-            transport: Any = self.transport
-            transport.writeSequence(chunks)
-            if self._is_tcp and not self.congested and sum(map(len, chunks)) <= SHORT:
-                self._send(transport)
+            self._hand_over(chunks)
 
-    def _send(self, transport: Any) -> None:
-        """Have the kernel take what waits now, and not when the reactor has asked whether it would.
+    def _hand_over(self, chunks: list[bytes | memoryview]) -> None:
+        """Give the transport what is to be sent; what is short, to the kernel at once.
 
-        Where it did not take all before, this is left to the reactor. So is an error, for which
-        the transport goes on asking: what the peer has said is read first. Nothing of the link is
+        To ask the reactor whether the kernel would take it costs as much as the sending. Where it
+        did not take all before, this is left to the reactor. So is an error, for which the
+        transport goes on asking: what the peer has said is read first. Nothing of the link is
         called from here, since no producer is paused and nothing is being closed.
         """
-        if not transport.dataBuffer and transport.doWrite() is not None:
-            self._broken = True
+        transport: Any = self.transport
+        is_short = sum(map(len, chunks)) <= SHORT
+        if not self._is_tcp or self.congested or transport.disconnecting or not is_short:
+            self._in_transport = True
+            transport.writeSequence(chunks)
+        elif self._in_transport:
+            transport.writeSequence(chunks)
+            if transport.dataBuffer:
+                return
+            if transport.doWrite() is not None:
+                self._broken = True
+            else:
+                self._in_transport = bool(transport.dataBuffer)
+        else:
+            data = b"".join(chunks)
+            taken = transport.writeSomeData(data)
+            if not isinstance(taken, int):
+                self._broken, taken = True, 0
+            if taken < len(data):
+                self._in_transport = True
+                transport.write(data[taken:])
 
     def credit(self, stream: Stream, size: int) -> None:
         """``size`` bytes of the stream were taken: the peer may send as many again."""

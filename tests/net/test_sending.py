@@ -9,23 +9,52 @@ from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
 from bzzz.net import link as link_module
+from bzzz.wire.connection_events import StreamData
 from tests.net import test_turns
 from tests.net.swarms import Wire
-from tests.net.test_turns import LinkCase
+from tests.net.test_turns import ECHO, LinkCase
 
 
 class KernelWire(Wire):
-    """One whose kernel takes what the transport hands to it."""
+    """One that hands what it is given to a kernel.
+
+    :ivar written: what the kernel has taken.
+    :ivar kept: what it has not.
+    :ivar handed: the lengths that it has taken at one time.
+    :ivar takes: bytes that it takes at one time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.kept: list[bytes] = []
         self.dataBuffer = b""
+        self.disconnecting = False
         self.handed: list[int] = []
+        self.takes = 1 << 20
         self.error: Exception | None = None
 
+    def writeSequence(self, data: list[bytes]) -> None:
+        self.kept += data
+
+    def write(self, data: bytes) -> None:
+        self.kept.append(data)
+
+    def writeSomeData(self, data: bytes) -> int | Exception:
+        if self.error is not None:
+            return self.error
+        taken = bytes(data[: self.takes])
+        self.written.append(taken)
+        self.handed.append(len(taken))
+        return len(taken)
+
     def doWrite(self) -> Exception | None:
-        self.handed.append(len(b"".join(self.written)))
-        return self.error
+        self.dataBuffer += b"".join(self.kept)
+        self.kept.clear()
+        taken = self.writeSomeData(self.dataBuffer)
+        if isinstance(taken, Exception):
+            return taken
+        self.dataBuffer = self.dataBuffer[taken:]
+        return None
 
 
 class SendingTests(LinkCase):
@@ -37,17 +66,24 @@ class SendingTests(LinkCase):
         self.patch(link_module, "TcpConnection", KernelWire)
         self.patch(test_turns, "Wire", KernelWire)
         super().setUp()
-        self.send(self.opening(b"a question"))
-        self.answer()
+        self.peer.open_stream([ECHO])
+        self.link.dataReceived(self.peer.data_to_send())
+        self.told()
         self.wire.handed.clear()
         (stream,) = self.link._streams.values()
         self.stream: Any = stream
 
+    def told(self) -> bytes:
+        """What the peer has got on the stream until now."""
+        events = self.peer.receive_data(self.answer())
+        return b"".join(event.data for event in events if isinstance(event, StreamData))
+
     def test_short(self) -> None:
-        """It is handed over in the call that sends it."""
+        """It is handed over in the call that sends it, and the reactor is asked for nothing."""
         self.stream.write(b"an answer")
         self.assertEqual(len(self.wire.handed), 1)
         self.assertGreater(self.wire.handed[0], len(b"an answer"))
+        self.assertEqual(self.wire.kept, [])
 
     def test_once_for_a_read(self) -> None:
         """What a read has this side say is handed over together."""
@@ -63,27 +99,72 @@ class SendingTests(LinkCase):
     def test_long(self) -> None:
         """What is long is left to the reactor."""
         self.stream.write(bytes(link_module.SHORT))
-        self.assertGreater(sum(map(len, self.wire.written)), link_module.SHORT)
+        self.assertGreater(sum(map(len, self.wire.kept)), link_module.SHORT)
         self.assertEqual(self.wire.handed, [])
 
-    def test_some_waits(self) -> None:
-        """So is what comes when the kernel has not taken all that was before."""
-        self.wire.dataBuffer = b"x"
+    def test_behind_what_is_long(self) -> None:
+        """What is short leaves with it, and after it."""
+        self.stream.write(bytes(link_module.SHORT))
         self.stream.write(b"an answer")
-        self.assertEqual(self.wire.handed, [])
+        self.assertEqual(len(self.wire.handed), 1)
+        self.assertTrue(self.told().endswith(b"\0an answer"))
+
+    def test_some_taken(self) -> None:
+        """The rest is left to the reactor, and what comes then goes behind it."""
+        self.wire.takes = 10
+        self.stream.write(b"an answer")
+        self.assertEqual(self.wire.handed, [10])
+        self.stream.write(b", and another")
+        self.assertEqual(self.wire.handed, [10, 10])
+        self.stream.write(b", and a third")
+        # Nothing more is tried where the kernel has not taken all before.
+        self.assertEqual(self.wire.handed, [10, 10])
+        self.wire.takes = 1 << 20
+        self.wire.doWrite()
+        self.assertEqual(self.told(), b"an answer, and another, and a third")
+
+    def test_at_once_again(self) -> None:
+        """When the reactor has sent the rest, the next is handed over as before."""
+        self.wire.takes = 10
+        self.stream.write(b"an answer")
+        self.wire.takes = 1 << 20
+        self.wire.doWrite()
+        self.stream.write(b", and another")
+        self.wire.handed.clear()
+        self.stream.write(b", and a third")
+        self.assertEqual(len(self.wire.handed), 1)
+        self.assertEqual(self.wire.kept, [])
+        self.assertEqual(self.told(), b"an answer, and another, and a third")
 
     def test_congested(self) -> None:
         """Also the goodbye of a link that is congested: the reactor says when it is not."""
         self.link.pauseProducing()
         self.link.close("a test")
-        self.assertNotEqual(self.answer(), b"")
+        self.assertNotEqual(self.wire.kept, [])
+        self.assertEqual(self.wire.handed, [])
+
+    def test_being_closed(self) -> None:
+        """Likewise where the transport ends when it has sent what it has."""
+        self.wire.disconnecting = True
+        self.stream.write(b"an answer")
+        self.assertNotEqual(self.wire.kept, [])
         self.assertEqual(self.wire.handed, [])
 
     def test_failed(self) -> None:
-        """A failure that was told then is the link's, though TCP seems to end in order after it."""
+        """A failure that was told then is the link's, though TCP seems to end in order after it.
+        The transport has what could not be sent: so the reactor finds out."""
         self.wire.error = CONNECTION_LOST
         self.stream.write(b"an answer")
+        self.assertNotEqual(self.wire.kept, [])
         self.assertEqual(self.owner.closed, [])
+        self.link.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.owner.closed, ["connection lost"])
+
+    def test_failed_behind(self) -> None:
+        """The same where something was left to the reactor before."""
+        self.stream.write(bytes(link_module.SHORT))
+        self.wire.error = CONNECTION_LOST
+        self.stream.write(b"an answer")
         self.link.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.owner.closed, ["connection lost"])
 
@@ -105,6 +186,7 @@ class SimulatedTests(LinkCase):
         calls: list[str] = []
         wire: Any = self.wire
         wire.doWrite = lambda: calls.append("doWrite")
+        wire.writeSomeData = lambda data: calls.append("writeSomeData")
         wire.dataBuffer = b""
         self.send(self.opening(b"a question"))
         self.assertNotEqual(self.answer(), b"")
