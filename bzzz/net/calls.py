@@ -2,8 +2,10 @@
 
 Enters: questions, with whom to ask; links. Leaves: answers. For each peer there is a stream that
 this side opened, on which it asks and the peer answers, and one the other way. What is asked in one
-turn of the reactor travels in one frame. Numbers of questions count within one stream, so an answer
-can never be taken for one to a question of an earlier stream, or of a process that is gone.
+turn of the reactor travels in one frame, and so do answers. Where nothing else is under way, nobody
+is kept waiting for the end of the turn: answers leave when all are there, and questions when
+:meth:`Calls.send_now` is called. Numbers of questions count within one stream, so an answer can
+never be taken for one to a question of an earlier stream, or of a process that is gone.
 
 A question that was sent, and whose stream is lost before the answer came, may have been acted on:
 :class:`AnswerLost`. One that was not sent has not: :class:`NotAsked`.
@@ -100,6 +102,8 @@ class Calls(Generic[Q, A]):
         self.admits = admits
         self._swarm = swarm
         self._asking: dict[PeerID, _Asking[Q, A]] = {}
+        # Those of whom something may wait to be sent; some may be over.
+        self._to_send: set[_Asking[Q, A]] = set()
         swarm.handle(codec.protocol_id, _Answerings(self), rate=RATE)
 
     def ask(self, peer: PeerID, question: Q) -> Deferred[A]:
@@ -112,7 +116,16 @@ class Calls(Generic[Q, A]):
             asking = _Asking(self, link)
             if not asking.is_over:
                 self._asking[peer] = asking
+        self._to_send.add(asking)
         return asking.ask(question)
+
+    def send_now(self) -> None:
+        """Send what was asked in this turn, to those of whom nothing else is asked: they have
+        nothing else to do."""
+        if self._to_send:
+            to_send, self._to_send = self._to_send, set()
+            for asking in to_send:
+                asking.send_now()
 
     def lost(self, asking: _Asking[Q, A]) -> None:
         """A stream that this side opened is gone."""
@@ -144,11 +157,18 @@ class _Frames:
         self._waiting.append((number, data))
         if not self._planned and self.stream is not None:
             self._planned = True
-            self._link.clock.callLater(0, self.flush)
+            self._link.clock.callLater(0, self._end_of_turn)
+
+    def _end_of_turn(self) -> None:
+        self._planned = False
+        self.flush()
+
+    def __len__(self) -> int:
+        """How many wait for that."""
+        return len(self._waiting)
 
     def flush(self) -> None:
         """Send what there is, if the stream is open."""
-        self._planned = False
         stream = self.stream
         if stream is None:
             return
@@ -199,6 +219,11 @@ class _Asking(Protocol, Generic[Q, A]):
         asked = self._asked[number] = Deferred()
         self._frames.send(number, self._calls.codec.encode(question))
         return asked
+
+    def send_now(self) -> None:
+        """Send what was asked, if nothing else is."""
+        if len(self._frames) == len(self._asked):
+            self._frames.flush()
 
     def connectionMade(self) -> None:
         """The stream is open."""
@@ -350,6 +375,9 @@ class _Answering(Protocol, Generic[Q, A]):
     def _answered(self, answer: A, number: int) -> None:
         self._answering -= 1
         self._frames.send(number, self._calls.codec.encode(answer))
+        if not (self._answering or self._unread or self._reading):
+            # There is nothing that could travel with it.
+            self._frames.flush()
         self._read_soon()
 
     def _read_soon(self) -> None:

@@ -267,6 +267,85 @@ class AnsweredTests(CallsCase):
         self.assertNoResult(self.ask("c")[0])
 
 
+class AtOnceTests(CallsCase):
+    """What does not wait for the end of the turn, as nothing else is under way."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.ask("first")
+        self.other.reply()
+        self.run_for(0.2)
+        self.other.codec.frames.clear()
+
+    def heard(self) -> list[str]:
+        self.run_for(0.2)
+        return [question for _, question in self.other.heard[1:]]
+
+    def sent_by(self, side: Side, other: Side) -> list[int]:
+        """One for each time that a side gives its link something to send."""
+        link, sent = side.link(other.id), []
+        flush = link.flush
+
+        def flushed() -> None:
+            sent.append(1)
+            flush()
+
+        self.patch(link, "flush", flushed)
+        return sent
+
+    def test_questions(self) -> None:
+        """Questions are sent when that is asked for, and those that follow by themselves."""
+        sent = self.sent_by(self.one, self.other)
+        for question in ("a", "b"):
+            self.one.calls.ask(self.other.id, question)
+        self.assertEqual(sent, [])
+        self.one.calls.send_now()
+        self.assertEqual(sent, [1])
+        self.one.calls.ask(self.other.id, "c")
+        self.assertEqual(self.heard(), ["a", "b", "c"])
+        self.assertEqual(len(self.other.codec.frames), 2)
+
+    def test_questions_under_way(self) -> None:
+        """While others wait for an answer they go together, at the end of the turn."""
+        self.ask("a")
+        sent = self.sent_by(self.one, self.other)
+        for question in ("b", "c"):
+            self.one.calls.ask(self.other.id, question)
+            self.one.calls.send_now()
+        self.assertEqual(sent, [])
+        self.assertEqual(self.heard(), ["a", "b", "c"])
+        self.assertEqual(len(self.other.codec.frames), 2)
+
+    def test_nothing_to_send(self) -> None:
+        """Where nothing was asked, or is gone, nothing happens."""
+        sent = self.sent_by(self.one, self.other)
+        self.one.calls.send_now()
+        self.assertEqual(sent, [])
+        self.one.calls.ask(self.other.id, "a").addErrback(lambda failure: None)
+        self.one.link(self.other.id).sever("a test")
+        self.one.calls.send_now()
+        self.assertEqual(self.heard(), [])
+
+    def test_answers(self) -> None:
+        """The last of the answers that are wanted leaves at once, and what waits with it."""
+        self.ask("a", "b", "c")
+        sent = self.sent_by(self.other, self.one)
+        self.one.codec.frames.clear()
+        for expected in ([], [], [1]):
+            self.other.reply()
+            self.assertEqual(sent, expected)
+        self.run_for(0.2)
+        self.assertEqual(len(self.one.codec.frames), 1)
+
+    def test_answered_at_once(self) -> None:
+        """Those that are given while the questions are read leave together."""
+        self.other.at_once = True
+        self.one.codec.frames.clear()
+        asked = self.ask("a", "b", "c")
+        self.assertEqual([self.successResultOf(each) for each in asked], ["A", "B", "C"])
+        self.assertEqual(len(self.one.codec.frames), 1)
+
+
 class NotAnsweredTests(CallsCase):
     """What is not, and what is known of it then."""
 
