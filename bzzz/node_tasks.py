@@ -305,7 +305,7 @@ class NodeTasks:
                 find_node,
                 name_of,
             ),
-            SubmitRoutes(submitting, finding, lines, name_of),
+            SubmitRoutes(self._clock, submitting, finding, lines, name_of),
             ManyRoutes(self._clock, self.service, submitting, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),
             DrainRoutes(self._own_text, self._draining, find_node, name_of, self._drains),

@@ -18,6 +18,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from bzzz.events import Event, encode_event, rfc3339
+from bzzz.net.sending import send_now
 from bzzz.web.schema import encode
 
 __all__ = ["EventStream", "LineStream", "Streams"]
@@ -44,6 +45,7 @@ class LineStream:
         self._paused = True
         self._started = False
         self._last = False
+        self._held = False
         self._ready: list[Deferred[None]] = []
         self._at_end: list[Callable[[], object]] = []
         self.ended = False
@@ -68,6 +70,18 @@ class LineStream:
                 self._flush()
         self._flush()
 
+    def hold(self) -> None:
+        """Keep lines until :meth:`release`, the end, or there are many: whoever reads them is woken
+        once for all."""
+        self._held = True
+
+    def release(self) -> None:
+        """Write what was kept, and what comes, as fast as the client takes it."""
+        self._held = False
+        if self._started and not self.ended:
+            self._begin()
+            self._flush()
+
     def ready(self) -> Deferred[None]:
         """Fires when the client has read most of what was sent. Fires also at the end."""
         if self.ended or self._queued_bytes < MAX_WRITE:
@@ -88,8 +102,8 @@ class LineStream:
         self._request.setHeader(b"content-type", b"application/x-ndjson")
         self._request.notifyFinish().addCallbacks(lambda _: self._over(), self._lost)
         self._request.registerProducer(self, True)
-        # Nothing, but the headers before it: the client learns that it is answered.
-        self._request.write(b"")
+        if not self._held:
+            self._begin()
         self.resumeProducing()
 
     def end(self) -> None:
@@ -108,16 +122,24 @@ class LineStream:
         """End the answer now, whatever waits."""
         if self._started and not self.ended:
             self._over()
+            transport = self._request.transport
             self._request.unregisterProducer()
             self._request.finish()
+            send_now(transport)
 
     def stop(self) -> None:
         """End the answer now, because the node stops."""
         if self._started and not (self.ended or self._last):
+            self._held = False
+            self._flush()
             self._request.write(_error("stopping", "the node stops"))
         self.finish()
 
     # -- inside
+
+    def _begin(self) -> None:
+        # Nothing, but the headers before it: the client learns that it is answered.
+        self._request.write(b"")
 
     def _add(self, line: bytes) -> None:
         self._queue.append(line)
@@ -139,7 +161,8 @@ class LineStream:
         return b""
 
     def _flush(self) -> None:
-        while self._queue and not self._paused:
+        held = self._held and not self._last and self._queued_bytes < MAX_WRITE
+        while self._queue and not (self._paused or held):
             # Many at a time: a write of its own for each of a thousand lines is 10 ms.
             lines = [self._before()]
             size = 0

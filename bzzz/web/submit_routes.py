@@ -14,9 +14,12 @@ GET /v1/tasks/<task>/why        ``{"task": TaskInfo, "why", "nodes": [NodeVerdic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
+from bzzz.net.alarms import Alarms
 from bzzz.web.credentials import Credentials
 from bzzz.web.routes import RouteTable
 from bzzz.web.stream import LineStream
@@ -26,22 +29,29 @@ from bzzz.web.task_lines import TaskLines
 from bzzz.web.task_schema import NodeVerdict, task_info
 from bzzz.web.verdict_words import why_it_waits
 
-__all__ = ["SubmitRoutes"]
+__all__ = ["TOGETHER", "SubmitRoutes"]
+
+# Seconds within which the first lines of a task that is followed are written together: who waits
+# for the end of a short one is woken once, and not for each step on the way.
+TOGETHER: Final = 0.02
 
 
 class SubmitRoutes:
     """The routes.
 
+    :param clock: for the first lines.
     :param name_of: what the member with a peer ID is called.
     """
 
     def __init__(
         self,
+        clock: IReactorTime,
         submitting: Submitting,
         finding: TaskFinding,
         lines: TaskLines,
         name_of: Callable[[str], str],
     ) -> None:
+        self._alarms = Alarms(clock)
         self._submitting = submitting
         self._finding = finding
         self._lines = lines
@@ -57,6 +67,10 @@ class SubmitRoutes:
         wanted = self._submitting.submission(body, await by.user_name())
         if not body.wait:
             self._submitting.see_that_it_can_run(wanted)
+        if body.follow:
+            lines.hold()
+            release = self._alarms.call_later(TOGETHER, lines.release)
+            lines.on_end(release.cancel)
         lines.send({"event": "id", "task": wanted.task})
 
         def copied(peer: str, done: int, total: int) -> None:

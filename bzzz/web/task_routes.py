@@ -20,8 +20,7 @@ A task is its ID, or the beginning or the end of one that this node keeps. The l
 :mod:`bzzz.web.submit_routes`:
 
 ============== ===================================================================================
-``id``         ``task``: its ID, before anything else is done; who loses the connection can ask for
-               it
+``id``         ``task``: its ID; who loses the connection then can ask for it
 ``copying``    ``to``, ``done``, ``total``: bytes of its inputs that another of its nodes has, of
                all. Who hangs up by then has not submitted it
 ``kept``       ``replicas``: names of the nodes that keep it; it is durable. Not of one whose output
@@ -34,7 +33,8 @@ A task is its ID, or the beginning or the end of one that this node keeps. The l
 ``ended``      ``task``: TaskInfo, the last line
 ============== ===================================================================================
 
-Who hangs up later ends the telling, and not the task. Errors have the codes:
+The first lines of a task that is followed come together, within 0.02 s or at its end. Who hangs up
+later ends the telling, and not the task. Errors have the codes:
 
 ===================== ============================================================================
 ``bad_requirement``   the expression is none; tells where

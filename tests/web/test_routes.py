@@ -47,12 +47,14 @@ class NutRoutes:
 
     :ivar done: what was asked for, and by whom.
     :ivar waiting: what the work waits for.
+    :ivar held: whether the lines of those that wait are held.
     """
 
     def __init__(self) -> None:
         self.done: list[Any] = []
         self.waiting: Deferred[Any] = Deferred()
         self.streams: list[LineStream] = []
+        self.held = False
 
     def add_to(self, table: RouteTable) -> None:
         table.get("/v1/nuts", lambda request: {"nuts": 7})
@@ -83,6 +85,8 @@ class NutRoutes:
 
     async def wait(self, lines: LineStream, by: Credentials) -> None:
         self.streams.append(lines)
+        if self.held:
+            lines.hold()
         try:
             await self.waiting
         except CancelledError:
@@ -333,6 +337,65 @@ class RouteTests(SynchronousTestCase):
         self.nuts.waiting.callback(2)
         self.assertEqual(answer.lines()[2:], [{"result": 2}])
         self.assertTrue(answer.ended)
+
+    def test_held(self) -> None:
+        """Lines that are held come together when they are released, and then each by itself."""
+        self.nuts.held = True
+        answer = self.ask("POST", "/v1/wait")
+        (lines,) = self.nuts.streams
+        lines.send({"a": 1})
+        lines.send({"b": 2})
+        self.assertEqual(answer.transport.value(), b"")
+        self.assertTrue(lines.ready().called)
+        lines.release()
+        self.assertEqual((answer.status, answer.lines()), (200, [{"a": 1}, {"b": 2}]))
+        lines.send({"c": 3})
+        self.assertEqual(answer.lines()[2:], [{"c": 3}])
+
+    def test_held_and_ended(self) -> None:
+        """Nothing that is held is lost: not at the end, nor when it fails, or the node stops."""
+        for number, (end, last) in enumerate(
+            (
+                (lambda lines: lines.end(), []),
+                (lambda lines: lines.fail("x", "why"), [("x", "why")]),
+                (lambda lines: self.control.close(), [("stopping", "the node stops")]),
+            )
+        ):
+            self.nuts.held = True
+            self.nuts.waiting = Deferred()
+            answer = self.ask("POST", "/v1/wait")
+            lines = self.nuts.streams[number]
+            lines.send({"a": 1})
+            end(lines)
+            errors = [{"error": {"code": code, "message": message}} for code, message in last]
+            self.assertEqual(answer.lines(), [{"a": 1}, *errors])
+            self.assertTrue(answer.ended)
+            lines.release()
+            self.assertEqual(len(answer.lines()), 1 + len(errors))
+
+    def test_held_and_many(self) -> None:
+        """No more is held than is written at one time."""
+        self.nuts.held = True
+        answer = self.ask("POST", "/v1/wait")
+        (lines,) = self.nuts.streams
+        for number in range(9):
+            lines.send({"number": number, "text": "x" * 10_000})
+        self.assertEqual([line["number"] for line in answer.lines()], list(range(7)))
+        lines.release()
+        self.assertEqual([line["number"] for line in answer.lines()], list(range(9)))
+
+    def test_held_and_slow(self) -> None:
+        """When they are released, a client that does not read is waited for as ever."""
+        self.nuts.held = True
+        answer = self.ask("POST", "/v1/wait")
+        (lines,) = self.nuts.streams
+        producer: Any = answer.transport.producer
+        producer.pauseProducing()
+        lines.send({"a": 1})
+        lines.release()
+        self.assertEqual(answer.lines(), [])
+        producer.resumeProducing()
+        self.assertEqual(answer.lines(), [{"a": 1}])
 
     def test_no_stream(self) -> None:
         """What is refused before the first line is refused as any other request is."""

@@ -34,7 +34,7 @@ from bzzz.web.credentials import Credentials
 from bzzz.web.many_routes import ManyRoutes
 from bzzz.web.requests import Refusal
 from bzzz.web.routes import Routes
-from bzzz.web.submit_routes import SubmitRoutes
+from bzzz.web.submit_routes import TOGETHER, SubmitRoutes
 from bzzz.web.submitting import Submitting
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
@@ -107,7 +107,7 @@ class TaskRouteCase(ServiceCase):
         lines = TaskLines(self.clock, self.service, self.outputs, name_of)
         submits = Submitting(self.service, self.placing, self.find_node, name_of)
         routes: list[Routes] = [
-            SubmitRoutes(submits, finding, lines, name_of),
+            SubmitRoutes(self.clock, submits, finding, lines, name_of),
             ManyRoutes(self.clock, self.service, submits, self.outputs, name_of),
             TaskRoutes(self.service, finding, lines, name_of),
             WorkflowRoutes(
@@ -300,8 +300,8 @@ class SubmitTests(TaskRouteCase):
         """The ID comes first, then that it is kept, where it runs, what it prints, and its end."""
         self.outputs.parts = [(1, b"one\n"), (2, b"\xff")]
         answer = self.submit(name="build")
-        self.assertEqual(answer.status, 200)
         self.run_for(BEGIN_OUTPUT)
+        self.assertEqual(answer.status, 200)
         self.assertEqual(self.events(answer), ["id", "kept", "running", "stdout", "stderr"])
         self.over(3)
         lines = answer.lines()
@@ -349,10 +349,34 @@ class SubmitTests(TaskRouteCase):
         self.run_for(1)
         self.assertEqual(self.events(answer)[3:], ["running"])
 
+    def test_first_lines(self) -> None:
+        """Those of a task that is followed come together, after a moment or when it has ended; that
+        one is kept which nobody follows is told at once."""
+        answer = self.submit()
+        self.assertEqual(answer.transport.value(), b"")
+        self.clock.advance(TOGETHER)
+        self.assertEqual(self.events(answer), ["id", "kept", "running"])
+        self.over()
+        short = self.submit()
+        self.over(2)
+        self.assertEqual(self.events(short)[:3], ["id", "kept", "running"])
+        self.assertEqual(self.events(short)[-1], "ended")
+        self.assertEqual(self.events(self.submit(follow=False)), ["id", "kept"])
+
+    def test_hang_up_at_once(self) -> None:
+        """Who hangs up before the first line is told nothing, and the task goes on."""
+        answer = self.submit()
+        answer.disconnect()
+        self.run_for(1)
+        self.assertEqual(answer.transport.value(), b"")
+        self.assertEqual(self.service.watched, 0)
+        self.assertEqual(len(self.executor.started), 1)
+
     def test_hang_up(self) -> None:
         """Who hangs up ends the telling, and not the task; nothing is left of the telling."""
         self.outputs.wait()
         answer = self.submit()
+        self.clock.advance(TOGETHER)
         self.assertEqual(self.events(answer)[-1], "running")
         self.run_for(BEGIN_OUTPUT)
         task = answer.lines()[0]["task"]
@@ -390,6 +414,7 @@ class SubmitTests(TaskRouteCase):
         self.rights.all = {peer(each) for each in ("walnut", "ironwood", "acacia")}
         self.peers.members = {peer("walnut"), peer("acacia")}
         answer = self.submit()
+        self.clock.advance(TOGETHER)
         task = answer.lines()[0]["task"]
         self.run_for(15)
         error = answer.lines()[-1]["error"]
@@ -426,7 +451,9 @@ class SubmitTests(TaskRouteCase):
         self.assertIn("ironwood: ", self.told_why(answer))
         self.assertIn("--wait", self.told_why(answer))
         self.assertEqual(self.disk.kept, {})
-        self.assertEqual(self.events(self.submit(cpus=5, wait=True)), ["id", "kept", "waiting"])
+        waits = self.submit(cpus=5, wait=True)
+        self.clock.advance(TOGETHER)
+        self.assertEqual(self.events(waits), ["id", "kept", "waiting"])
 
     def test_submitter_forbidden(self) -> None:
         """Whose tasks an owner does not run is told so, and not left to wait; so is who asks where
@@ -474,7 +501,9 @@ class SubmitTests(TaskRouteCase):
         self.assertEqual(self.refused(answer), (409, "unplaceable"))
         self.assertIn("hazel is not linked", self.told_why(answer))
         self.assertEqual(self.refused(self.submit(on="oak")), (404, "no_such_member"))
-        self.assertEqual(self.events(self.submit(on="ironwood"))[2:3], ["running"])
+        answer = self.submit(on="ironwood")
+        self.clock.advance(TOGETHER)
+        self.assertEqual(self.events(answer)[2:3], ["running"])
 
     def test_fitting(self) -> None:
         """Who could run it is told, and who not, and why; nothing is submitted."""
@@ -598,6 +627,7 @@ class ChangeTests(TaskRouteCase):
     def test_cancel_waiting(self) -> None:
         """One that waits has ended at once, and whoever follows it hears that."""
         follower = self.submit(cpus=5, wait=True)
+        self.clock.advance(TOGETHER)
         task = follower.lines()[0]["task"]
         self.assertEqual(self.ask("POST", f"tasks/{task}/cancel").json()["state"], "cancelled")
         self.run_for(1)
