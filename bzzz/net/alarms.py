@@ -70,14 +70,19 @@ class Alarms:
             self._plan(at, now)
         return alarm
 
+    def tidy(self) -> None:
+        """Leave no call to the clock that makes none of them, as when all is over."""
+        if self._planned is not None and not self._active:
+            self._planned.cancel()
+            self._planned = None
+
     def lost_one(self) -> None:
         """For alarms: one of them is not to be made any more."""
         self._active -= 1
         if not self._active and not self._ringing:
+            # The call that is planned stays: the next alarm will mostly be later. Else it does
+            # nothing.
             self._heap.clear()
-            if self._planned is not None:
-                self._planned.cancel()
-                self._planned = None
 
     def _plan(self, at: float, now: float) -> None:
         if self._planned is not None:

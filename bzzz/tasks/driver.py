@@ -255,6 +255,7 @@ class Driver:
             # Behind what the replicas are asked to accept, so that it travels with that. Until a
             # majority has it on the disk, the worker gets no lease, and does not begin.
             offering = self._put(record)
+        self._peers.send_now()
         decided = await creating
         self.decided(decided)
         if offering is not None:

@@ -54,6 +54,14 @@ class Everyone:
             return asking
         return self._within(asking, peer)
 
+    def stop(self) -> None:
+        """Nothing more is asked; what was is answered, or not in time."""
+        self._alarms.tidy()
+
+    def send_now(self) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Peers`."""
+        self._others.send_now()
+
     def _within(self, asking: Deferred[Answer], peer: PeerID) -> Deferred[Answer]:
         late = False
 

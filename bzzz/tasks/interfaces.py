@@ -29,6 +29,10 @@ class Peers(Shape):
         Fails with :class:`~bzzz.net.calls.NotAsked` or :class:`~bzzz.net.calls.AnswerLost`.
         """
 
+    def send_now(self) -> None:
+        """Do not keep what was asked until the end of the turn, with what else may come in it,
+        where those who were asked have nothing else to answer."""
+
 
 class Placer(Shape):
     """Finds workers for waiting tasks, and tells :meth:`bzzz.tasks.driver.Driver.place`, once for

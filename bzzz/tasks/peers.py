@@ -50,6 +50,10 @@ class SwarmPeers:
         """See :class:`~bzzz.tasks.interfaces.Peers`."""
         return self._calls.ask(peer, request)
 
+    def send_now(self) -> None:
+        """See :class:`~bzzz.tasks.interfaces.Peers`."""
+        self._calls.send_now()
+
     # -- swarm observer
 
     def link_up(self, link: Link) -> None:

@@ -58,6 +58,7 @@ class Records:
             within,
             first=RESERVED if fresh else None,
             shown=value,
+            worker=state.worker,
         )
         return _read(decided, record)
 
@@ -79,6 +80,7 @@ class Records:
             within,
             close=close,
             shown=encode_record(record.signed, record.state),
+            worker=record.state.worker,
         )
         return _read(decided, record)
 
@@ -92,6 +94,7 @@ class Records:
         close: int = 0,
         first: Ballot | None = None,
         shown: bytes,
+        worker: str = "",
     ) -> Decided:
         """Change any register, one change at a time; see
         :meth:`bzzz.tasks.registers.Registers.propose`."""
@@ -111,6 +114,7 @@ class Records:
                 close=close,
                 first=first,
                 shown=shown,
+                worker=peer_id(worker) if worker else None,
             )
         except GeneratorExit:
             # It is thrown away, with all that waits for it: nothing is to go on from here.

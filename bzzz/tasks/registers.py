@@ -8,7 +8,7 @@ reached brought up to date for a while. docs/tasks.rst, "The register".
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.net.alarms import Alarm, Alarms
-from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Request
+from bzzz.tasks.ballots import RESERVED, Accept, Accepted, Answer, Ballot, Request
+from bzzz.tasks.nearest import nearest
 from bzzz.tasks.proposer import Beaten, Change, Decided, Early, Held, Outcome, Proposal
 
 __all__ = ["Ask", "NoMajority", "Registers"]
@@ -29,6 +30,13 @@ __all__ = ["Ask", "NoMajority", "Registers"]
 # whose disk is slow. Links are reliable, so it is for answers that an error kept back, and for
 # links that were made again.
 RESEND = 1.0
+
+# Seconds, up to twice as many, after which a change is sent to the replicas that it was not sent at
+# once: those where it is not decided by then, as the disk of one of the others is slow, and those
+# where it is, and has become no other one meanwhile. A task that ends soon so costs them one write,
+# and what is sent to one of them after so many seconds goes together.
+REST = 0.01
+REST_DECIDED = 0.1
 
 # Times that a replica which has not answered is sent a value that is decided, in 20 s. One that is
 # away for longer gets it with the next change.
@@ -55,16 +63,25 @@ class Registers:
 
     :param own: this node's peer ID.
     :param rng: for who was beaten, so that two do not beat each other again.
+    :param send_now: called when a change was asked of all that are asked of it at once.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, rng: Random, own: PeerID, ask: Ask) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        rng: Random,
+        own: PeerID,
+        ask: Ask,
+        send_now: Callable[[], object] = lambda: None,
+    ) -> None:
         self._clock = clock
         self._alarms = Alarms(clock)
         self._rng = rng
         self._own = own
         self._ask = ask
+        self._send_now = send_now
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._turns: dict[str, _Turn] = {}
 
@@ -126,10 +143,12 @@ class Registers:
         close: int = 0,
         first: Ballot | None = None,
         shown: bytes = b"",
+        worker: PeerID | None = None,
     ) -> Decided:
         """Like :meth:`change`, and tell also with which ballot the value was decided.
 
         :param first: the ballot to begin with: the reserved one, see :meth:`create`.
+        :param worker: who is asked at once where it is a replica, see :func:`nearest`.
         """
         if (before := self._turns.get(task)) is not None:
             before.end()
@@ -137,7 +156,9 @@ class Registers:
             self._clock, self._alarms, lambda: self._turns.pop(task, None)
         )
         try:
-            return await self._tries(turn, task, replicas, change, within, close, first, shown)
+            return await self._tries(
+                turn, task, replicas, change, within, close, first, shown, worker
+            )
         except Exception:
             # Whoever waited does so no more, or the change cannot be made.
             turn.end()
@@ -147,6 +168,7 @@ class Registers:
         """Send nothing more; who waits for a change is told that nothing is known of it."""
         for turn in list(self._turns.values()):
             turn.end()
+        self._alarms.tidy()
 
     async def _tries(
         self,
@@ -158,8 +180,12 @@ class Registers:
         close: int,
         ballot: Ballot | None,
         shown: bytes,
+        worker: PeerID | None,
     ) -> Decided:
         place = replicas.index(self._own)
+        near: Collection[int] | None = None
+        if len(replicas) > 2:
+            near = {replicas.index(each) for each in nearest(replicas, self._own, worker)}
         deadline = self._clock.seconds() + within
         held = self._held.pop(task, None)
         counter = 0 if held is None else held.ballot.counter
@@ -177,7 +203,11 @@ class Registers:
                 counter += 1
                 ballot = Ballot(counter, place)
             proposal = Proposal(len(replicas), ballot, change, close=close, held=held)
-            outcome = await turn.run(proposal, ask, deadline)
+            proposing = turn.run(proposal, ask, near, deadline)
+            if ballot != RESERVED:
+                # A new task is offered as well, in the same message.
+                self._send_now()
+            outcome = await proposing
             if isinstance(outcome, Decided):
                 self._hold(task, outcome.held)
                 return outcome
@@ -217,10 +247,16 @@ class _Turn:
         self._over = False
 
     def run(
-        self, proposal: Proposal, ask: Callable[[int, Request], Deferred[Answer]], deadline: float
+        self,
+        proposal: Proposal,
+        ask: Callable[[int, Request], Deferred[Answer]],
+        near: Collection[int] | None,
+        deadline: float,
     ) -> Deferred[Outcome | None]:
         """Propose, and go on after that until each replica has heard of what was decided."""
-        made = self._round = _Round(self._clock, self._alarms, proposal, ask, self._round_ended)
+        made = self._round = _Round(
+            self._clock, self._alarms, proposal, ask, near, self._round_ended
+        )
         return made.start(deadline)
 
     async def sleep(self, seconds: float) -> None:
@@ -255,7 +291,10 @@ class _Turn:
 
 
 class _Round:
-    """One proposal on the wire, until it has ended and every replica has heard of it."""
+    """One proposal on the wire, until it has ended and every replica has heard of it.
+
+    :param near: the places of those that are asked to accept a value at once; None for all.
+    """
 
     _log = Logger()
 
@@ -265,6 +304,7 @@ class _Round:
         alarms: Alarms,
         proposal: Proposal,
         ask: Callable[[int, Request], Deferred[Answer]],
+        near: Collection[int] | None,
         ended: Callable[[], None],
     ) -> None:
         self._clock = clock
@@ -277,6 +317,11 @@ class _Round:
         self._sent: Request | None = None
         self._deadline: Alarm | None = None
         self._resending: Alarm | None = None
+        self._waking: Alarm | None = None
+        # Those that are asked later, and only where all others are asked to accept a value.
+        self._resting: set[int] = set()
+        if near is not None and isinstance(proposal.request, Accept):
+            self._resting.update(set(proposal.unanswered()).difference(near))
         self._again = 0
         self._stopped = False
 
@@ -289,8 +334,10 @@ class _Round:
         """Fires with how it ended, or None at the deadline or when another one began."""
         waiting: Deferred[Outcome | None] = Deferred()
         self._outcome = waiting
-        left = max(0.0, deadline - self._clock.seconds())
-        self._deadline = self._alarms.call_later(left, self._late)
+        now = self._clock.seconds()
+        self._deadline = self._alarms.call_later(max(0.0, deadline - now), self._late)
+        if self._resting:
+            self._waking = self._alarms.call_later(2 * REST - now % REST, self._rested)
         self._resend()
         self._look()
         return waiting
@@ -300,7 +347,7 @@ class _Round:
         if self._stopped:
             return
         self._stopped = True
-        for alarm in (self._deadline, self._resending):
+        for alarm in (self._deadline, self._resending, self._waking):
             if alarm is not None:
                 alarm.cancel()
         self._ended()
@@ -337,6 +384,8 @@ class _Round:
         for place in reversed(self._proposal.unanswered()):
             if place in self._asked or self._stopped or self._proposal.request is not request:
                 continue
+            if place in self._resting:
+                continue
             self._asked.add(place)
             asking = self._ask(place, request)
             asking.addCallbacks(
@@ -344,9 +393,24 @@ class _Round:
             )
             asking.addErrback(self._broken)
 
+    def _rested(self) -> None:
+        if self._outcome is not None:
+            self._wake()
+        elif self._resting:
+            left = 2 * REST_DECIDED - self._clock.seconds() % REST_DECIDED
+            self._waking = self._alarms.call_later(left, self._wake)
+
+    def _wake(self) -> None:
+        """Ask those that rest."""
+        if self._resting and not self._stopped:
+            self._resting.clear()
+            self._send()
+
     def _answered(self, answer: Answer, place: int) -> None:
         if not self._stopped:
             self._proposal.receive(place, answer)
+            if not isinstance(answer, Accepted):
+                self._wake()
             self._look()
 
     def _lost(self, failure: Failure, place: int, request: Request) -> None:
@@ -354,6 +418,7 @@ class _Round:
             self._log.failure("A replica could not be asked", failure)
         if request is self._sent:
             self._asked.discard(place)
+            self._wake()
 
     def _broken(self, failure: Failure) -> None:
         """The change itself failed, or there is a mistake here: whoever waits is to know."""

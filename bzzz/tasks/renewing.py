@@ -60,6 +60,10 @@ class Renewing:
             writing.addCallback(written)
         return answered
 
+    def stop(self) -> None:
+        """Nothing more is answered."""
+        self._alarms.tidy()
+
     def _grant(self, worker: str, attempts: Sequence[tuple[str, int]]) -> Granted:
         renew = self._replica.renew
         return Granted(tuple(renew(task, worker, token) for task, token in attempts))

@@ -95,10 +95,13 @@ class TaskService:
             self._known_workflow,
         )
         asking = Asking(self.peers, self._checks)
-        self._registers = Registers(world.clock, world.rng, self.own, asking.ask)
+        self._registers = Registers(
+            world.clock, world.rng, self.own, asking.ask, self.peers.send_now
+        )
         self.replica = Replica(
             world.store, world.clock, self._reading.current, self._learnt, world.disk_broken
         )
+        self._renewing = Renewing(world.clock, self.replica)
         records = Records(self._registers, world.wall_time)
         self.driver = Driver(
             world.clock,
@@ -141,7 +144,7 @@ class TaskService:
             self.own,
             world.trusted,
             self.replica,
-            Renewing(world.clock, self.replica),
+            self._renewing,
             self.driver,
             self.workflows,
             self.worker,
@@ -168,6 +171,8 @@ class TaskService:
         self.workflows.stop()
         self._registers.stop()
         self.worker.stop()
+        self._renewing.stop()
+        self.peers.stop()
         if self._holding is not None:
             self._holding.stop()
 

@@ -36,6 +36,7 @@ from bzzz.tasks.messages import (
     Request,
     Taken,
 )
+from bzzz.tasks.nearest import nearest
 from bzzz.tasks.proposer import majority
 from bzzz.tasks.record import End, Produced, shorten
 from bzzz.tasks.submission import SignedSubmission, Submission, digest
@@ -85,8 +86,7 @@ class _Attempt:
     :ivar stopping: whether a cancel was told.
     :ivar lost: whether others may have it: its lease is not wanted any more.
     :ivar counted: whether it takes of the machine what it needs.
-    :ivar near: this node and the one that offered it: the only replicas that are asked first, if
-        they are a majority; no other is needed for what begins, and ends, in a moment.
+    :ivar near: the replicas that are asked first, see :func:`bzzz.tasks.nearest.nearest`; then all.
     """
 
     def __init__(self, signed: SignedSubmission, submission: Submission, token: int) -> None:
@@ -109,8 +109,7 @@ class _Attempt:
 
     def asks(self, replica: PeerID) -> bool:
         """Whether a replica is asked for the lease now."""
-        near = self.near.intersection(self.replicas)
-        return len(near) < majority(len(self.replicas)) or replica in near
+        return not self.near or replica in self.near
 
 
 class Worker:
@@ -202,13 +201,17 @@ class Worker:
         self._seen.move_to_end(task)
         if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
-        attempt.near = {self._own, peer}
+        attempt.near = nearest(attempt.replicas, peer, self._own)
         self._attempts[task] = attempt
         env = {**admitted, "BZZZ_TASK": task, "BZZZ_FENCING_TOKEN": str(token)}
         # What does not begin within the time of its lease will have been given to others.
         self._expire_at(attempt, self._clock.seconds() + submission.lease)
-        self._renew_soon(0.0)
         self._background(self._prepare(attempt, env), "preparing an attempt")
+        if len(self._attempts) > 1:
+            # With what else is offered in this turn.
+            self._renew_soon(0.0)
+        else:
+            self._renew()
         return Taken()
 
     def stop_attempt(self, peer: PeerID, task: str, token: int) -> None:
@@ -255,6 +258,7 @@ class Worker:
                 call.cancel()
         self._timer = None
         self._calls.clear()
+        self._alarms.tidy()
 
     # -- beginning
 
@@ -297,6 +301,8 @@ class Worker:
 
     def _renew(self) -> None:
         """Ask the replicas for what is due, all of one replica in one message."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         self._timer = None
         now = self._clock.seconds()
         # What has no lease yet apart: a replica may have to write something before it answers that.
@@ -320,6 +326,7 @@ class Worker:
         for (replica, _), attempts in asked.items():
             for start in range(0, len(attempts), MAX_RENEWED):
                 self._ask_for(replica, attempts[start : start + MAX_RENEWED], now)
+        self._peers.send_now()
         if soonest < float("inf") and not self._stopped:
             self._renew_soon(max(0.0, soonest - now))
 
@@ -431,6 +438,7 @@ class Worker:
             digest(attempt.signed),
         )
         self._background(self._report(attempt, report), "reporting the end of an attempt")
+        self._peers.send_now()
 
     def _free(self, attempt: _Attempt) -> None:
         if attempt.counted:

@@ -47,12 +47,24 @@ class AlarmsTests(SynchronousTestCase):
         third.cancel()
         third.cancel()
         first.cancel()
-        self.assertEqual((len(self.alarms), self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual(len(self.alarms), 0)
         self.clock.advance(9)
-        self.assertEqual(self.rung, [])
+        self.assertEqual((self.rung, self.clock.getDelayedCalls()), ([], []))
         self.plan(1, "later")
         self.clock.advance(1)
         self.assertEqual(self.rung, ["later"])
+
+    def test_next(self) -> None:
+        """The clock's call for one that was cancelled serves the next ones, which come in time."""
+        self.alarms.call_later(1, lambda: self.rung.append("first")).cancel()
+        (call,) = self.clock.getDelayedCalls()
+        self.plan(1.5, "later")
+        self.assertEqual(self.clock.getDelayedCalls(), [call])
+        self.plan(0.5, "sooner")
+        for at, expected in ((0.5, ["sooner"]), (0.5, ["sooner"]), (0.5, ["sooner", "later"])):
+            self.clock.advance(at)
+            self.assertEqual(self.rung, expected)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_again(self) -> None:
         """A call may plan another one, sooner than those that are planned or at once."""

@@ -95,12 +95,14 @@ class FakePeers:
 
     :ivar gone: who cannot be asked.
     :ivar asked: what was, and is not answered yet.
+    :ivar sent: how much of that there was when it was to be sent.
     """
 
     def __init__(self, *linked: str) -> None:
         self.members = {peer(each) for each in linked}
         self.gone: set[PeerID] = set()
         self.asked: list[Asked] = []
+        self.sent: list[int] = []
 
     def linked(self) -> Collection[PeerID]:
         return self.members
@@ -111,6 +113,9 @@ class FakePeers:
         answer: Deferred[Answer] = Deferred()
         self.asked.append(Asked(peer, request, answer))
         return answer
+
+    def send_now(self) -> None:
+        self.sent.append(len(self.asked))
 
     def take(self, kind: type[Any], machine: str = "") -> list[Asked]:
         """The questions of a kind, of one machine where it is said; they are not there any more."""

@@ -76,6 +76,9 @@ class Links:
     def ask(self, peer: PeerID, request: Request) -> Deferred[Answer]:
         return self._case.ask(self._machine, peer, request)
 
+    def send_now(self) -> None:
+        """It was heard at once."""
+
 
 class MeshCase(SynchronousTestCase):
     """Nodes that hear each other at once.

@@ -20,7 +20,7 @@ from bzzz.tasks.record import Outcome, State, TaskState, begin
 from bzzz.tasks.records import NoRecord, Records
 from bzzz.tasks.register_messages import MAX_VALUE
 from bzzz.tasks.register_store import Asked, answer
-from bzzz.tasks.registers import NoMajority, Registers
+from bzzz.tasks.registers import REST, REST_DECIDED, NoMajority, Registers
 from bzzz.tasks.submission import SubmissionError
 from bzzz.tasks.value import TaskRecord, decode_record, encode_record
 from tests.tasks.fakes import name, peer, record, task_id
@@ -77,6 +77,10 @@ class RecordsTests(SynchronousTestCase):
         made = record(state or begin(), number)
         return self.successResultOf(self.wait(self.records.create(made, 10.0, fresh=True)))
 
+    def third(self) -> None:
+        """Who was not asked at once has heard of it."""
+        self.clock.pump([REST] * 2 + [REST_DECIDED] * 2)
+
     def assign(self, made: TaskRecord) -> Deferred[TaskRecord]:
         edit = self.records.change(made, lambda state: states.assign(state, 0, "x"), 10.0)
         return self.wait(edit)
@@ -90,10 +94,24 @@ class RecordsTests(SynchronousTestCase):
     def test_create(self) -> None:
         """The first record takes one round, with the reserved ballot, and has a time."""
         made = self.create(state=begin(name("hazel"), name("walnut")))
-        self.assertEqual([type(each) for each in self.requests], [Accept] * 3)
+        self.assertEqual([type(each) for each in self.requests], [Accept] * 2)
         self.assertEqual((made.ballot, made.state.version), (RESERVED, 0))
         self.assertEqual(made.state.changed, 77.0)
+        self.assertEqual(self.state("ironwood"), made.state)
+        self.third()
+        self.assertEqual([type(each) for each in self.requests], [Accept] * 3)
         self.assertEqual(self.state(), made.state)
+
+    def test_nearest(self) -> None:
+        """A replica that runs the task is the other one that is asked at once."""
+        made = self.create(state=begin(name("acacia"), name("walnut")))
+        self.assertEqual([*self.kept[peer("ironwood")]], [])
+        self.assertEqual(self.state(), made.state)
+        ended = self.successResultOf(self.cancel(made))
+        self.assertEqual(self.state(), ended.state)
+        self.third()
+        self.assertEqual(self.state("ironwood"), ended.state)
+        self.assertEqual(len(self.requests), 5)
 
     def test_create_again(self) -> None:
         """A record that was there stays, and who asks is told it."""
@@ -117,7 +135,8 @@ class RecordsTests(SynchronousTestCase):
         changed = self.successResultOf(self.assign(made))
         self.assertEqual((changed.state.version, changed.state.changed), (1, 82.0))
         self.assertEqual(changed.ballot, Ballot(1, 0))
-        self.assertEqual([type(each) for each in self.requests], [Accept] * 3)
+        self.assertEqual([type(each) for each in self.requests], [Accept] * 2)
+        self.third()
         self.assertEqual(self.state(), changed.state)
 
     def test_leave(self) -> None:
@@ -156,6 +175,7 @@ class RecordsTests(SynchronousTestCase):
         """A record of the same ID that is for others is left as it is, and is none for this node:
         its origin has signed two."""
         made = self.create()
+        self.third()
         theirs = record(begin(), replicas=("acacia", "ironwood", "hazel"))
         value = encode_record(theirs.signed, theirs.state)
         for machine in ("ironwood", "acacia"):
@@ -220,6 +240,7 @@ class RecordsTests(SynchronousTestCase):
     def test_too_long(self) -> None:
         """A state that no replica would take is not proposed."""
         made = self.create()
+        self.third()
         edit = self.wait(
             self.records.change(made, lambda state: TaskState(why="x" * MAX_VALUE), 10.0)
         )

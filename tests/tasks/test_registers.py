@@ -13,9 +13,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from bzzz.errors import LinkClosed
 from bzzz.identity.keys import PrivateKey
 from bzzz.identity.peer_id import PeerID
-from bzzz.tasks.ballots import Accept, Answer, Ballot, NotYet, Prepare, Request
+from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, NotYet, Prepare, Request
 from bzzz.tasks.proposer import Change
-from bzzz.tasks.registers import LAGGING, RESEND, NoMajority, Registers
+from bzzz.tasks.registers import (
+    LAGGING,
+    RESEND,
+    REST,
+    REST_DECIDED,
+    NoMajority,
+    Registers,
+)
 from bzzz.tasks.replica import Current, Replica
 from tests.tasks.disks import Disk
 
@@ -41,6 +48,7 @@ class Network:
 
     :ivar cut: places that cannot be reached, nor reach others.
     :ivar silent: places whose answers are kept back.
+    :ivar slowness: seconds that a message may take longer than another.
     :ivar sent: what was asked of whom.
     """
 
@@ -50,6 +58,7 @@ class Network:
         self.loss = loss
         self.cut: set[int] = set()
         self.silent: set[int] = set()
+        self.slowness = 0.01
         self.sent: list[tuple[int, Request]] = []
         self.disks = [Disk() for _ in NODES]
         self.replicas = [Replica(disk, self.clock, no_attempt) for disk in self.disks]
@@ -94,7 +103,7 @@ class Network:
         return told
 
     def _delay(self) -> float:
-        return 0.001 + self.rng.random() * 0.01
+        return 0.001 + self.rng.random() * self.slowness
 
 
 class ChangeTests(SynchronousTestCase):
@@ -121,16 +130,97 @@ class ChangeTests(SynchronousTestCase):
         self.network.run(1.0)
         return self.successResultOf(reading)
 
+    def nothing_goes_on(self) -> None:
+        """Nothing is sent any more, and nothing is planned but the clock's call for alarms that
+        were cancelled."""
+        sent = len(self.network.sent)
+        self.network.run(2 * RESEND)
+        self.assertEqual(len(self.network.sent), sent)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
     def test_one_round(self) -> None:
-        """The first value and the same node's next ones take one question to each replica."""
-        made = self.create()
-        self.network.run(0.1)
-        self.successResultOf(made)
-        changed = self.change(b"b")
-        self.network.run(0.1)
-        self.assertEqual(self.successResultOf(changed), b"ab")
-        self.assertEqual([type(request) for _, request in self.network.sent], [Accept] * 6)
+        """The first value and the same node's next ones take one question to each replica that is
+        needed, and one to the third for all of them."""
+        self.network.slowness = 0.0
+        for mark, values in ((b"a", [b"a", b"a", b""]), (b"b", [b"ab", b"ab", b""])):
+            changed = self.change(mark) if mark > b"a" else self.create()
+            self.network.run(0.004, 0.001)
+            self.assertEqual(self.successResultOf(changed), values[0])
+            self.assertEqual(self.network.values(), values)
+        self.network.run(2 * (REST + REST_DECIDED))
         self.assertEqual(self.network.values(), [b"ab"] * 3)
+        self.assertEqual([type(request) for _, request in self.network.sent], [Accept] * 5)
+        self.assertEqual([to for to, _ in self.network.sent], [1, 0, 1, 0, 2])
+        self.nothing_goes_on()
+
+    def test_third_where_it_is_needed(self) -> None:
+        """The third is asked soon when one of the others is slow, and at once when it cannot be
+        asked, or has promised another a greater ballot."""
+        self.network.slowness = 0.0
+        self.network.silent = {1}
+        made = self.create()
+        self.network.run(REST)
+        self.assertNoResult(made)
+        self.network.run(REST + 0.01, 0.001)
+        self.successResultOf(made)
+        self.network.silent = set()
+        self.network.run(2 * RESEND)
+        self.network.cut = {1}
+        changed = self.change(b"b")
+        self.network.run(0.004, 0.001)
+        self.successResultOf(changed)
+        self.network.cut = set()
+        self.network.run(2 * RESEND)
+        self.network.replicas[1].ask("t", Prepare(Ballot(9, 1)))
+        changed = self.change(b"c")
+        self.network.run(0.006, 0.001)
+        self.assertEqual(self.successResultOf(changed), b"abc")
+
+    def test_worker_first(self) -> None:
+        """Who runs the task is one of those who are asked at once, if it is a replica."""
+        for place in (1, 2):
+            self.network.sent.clear()
+            changed = Deferred.fromCoroutine(
+                self.network.registers[0].propose(
+                    f"t{place}", NODES, append(b"a"), 5.0, first=RESERVED, worker=NODES[place]
+                )
+            )
+            self.assertEqual([to for to, _ in self.network.sent], [place, 0])
+            self.network.run(1.0)
+            self.successResultOf(changed)
+
+    def test_all_where_it_is_new_to_this_node(self) -> None:
+        """Who has to ask for the value first asks all."""
+        self.create()
+        self.network.run(1.0)
+        self.network.sent.clear()
+        changed = self.change(b"b", 1)
+        self.network.run(0.1, 0.001)
+        self.successResultOf(changed)
+        asked = [(type(request), to) for to, request in self.network.sent]
+        self.assertEqual({to for kind, to in asked if kind is Prepare}, {0, 1, 2})
+        self.assertEqual({to for kind, to in asked if kind is Accept}, {0, 1, 2})
+
+    def test_sent_at_once(self) -> None:
+        """A change is to be sent when all were asked who are asked at once; what is new is offered
+        first."""
+        sent: list[int] = []
+        registers = Registers(
+            self.network.clock,
+            Random(0),
+            NODES[0],
+            lambda to, task, request, shown: self.network._ask(0, NODES.index(to), task, request),
+            lambda: sent.append(len(self.network.sent)),
+        )
+        made = Deferred.fromCoroutine(registers.create("t", NODES, b"a", 5.0))
+        self.assertEqual(sent, [])
+        self.network.run(1.0)
+        self.successResultOf(made)
+        self.network.sent.clear()
+        changed = Deferred.fromCoroutine(registers.change("t", NODES, append(b"b"), 5.0))
+        self.assertEqual(sent, [2])
+        self.network.run(1.0)
+        self.successResultOf(changed)
 
     def test_another_node(self) -> None:
         """Another one asks first, and both go on from what the other has written."""
@@ -224,7 +314,7 @@ class ChangeTests(SynchronousTestCase):
             )
             self.network.run(0.5)
             self.failureResultOf(changed, ValueError)
-        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.nothing_goes_on()
 
     def test_stop(self) -> None:
         """After a stop nothing is sent, and who waits is told."""
@@ -285,7 +375,7 @@ class ChangeTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """Who waits no more is asked for no more."""
-        registers = self.waits(2.0, 2.0, 2.0)
+        registers = self.waits(9.0, 9.0, 9.0)
         for seconds in (0.0, 0.5):
             changed = Deferred.fromCoroutine(
                 registers.change("t", NODES, lambda _: b"v", 20.0, close=1)
@@ -293,13 +383,12 @@ class ChangeTests(SynchronousTestCase):
             self.network.run(seconds)
             changed.cancel()
             self.failureResultOf(changed, CancelledError)
-            self.assertEqual(self.network.clock.getDelayedCalls(), [])
+            self.nothing_goes_on()
         self.network.cut = {1, 2}
         changed = self.change(b"b")
         changed.cancel()
         self.failureResultOf(changed, CancelledError)
-        self.network.clock.advance(0)
-        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.nothing_goes_on()
 
     def test_created_by_the_first(self) -> None:
         """The reserved ballot is the first replica's alone."""
@@ -316,7 +405,7 @@ class ChangeTests(SynchronousTestCase):
         changed = self.change(b"b")
         self.network.run(0.1)
         self.assertEqual(self.successResultOf(changed), b"ab")
-        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.nothing_goes_on()
 
     def test_close(self) -> None:
         """A change that closes a token waits as long as its replicas do."""

@@ -61,6 +61,7 @@ class RenewingTests(SynchronousTestCase):
         self.assertNoResult(renewing)
         self.disk.finish()
         self.assertEqual(self.successResultOf(renewing), Granted((True, False, False)))
+        self.clock.advance(WRITTEN)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_granted_anyway(self) -> None:

@@ -89,7 +89,7 @@ class WorkerCase(SynchronousTestCase):
     def begin(self, **fields: Any) -> None:
         """An attempt that runs."""
         self.assertEqual(self.offer(**fields), Taken())
-        self.grant("walnut", "acacia")
+        self.grant("walnut", "ironwood")
         self.assertEqual([*self.executor.runs], [RUN])
 
     def reports(self, machine: str = "") -> list[Report]:
@@ -150,6 +150,19 @@ class OfferTests(WorkerCase):
         again = [each.peer for each in self.peers.take(Renew)]
         self.assertEqual(sorted(again), sorted(peer(each) for each in REPLICAS))
 
+    def test_at_once(self) -> None:
+        """Where nothing else is due, the lease is asked for in the call that takes the offer, of
+        those who are asked to keep the record at once; they are told not to wait."""
+        self.offer()
+        asked = self.peers.take(Renew)
+        self.assertEqual([each.peer for each in asked], [peer("walnut"), peer("ironwood")])
+        self.assertEqual(self.peers.sent, [2])
+        self.offer(number=2)
+        self.offer(number=3)
+        self.assertEqual(self.peers.take(Renew), [])
+        self.clock.advance(0)
+        self.assertEqual(len(self.peers.take(Renew)), 2)
+
     def test_begins_beside_others(self) -> None:
         """What has no lease yet is asked for apart: an answer that has to wait for a disk is not
         to keep back the leases of what runs."""
@@ -158,7 +171,7 @@ class OfferTests(WorkerCase):
         self.peers.take(Renew)
         self.offer(number=2)
         self.run_for(1 / 16)
-        asked = self.peers.take(Renew, "acacia")
+        asked = self.peers.take(Renew, "walnut")
         self.assertEqual(
             [each.request for each in asked],
             [Renew(((task_id(), 1),)), Renew(((task_id(2), 1),))],
@@ -211,7 +224,7 @@ class OfferTests(WorkerCase):
     def test_another_task(self) -> None:
         """A task with the ID of one that was offered here, by another submitter, is not begun, and
         nobody is told that it was: neither while that one runs nor afterwards."""
-        self.begin(replicas=("acacia", "walnut", "larch"))
+        self.begin(replicas=("ironwood", "walnut", "larch"))
         for token in (1, 2):
             answer = self.offer(token=token)
             assert isinstance(answer, Refused)
@@ -219,7 +232,7 @@ class OfferTests(WorkerCase):
         self.executor.end(RUN, EXITED)
         self.done()
         self.assertIsInstance(self.offer(token=3), Refused)
-        self.assertEqual(self.offer(token=3, replicas=("acacia", "walnut", "larch")), Taken())
+        self.assertEqual(self.offer(token=3, replicas=("ironwood", "walnut", "larch")), Taken())
 
     def test_reported_as_offered(self) -> None:
         """A report says of which submission it is."""
@@ -398,11 +411,13 @@ class LeaseTests(WorkerCase):
 
     def test_one_message(self) -> None:
         """All attempts of one replica are renewed in one message, and each has its own answer."""
+        self.offer(number=9)
+        self.peers.take(Renew)
         for number in range(1, 6):
             self.offer(number=number)
         self.clock.advance(0)
         asked = self.peers.take(Renew)
-        self.assertEqual(len(asked), 3)
+        self.assertEqual(len(asked), 2)
         for each in asked:
             assert isinstance(each.request, Renew)
             self.assertEqual(each.request.attempts, tuple((task_id(n), 1) for n in range(1, 6)))
@@ -430,6 +445,8 @@ class LeaseTests(WorkerCase):
     def test_parts(self) -> None:
         """A message has no more attempts than one may."""
         self.patch(worker_module, "MAX_RENEWED", 2)
+        self.offer(number=9)
+        self.peers.take(Renew)
         for number in range(1, 6):
             self.offer(number=number)
         self.clock.advance(0)

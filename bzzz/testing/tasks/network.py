@@ -70,6 +70,9 @@ class SimPeers:
         """See :class:`Peers`."""
         return self.network.ask(self, peer, request)
 
+    def send_now(self) -> None:
+        """It is under way already."""
+
 
 class TaskNetwork:
     """All links.
