@@ -58,7 +58,7 @@ class Records:
             within,
             first=RESERVED if fresh else None,
             shown=value,
-            worker=state.worker,
+            worker=lambda: state.worker,
         )
         return _read(decided, record)
 
@@ -73,14 +73,25 @@ class Records:
         :raises NoMajority: it is not known whether it was changed.
         :raises NoRecord: a majority has none, or one that is for other replicas.
         """
+        worker = record.state.worker
+
+        def change(value: bytes | None) -> bytes | None:
+            nonlocal worker
+            edited = self._edited(value, record, edit)
+            if edited is None:
+                return None
+            # Whom it is given to now is to have it first, or else who had it.
+            worker = edited.state.worker or worker
+            return encode_record(edited.signed, edited.state)
+
         decided = await self.propose(
             record.task,
             record.submission.replicas,
-            lambda value: self._edited(value, record, edit),
+            change,
             within,
             close=close,
             shown=encode_record(record.signed, record.state),
-            worker=record.state.worker,
+            worker=lambda: worker,
         )
         return _read(decided, record)
 
@@ -94,7 +105,7 @@ class Records:
         close: int = 0,
         first: Ballot | None = None,
         shown: bytes,
-        worker: str = "",
+        worker: Callable[[], str] = str,
     ) -> Decided:
         """Change any register, one change at a time; see
         :meth:`bzzz.tasks.registers.Registers.propose`."""
@@ -114,7 +125,7 @@ class Records:
                 close=close,
                 first=first,
                 shown=shown,
-                worker=peer_id(worker) if worker else None,
+                worker=lambda: peer_id(worker()) if worker() in replicas else None,
             )
         except GeneratorExit:
             # It is thrown away, with all that waits for it: nothing is to go on from here.
@@ -135,7 +146,7 @@ class Records:
                 return
         del self._changing[register]
 
-    def _edited(self, value: bytes | None, known: TaskRecord, edit: Edit) -> bytes | None:
+    def _edited(self, value: bytes | None, known: TaskRecord, edit: Edit) -> TaskRecord | None:
         if value is None:
             return None
         last = decode_record(value, known=known)
@@ -147,7 +158,7 @@ class Records:
         state = msgspec.structs.replace(
             state, version=last.state.version + 1, changed=self._wall_time()
         )
-        return encode_record(last.signed, state)
+        return TaskRecord(last.signed, last.submission, state)
 
 
 def _read(decided: Decided, known: TaskRecord) -> TaskRecord:

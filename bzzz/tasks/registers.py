@@ -143,12 +143,13 @@ class Registers:
         close: int = 0,
         first: Ballot | None = None,
         shown: bytes = b"",
-        worker: PeerID | None = None,
+        worker: Callable[[], PeerID | None] = lambda: None,
     ) -> Decided:
         """Like :meth:`change`, and tell also with which ballot the value was decided.
 
         :param first: the ballot to begin with: the reserved one, see :meth:`create`.
-        :param worker: who is asked at once where it is a replica, see :func:`nearest`.
+        :param worker: tells, when ``change`` was called, who is asked at once where it is a
+            replica, see :func:`nearest`.
         """
         if (before := self._turns.get(task)) is not None:
             before.end()
@@ -180,12 +181,9 @@ class Registers:
         close: int,
         ballot: Ballot | None,
         shown: bytes,
-        worker: PeerID | None,
+        worker: Callable[[], PeerID | None],
     ) -> Decided:
         place = replicas.index(self._own)
-        near: Collection[int] | None = None
-        if len(replicas) > 2:
-            near = {replicas.index(each) for each in nearest(replicas, self._own, worker)}
         deadline = self._clock.seconds() + within
         held = self._held.pop(task, None)
         counter = 0 if held is None else held.ballot.counter
@@ -203,6 +201,9 @@ class Registers:
                 counter += 1
                 ballot = Ballot(counter, place)
             proposal = Proposal(len(replicas), ballot, change, close=close, held=held)
+            near: Collection[int] | None = None
+            if len(replicas) > 2 and isinstance(proposal.request, Accept):
+                near = {replicas.index(each) for each in nearest(replicas, self._own, worker())}
             proposing = turn.run(proposal, ask, near, deadline)
             if ballot != RESERVED:
                 # A new task is offered as well, in the same message.
@@ -293,7 +294,7 @@ class _Turn:
 class _Round:
     """One proposal on the wire, until it has ended and every replica has heard of it.
 
-    :param near: the places of those that are asked to accept a value at once; None for all.
+    :param near: the places of those that are asked at once; None for all.
     """
 
     _log = Logger()
@@ -318,9 +319,9 @@ class _Round:
         self._deadline: Alarm | None = None
         self._resending: Alarm | None = None
         self._waking: Alarm | None = None
-        # Those that are asked later, and only where all others are asked to accept a value.
+        # Those that are asked later.
         self._resting: set[int] = set()
-        if near is not None and isinstance(proposal.request, Accept):
+        if near is not None:
             self._resting.update(set(proposal.unanswered()).difference(near))
         self._again = 0
         self._stopped = False

@@ -127,6 +127,21 @@ class RecordsTests(SynchronousTestCase):
         self.assertEqual({type(each) for each in self.requests}, {Prepare, Accept})
         self.assertEqual(self.state().state, State.WAITING)
 
+    def test_assigned(self) -> None:
+        """Of a task that waited, who is to run it has the record at once, before it is offered."""
+        made = self.create()
+        edit = self.records.change(made, lambda last: states.assign(last, 0, name("acacia")), 10.0)
+        assigned = self.successResultOf(self.wait(edit))
+        self.assertEqual(self.state(), assigned.state)
+        self.assertEqual(self.state("ironwood"), made.state)
+        waits = self.records.change(
+            assigned, lambda last: states.refuse(last, name("acacia"), 1, "busy"), 10.0
+        )
+        refused = self.successResultOf(self.wait(waits))
+        self.assertEqual(self.state(), refused.state)
+        self.third()
+        self.assertEqual(self.state("ironwood"), refused.state)
+
     def test_change(self) -> None:
         """Each change counts, has the time of its proposer, and takes one round."""
         made = self.create()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -182,7 +183,12 @@ class ChangeTests(SynchronousTestCase):
             self.network.sent.clear()
             changed = Deferred.fromCoroutine(
                 self.network.registers[0].propose(
-                    f"t{place}", NODES, append(b"a"), 5.0, first=RESERVED, worker=NODES[place]
+                    f"t{place}",
+                    NODES,
+                    append(b"a"),
+                    5.0,
+                    first=RESERVED,
+                    worker=partial(NODES.__getitem__, place),
                 )
             )
             self.assertEqual([to for to, _ in self.network.sent], [place, 0])
