@@ -133,12 +133,12 @@ class RecordChecks:
             self._check_place(peer, ballot, workflow.workflow, task, workflow.submission.replicas)
             if known is None or known.signed != workflow.signed:
                 verify_workflow(workflow.signed)
-                self.check_right(peer_id(workflow.submission.origin))
+                self._check_rights(workflow.submission.origin, peer)
             return
         record = self._reading.read(value)
         submission = record.submission
         self._check_place(peer, ballot, submission.task, task, submission.replicas)
-        self._check_signed(record.signed, submission)
+        self._check_signed(record.signed, submission, peer)
 
     def found(self, peer: PeerID, task: str, answer: Answer) -> TaskRecord | None:
         """What a member has told of a task; None where it has told of none.
@@ -177,18 +177,28 @@ class RecordChecks:
         if not has_place(replicas, ballot, str(peer)):
             raise RemoteProtocolError("a ballot is another replica's", "record_proposer")
 
-    def _check_signed(self, signed: SignedSubmission, submission: Submission) -> None:
+    def _check_signed(
+        self, signed: SignedSubmission, submission: Submission, asker: PeerID | None = None
+    ) -> None:
         known = self._known(submission.task)
         if (known is not None and known.signed == signed) or submissions.digest(
             signed
         ) in self._verified:
             return
         submissions.verify(signed)
-        if not self._trusted.may_submit(peer_id(submission.origin)):
-            raise RemoteProtocolError(
-                f"{submission.origin} may not submit tasks", "submission_right"
-            )
+        self._check_rights(submission.origin, asker)
         self.remember(signed)
+
+    def _check_rights(self, origin: str, asker: PeerID | None) -> None:
+        """See that one of them may submit: who goes on with what an origin has submitted that may
+        not any more, and was acknowledged, could as well have submitted it.
+
+        :raises RemoteProtocolError: neither may.
+        """
+        if self._trusted.may_submit(peer_id(origin)):
+            return
+        if asker is None or not self._trusted.may_submit(asker):
+            raise RemoteProtocolError(f"{origin} may not submit tasks", "submission_right")
 
 
 def _check_told(peer: PeerID, about: str, task: str, replicas: Sequence[str]) -> None:

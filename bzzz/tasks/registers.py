@@ -36,7 +36,7 @@ RESEND = 1.0
 # where it is, and has become no other one meanwhile. A task that ends soon so costs them one write,
 # and what is sent to one of them after so many seconds goes together.
 REST = 0.01
-REST_DECIDED = 0.1
+REST_DECIDED = 0.05
 
 # Times that a replica which has not answered is sent a value that is decided, in 20 s. One that is
 # away for longer gets it with the next change.

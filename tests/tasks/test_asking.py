@@ -217,16 +217,43 @@ class UnknownTests(MeshCase):
         self.assertEqual(kept.state, cancelled.state)
 
     def test_no_right_any_more(self) -> None:
-        """It takes no record whose origin may not submit; those that have it go on."""
+        """It takes no record whose origin may not submit from one that may not either; those that
+        have it go on."""
         self.gone = {"acacia"}
         made = self.create(record())
         self.run_for(30.0)
         self.gone = set()
-        self.rights.submitters.discard(peer("walnut"))
-        cancelling = self.wait(self.nodes["ironwood"].cancel(made))
+        self.rights.submitters -= {peer("walnut"), peer("ironwood")}
+        cancelling = self.wait(self.nodes["ironwood"].driver.cancel(made))
         self.run_for(2.0)
         self.assertTrue(self.successResultOf(cancelling).has_ended)
         self.assertIsNone(self.kept("acacia"))
+
+    def test_origin_revoked_at_once(self) -> None:
+        """What was acknowledged a moment before its origin was revoked has a majority without it,
+        although the third replica had not heard of it yet."""
+        creating = self.wait(self.nodes["walnut"].driver.create(record(), 10.0))
+        made = self.successResultOf(creating)
+        self.assertIsNone(self.kept("acacia"))
+        self.gone = {"walnut"}
+        self.rights.submitters.discard(peer("walnut"))
+        cancelling = self.wait(self.nodes["ironwood"].cancel(made))
+        self.run_for(2.0)
+        ended = self.successResultOf(cancelling)
+        self.assertTrue(ended.has_ended)
+        kept = self.kept("acacia")
+        assert kept is not None
+        self.assertEqual(kept.state, ended.state)
+
+    def test_workflow_revoked_at_once(self) -> None:
+        """The same of a workflow."""
+        made, away = self.workflow()
+        self.gone = {"larch"}
+        self.rights.submitters.discard(peer("larch"))
+        changing = self.wait(self.nodes["ironwood"].change_workflow(made, Cancel(made.workflow)))
+        self.run_for(3.0)
+        self.successResultOf(changing)
+        self.assertIn(made.workflow, self.disks[away].kept)
 
     def test_nothing_is_shown_without_need(self) -> None:
         """Replicas that have the record are not shown it."""

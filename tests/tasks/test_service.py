@@ -441,8 +441,15 @@ class RegisterTests(ServiceCase):
             self.refused(self.prepare(machine, ballot, shown), words)
         garbage = Register(TASK, Prepare(Ballot(3, 2)), b"\xc1")
         self.refused(self.ask("acacia", garbage), "cannot be read")
-        self.rights.submitters.discard(peer("walnut"))
+        self.rights.submitters -= {peer("walnut"), peer("acacia")}
         self.refused(self.prepare("acacia", Ballot(3, 2), made), "may not submit")
+
+    def test_shown_by_who_may(self) -> None:
+        """A record whose origin may not submit any more is taken from another replica that may: it
+        could submit the same."""
+        self.rights.submitters.discard(peer("walnut"))
+        promised = Told(Promise(Ballot(3, 2), None, b"", 0))
+        self.assertEqual(self.prepare("acacia", Ballot(3, 2), record()), promised)
 
     def test_own(self) -> None:
         """This node shows itself nothing."""
