@@ -209,9 +209,9 @@ def run(
 ) -> None:
     """Run COMMAND on the machine that suits it best, with its output and exit status here.
 
-    Files travel where --in, --dir and --out say so. With --detach, bzzz fetch brings what --out is
-    given for. Ctrl-C cancels it; pressed again, its end is not waited for. Options come before
-    COMMAND, which begins after --.
+    Files travel where --in, --dir and --out say so; its standard input is empty. With --detach,
+    bzzz fetch brings what --out is given for. Ctrl-C cancels it; pressed again, its end is not
+    waited for. Options come before COMMAND, which begins after --.
 
     \b
     Exit status: COMMAND's own (127: it was not found, 126: it cannot be

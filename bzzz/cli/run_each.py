@@ -54,7 +54,7 @@ def run_each(session: Session, body: Mapping[str, Any], detach: bool) -> int:
         for each in runs:
             each.over.wait()
     except KeyboardInterrupt:
-        click.echo("Cancelling all; press Ctrl-C again to leave them alone.", err=True)
+        click.echo("Cancelling all; press Ctrl-C again not to wait for their ends.", err=True)
         try:
             for each in runs:
                 each.cancel()

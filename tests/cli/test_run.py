@@ -500,7 +500,7 @@ class EachTests(TaskCase):
         """Ctrl-C cancels all."""
         said, acts = self.interrupted(_nothing)
         self.assertEqual(acts, [f"tasks/{TASK}/cancel"] * 2)
-        self.assertEqual(said[0], "Cancelling all; press Ctrl-C again to leave them alone.")
+        self.assertEqual(said[0], "Cancelling all; press Ctrl-C again not to wait for their ends.")
         self.assertEqual(said[-1], "2 of 2 did not succeed: oak (130), ash (130)")
 
     def test_interrupted_twice(self) -> None:
