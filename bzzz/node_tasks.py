@@ -293,7 +293,9 @@ class NodeTasks:
         finding = TaskFinding(self.service)
         lines = TaskLines(self._clock, self.service, self.outputs, self.name_of)
         find_node, name_of = self._find_node, self.name_of
-        submitting = Submitting(self.service, self.placing, find_node, name_of)
+        submitting = Submitting(
+            self.service, self.placing, find_node, name_of, self._rights.workers
+        )
         routes: Sequence[Routes] = (
             FileRoutes(self._clock, self.files),
             WorkflowRoutes(

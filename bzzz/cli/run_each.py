@@ -29,13 +29,17 @@ def run_each(session: Session, body: Mapping[str, Any], detach: bool) -> int:
     from bzzz.cli.run import CANCELLED, REFUSED, exit_code
 
     try:
-        verdicts = session.client().post("fitting", {**body, "follow": False})["nodes"]
+        fitting = session.client().post("fitting", {**body, "follow": False})
     except NodeError as error:
         _say(str(error))
         return exit_code(error)
     except NoNode as error:
         _say(str(error))
         return UNKNOWN
+    verdicts = fitting["nodes"]
+    away = fitting.get("away", ())
+    if away:
+        _say(f"Not linked, and so not asked: {', '.join(away)}")
     # Also where there is no room now: it waits there.
     nodes = [node for node in verdicts if not any(unfit["never"] for unfit in node["unfit"])]
     if not nodes:

@@ -27,6 +27,10 @@ class RosterRights:
         roster = self._cluster.roster
         return (self._own,) if roster is None else tuple(roster.members)
 
+    def workers(self) -> Collection[str]:
+        """The peer IDs of those whose role lets them run tasks."""
+        return [str(peer) for peer in self.members() if self.may_run(peer)]
+
     def may_submit(self, peer: PeerID) -> bool:
         """Whether tasks that this member has signed are run."""
         return self._may(peer, Right.SUBMIT)

@@ -5,7 +5,8 @@ what it lacks. Lines and errors are those of :mod:`bzzz.web.task_routes`.
 
 =============================== ==================================================================
 POST /v1/tasks                  a :class:`~bzzz.web.submitting.Wanted`, answered by lines
-POST /v1/fitting                likewise; ``{"nodes": [NodeVerdict]}``
+POST /v1/fitting                likewise; ``{"nodes": [NodeVerdict], "away"}``: names of members
+                                that run tasks and cannot be asked
 GET /v1/tasks/<task>/why        ``{"task": TaskInfo, "why", "nodes": [NodeVerdict]}``: ``why`` it
                                 waits, or has ended so, in a sentence, "" where there is none
 =============================== ==================================================================
@@ -26,7 +27,7 @@ from bzzz.web.stream import LineStream
 from bzzz.web.submitting import Submitting, Wanted
 from bzzz.web.task_finding import TaskFinding
 from bzzz.web.task_lines import TaskLines
-from bzzz.web.task_schema import NodeVerdict, task_info
+from bzzz.web.task_schema import task_info
 from bzzz.web.verdict_words import why_it_waits
 
 __all__ = ["TOGETHER", "SubmitRoutes"]
@@ -93,6 +94,6 @@ class SubmitRoutes:
             why = "; ".join(filter(None, (why_it_waits(nodes, reasons=False), why)))
         return {"task": info, "why": why, "nodes": nodes}
 
-    async def fitting(self, by: Credentials, body: Wanted) -> dict[str, Sequence[NodeVerdict]]:
+    async def fitting(self, by: Credentials, body: Wanted) -> dict[str, Sequence[object]]:
         wanted = self._submitting.submission(body, await by.user_name())
-        return {"nodes": self._submitting.verdicts(wanted)}
+        return {"nodes": self._submitting.verdicts(wanted), "away": self._submitting.away()}

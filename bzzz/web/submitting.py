@@ -6,7 +6,7 @@ Enters: what somebody wants. Leaves: submissions, and why there is none. The err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -87,6 +87,7 @@ class Submitting:
 
     :param find_node: the peer ID of a member that somebody means; raises Refusal.
     :param name_of: what the member with a peer ID is called.
+    :param workers: peer IDs of the members whose role lets them run tasks.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class Submitting:
         placing: Placing,
         find_node: Callable[[str], str],
         name_of: Callable[[str], str],
+        workers: Callable[[], Iterable[str]],
     ) -> None:
         self._service = service
         self._placing = placing
         self._find_node = find_node
         self._name_of = name_of
+        self._workers = workers
 
     async def submit(
         self,
@@ -194,6 +197,13 @@ class Submitting:
         """For every node, what it lacks."""
         judged = sorted(self._placing.why(wanted), key=lambda each: each[0].name)
         return [_verdict(candidate, unfits) for candidate, unfits in judged]
+
+    def away(self) -> list[str]:
+        """The names of members that run tasks, and of which it is not known whether they could run
+        one: they are not linked, or have not said yet what they can do."""
+        return sorted(
+            self._name_of(each) for each in self._workers() if not self._placing.knows(each)
+        )
 
 
 def wrong_profile(name: str) -> str | None:

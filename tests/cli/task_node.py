@@ -158,6 +158,7 @@ class TaskNode:
     :ivar reasons: of the steps of all of these.
     :ivar flow_refusal: of whatever is asked of them.
     :ivar verdicts: of the nodes.
+    :ivar away: names of those that are not linked.
     :ivar acts: what was done, to whom.
     :ivar refusal: of whatever is asked.
     """
@@ -171,6 +172,7 @@ class TaskNode:
         self.reasons: list[dict[str, Any]] = []
         self.flow_refusal: Exception | None = None
         self.verdicts: list[dict[str, Any]] = []
+        self.away: list[str] = []
         self.acts: list[tuple[str, str]] = []
         self.queries: list[dict[str, str]] = []
         self.refusal: Exception | None = None
@@ -249,7 +251,7 @@ class TaskNode:
     def fitting(self, by: Credentials, body: Wanted) -> dict[str, Any]:
         self.wanted.append(body)
         self._refuse()
-        return {"nodes": self.verdicts}
+        return {"nodes": self.verdicts, "away": self.away}
 
     def act(self, act: str, task: str) -> dict[str, Any]:
         found = self._task(task)

@@ -397,6 +397,18 @@ class EachTests(TaskCase):
             sorted(wanted.on for wanted in self.tasks.wanted), ["", "peer-ash", "peer-oak"]
         )
 
+    def test_away(self) -> None:
+        """Of which machines it is not known whether it fits them is told, as it does not run there:
+        also where it runs nowhere."""
+        self.tasks.away = ["elm", "fir\x1b"]
+        told = "Not linked, and so not asked: elm, fir\\u001b"
+        self.ends(on="peer-oak")
+        self.ends(on="peer-ash")
+        self.assertEqual(self.told(0, "run", "--each", "--", "x").stderr, f"{told}\n")
+        self.tasks.verdicts = []
+        said = self.refused(122, "run", "--each", "--", "x").splitlines()
+        self.assertEqual(said, [told, "No machine that runs tasks is known here."])
+
     def test_all_ends(self) -> None:
         """Why one did not succeed is told behind its name."""
         self.ends("failed", exit_status=127, why="command x: not\x1b found", on="peer-oak")

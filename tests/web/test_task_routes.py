@@ -95,6 +95,7 @@ class TaskRouteCase(ServiceCase):
         super().setUp()
         self.alone()
         self.placing.member_changed(name("ironwood"))
+        self.workers = [name("ironwood")]
         self.outputs: Any = FakeOutputs()
         self.requests: list[str] = []
         self.control = self.api()
@@ -105,7 +106,9 @@ class TaskRouteCase(ServiceCase):
 
         finding = TaskFinding(self.service)
         lines = TaskLines(self.clock, self.service, self.outputs, name_of)
-        submits = Submitting(self.service, self.placing, self.find_node, name_of)
+        submits = Submitting(
+            self.service, self.placing, self.find_node, name_of, lambda: self.workers
+        )
         routes: list[Routes] = [
             SubmitRoutes(self.clock, submits, finding, lines, name_of),
             ManyRoutes(self.clock, self.service, submits, self.outputs, name_of),
@@ -516,6 +519,12 @@ class SubmitTests(TaskRouteCase):
         self.assertEqual((ironwood["name"], ironwood["fits"]), ("ironwood", False))
         self.assertEqual([each["code"] for each in ironwood["unfit"]], ["cpus"])
         self.assertEqual(self.disk.kept, {})
+
+    def test_away(self) -> None:
+        """Members that run tasks and have not said what they can do are named."""
+        self.assertEqual(self.ask("POST", "fitting", RUN).json()["away"], [])
+        self.workers += [name("hazel"), name("acacia")]
+        self.assertEqual(self.ask("POST", "fitting", RUN).json()["away"], ["acacia", "hazel"])
 
 
 class FindTests(TaskRouteCase):
