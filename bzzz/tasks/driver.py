@@ -66,6 +66,10 @@ CONFIRM: Final = 3.0
 # them, from a slow disk, has hours.
 MAX_OVER: Final = 10_000
 
+# Ends that another replica has said are decided and that are not here yet; without its word each
+# is found out about later, at the price of a round.
+MAX_EARLY: Final = 10_000
+
 # Seconds, times its place, after which a replica looks for a worker although one before it is
 # linked: that one's disk may fail.
 PATIENCE: Final = 30.0
@@ -143,6 +147,8 @@ class Driver:
         self._assigned: dict[str, _Live] = {}
         # The ballot and the version of records that were settled.
         self._over: OrderedDict[str, tuple[Ballot, int]] = OrderedDict()
+        # By task and by who said so.
+        self._early: OrderedDict[tuple[str, str], Ballot] = OrderedDict()
         self._settled: dict[str, list[tuple[str, Ballot]]] = {}
         self._settling: IDelayedCall | None = None
         self._sleeping: set[IDelayedCall] = set()
@@ -176,7 +182,7 @@ class Driver:
 
     def learnt(self, record: TaskRecord) -> None:
         """This replica has accepted a record. It may not be decided yet, or ever."""
-        self._take(record, settled=False)
+        self._take(record, settled=record.has_ended and self._is_settled(record))
 
     def decided(self, record: TaskRecord) -> None:
         """A record was decided."""
@@ -185,15 +191,29 @@ class Driver:
     def settled(self, peer: PeerID, tasks: Sequence[tuple[str, Ballot]]) -> None:
         """Another replica has these ended tasks' records decided.
 
+        It may say so before this one has heard of them: it is asked to accept an end later than
+        those who are needed for it.
+
         :param peer: who says so. Of a task that it does not keep it cannot know.
         """
         name = str(peer)
         for task, ballot in tasks:
             live = self._live.get(task)
-            if live is None or name not in live.record.submission.replicas:
-                continue
-            if live.record.ballot == ballot:
+            known = self._over.get(task, (RESERVED, 0))[0] if live is None else live.record.ballot
+            if ballot > known:
+                self._early[task, name] = ballot
+                if len(self._early) > MAX_EARLY:
+                    self._early.popitem(last=False)
+            elif live is not None and ballot == known and name in live.record.submission.replicas:
                 self.decided(live.record)
+
+    def _is_settled(self, record: TaskRecord) -> bool:
+        """Whether one of those that keep a task has said that its end is decided."""
+        for each in record.submission.replicas:
+            if self._early.get((record.task, each)) == record.ballot:
+                del self._early[record.task, each]
+                return True
+        return False
 
     def _take(self, record: TaskRecord, settled: bool) -> None:
         task, replicas = record.task, record.submission.replicas

@@ -701,6 +701,42 @@ class EndTests(DriverCase):
         self.assertEqual(self.records.closed, [])
         self.assertEqual(len(self.told), 3)
 
+    def test_settled_before(self) -> None:
+        """That word may come before the end, of a task that is known here or not: this replica is
+        asked later than those that are needed."""
+        state = begin(name("hazel"), name("walnut"))
+        for known in (True, False):
+            with self.subTest(known=known):
+                self.setUp()
+                if known:
+                    self.create()
+                self.driver.settled(peer("acacia"), [(TASK, Ballot(4, 2))])
+                self.assertEqual(self.told, [(State.ASSIGNED, True)] if known else [])
+                self.learn(ended(state), 4)
+                self.assertEqual((self.told[-1], len(self.driver)), ((State.ENDED, True), 0))
+                self.run_for(30.0)
+                self.assertEqual(self.records.closed, [])
+
+    def test_settled_before_by_others(self) -> None:
+        """The word of one who does not keep the task is none, nor is one for another end."""
+        state = begin(name("hazel"), name("walnut"))
+        self.driver.settled(peer("hazel"), [(TASK, Ballot(4, 2))])
+        self.driver.settled(peer("acacia"), [(TASK, Ballot(5, 2))])
+        self.learn(ended(state), 4)
+        self.assertEqual(self.told, [(State.ENDED, False)])
+        self.learn(ended(state), 5)
+        self.assertEqual(self.told[1:], [(State.ENDED, True)])
+
+    def test_settled_before_of_many(self) -> None:
+        """What is never heard of is not remembered for ever."""
+        self.patch(driver_module, "MAX_EARLY", 2)
+        ends = [(task_id(number), Ballot(4, 2)) for number in range(1, 4)]
+        self.driver.settled(peer("acacia"), ends)
+        state = ended(begin(name("hazel"), name("walnut")))
+        for number in range(1, 4):
+            self.driver.learnt(record(state, number, ballot=Ballot(4, 2)))
+        self.assertEqual([settled for _, settled in self.told], [False, True, True])
+
     def test_own_disk_is_slow(self) -> None:
         """What this replica accepts of a task that has ended already is nothing new."""
         made = self.create()
