@@ -172,6 +172,7 @@ class Link(Protocol):
         self._deadline: IDelayedCall | None = None
         self._look: IDelayedCall | None = None
         self._closing = False
+        self._aborted = False
         self._ignored = 0
         self._is_tcp = False
         self._broken = False
@@ -308,7 +309,7 @@ class Link(Protocol):
 
     def flush(self) -> None:
         """Put what the core wants to send on the transport; in a dispatch, at its end."""
-        if self._dispatching or self.closed or self._closing:
+        if self._dispatching or self.closed or self._closing or self._aborted:
             return
         if self.congested and self._reason is None:
             # While TCP takes no more, frames wait in the core, whose caps hold for them: a peer
@@ -333,7 +334,9 @@ class Link(Protocol):
             transport.writeSequence(chunks)
         elif self._in_transport:
             transport.writeSequence(chunks)
-            if transport.dataBuffer:
+            if transport.dataBuffer or self.congested:
+                # To send it could end the congestion within this call, and have producers write
+                # before what the caller has yet to keep.
                 return
             if transport.doWrite() is not None:
                 self._broken = True
@@ -670,6 +673,8 @@ class Link(Protocol):
 
     def _cut(self) -> None:
         self._set_deadline(None, None)
+        # The transport sends nothing of what it has; what came after it would leave a gap.
+        self._aborted = True
         self.transport.abortConnection()  # type: ignore[union-attr]  # ITCPTransport has it
 
     def _set_deadline(self, delay: float | None, call: Any) -> None:

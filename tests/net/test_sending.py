@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import socket
+from typing import Any, cast
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.tcp import Server
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from bzzz.net import link as link_module
 from bzzz.wire.connection_events import StreamData
+from bzzz.wire.limits import INITIAL_WINDOW
 from tests.net import test_turns
 from tests.net.swarms import Wire
 from tests.net.test_turns import ECHO, LinkCase
@@ -176,6 +180,115 @@ class SendingTests(LinkCase):
         self.link.dataReceived(self.peer.data_to_send())
         self.link.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.owner.closed, ["the peer closed it"])
+
+
+class TcpWire(Server):
+    """A transport of Twisted, of which the test is the reactor, and the other end."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.far = socket.create_connection(listener.getsockname())
+            near, client = listener.accept()
+        near.setblocking(False)
+        self.far.setblocking(False)
+        reactor: Any = MemoryReactorClock()
+        super().__init__(near, cast("Any", None), client, cast("Any", None), 1, reactor)
+
+    def turn(self) -> bytes:
+        """What has come to the other end when the reactor has asked for it once."""
+        if self in self.reactor.getWriters():
+            self.doWrite()
+        came = []
+        try:
+            while data := self.far.recv(1 << 20):
+                came.append(data)
+        except BlockingIOError:
+            pass
+        return b"".join(came)
+
+
+class Eager:
+    """A producer that has something to say once it is asked to go on."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.data = b""
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        data, self.data = self.data, b""
+        self.stream.write(data)
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class TcpTests(LinkCase):
+    """A link on TCP, without a reactor."""
+
+    wire: Any
+
+    def setUp(self) -> None:
+        self.patch(test_turns, "Wire", TcpWire)
+        super().setUp()
+        self.addCleanup(self.wire.far.close)
+        self.addCleanup(self.wire.socket.close)
+        self.peer.open_stream([ECHO])
+        self.link.dataReceived(self.peer.data_to_send())
+        self.told()
+        (stream,) = self.link._streams.values()
+        self.stream: Any = stream
+
+    def answer(self) -> bytes:
+        return bytes(self.wire.turn())
+
+    def told(self) -> bytes:
+        """What the peer has got on the stream until now."""
+        events = self.peer.receive_data(self.answer())
+        return b"".join(event.data for event in events if isinstance(event, StreamData))
+
+    def test_sent(self) -> None:
+        """The reactor has nothing to do for it."""
+        self.stream.write(b"an answer")
+        self.assertNotIn(self.wire, self.wire.reactor.getWriters())
+        self.assertEqual(self.told(), b"an answer")
+
+    def test_aborted(self) -> None:
+        """Nothing is sent on a link that was aborted, be it in the same turn."""
+        self.link.abort("a test")
+        self.stream.write(b"an answer")
+        self.assertEqual(self.told(), b"")
+
+    def test_aborted_with_something_left(self) -> None:
+        """Nor where something was left to the reactor, without which the peer could not read it."""
+        self.stream.write(bytes(link_module.SHORT))
+        self.link.abort("a test")
+        for _ in range(3):
+            self.stream.write(b"an answer")
+        self.assertEqual(self.told(), b"")
+
+    def test_congested_by_what_is_short(self) -> None:
+        """What fills the transport is left to the reactor. Else a producer would go on at once, and
+        its data come before what the window had no room for."""
+        self.stream.registerProducer(producer := Eager(self.stream), True)
+        parts = [bytes([number]) * 62_000 for number in range(4)]
+        got = b""
+        for part in parts[:3]:
+            self.stream.write(part)
+            got += self.told()
+        self.stream.write(parts[3])
+        self.assertFalse(self.link.congested)
+        # The window has room for some of it.
+        last = b"y" * (INITIAL_WINDOW - 4 * 62_000 + 5_000)
+        producer.data = b"z"
+        self.stream.write(last)
+        got += self.told()
+        self.peer.consumed(1, len(got))
+        self.link.dataReceived(self.peer.data_to_send())
+        got += self.told()
+        self.assertEqual(got, b"".join([*parts, last, b"z"]))
 
 
 class SimulatedTests(LinkCase):
