@@ -102,7 +102,7 @@ class Calls(Generic[Q, A]):
         self.admits = admits
         self._swarm = swarm
         self._asking: dict[PeerID, _Asking[Q, A]] = {}
-        # Those of whom something may wait to be sent; some may be over.
+        # Those of whom something may wait to be sent.
         self._to_send: set[_Asking[Q, A]] = set()
         swarm.handle(codec.protocol_id, _Answerings(self), rate=RATE)
 
@@ -116,7 +116,8 @@ class Calls(Generic[Q, A]):
             asking = _Asking(self, link)
             if not asking.is_over:
                 self._asking[peer] = asking
-        self._to_send.add(asking)
+        if not asking.is_over:
+            self._to_send.add(asking)
         return asking.ask(question)
 
     def send_now(self) -> None:
@@ -129,6 +130,7 @@ class Calls(Generic[Q, A]):
 
     def lost(self, asking: _Asking[Q, A]) -> None:
         """A stream that this side opened is gone."""
+        self._to_send.discard(asking)
         if self._asking.get(asking.link.remote_peer) is asking:
             del self._asking[asking.link.remote_peer]
 

@@ -134,6 +134,7 @@ class CallsCase(SwarmCase):
         self.run_for(0.0)
         for side in (self.one, self.other):
             self.assertEqual(side.calls._asking, {})
+            self.assertEqual(side.calls._to_send, set())
         calls = [str(call.call) for call in self.reactor.getDelayedCalls()]
         self.assertEqual([call for call in calls if "calls." in call or "_Frames" in call], [])
 
@@ -325,6 +326,13 @@ class AtOnceTests(CallsCase):
         self.one.link(self.other.id).sever("a test")
         self.one.calls.send_now()
         self.assertEqual(self.heard(), [])
+
+    def test_lost_before(self) -> None:
+        """Nothing is remembered of a link that is gone, where nobody ever sends at once."""
+        asked = self.ask("a")[0]
+        self.one.link(self.other.id).sever("a test")
+        self.failureResultOf(asked, AnswerLost)
+        self.nothing_left()
 
     def test_answers(self) -> None:
         """The last of the answers that are wanted leaves at once, and what waits with it."""
