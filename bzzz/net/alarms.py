@@ -54,6 +54,7 @@ class Alarms:
         self._planned_at = 0.0
         self._active = 0
         self._ringing = False
+        self._is_over = False
 
     def __len__(self) -> int:
         """How many are to be made."""
@@ -71,10 +72,10 @@ class Alarms:
         return alarm
 
     def tidy(self) -> None:
-        """Leave no call to the clock that makes none of them, as when all is over."""
-        if self._planned is not None and not self._active:
-            self._planned.cancel()
-            self._planned = None
+        """All is over: leave no call to the clock that makes none of them, from now on."""
+        self._is_over = True
+        if not self._active:
+            self._cancel()
 
     def lost_one(self) -> None:
         """For alarms: one of them is not to be made any more."""
@@ -83,6 +84,13 @@ class Alarms:
             # The call that is planned stays: the next alarm will mostly be later. Else it does
             # nothing.
             self._heap.clear()
+            if self._is_over:
+                self._cancel()
+
+    def _cancel(self) -> None:
+        if self._planned is not None:
+            self._planned.cancel()
+            self._planned = None
 
     def _plan(self, at: float, now: float) -> None:
         if self._planned is not None:

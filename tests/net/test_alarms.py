@@ -16,8 +16,8 @@ class AlarmsTests(SynchronousTestCase):
         self.alarms = Alarms(self.clock)
         self.rung: list[str] = []
 
-    def plan(self, seconds: float, name: str) -> None:
-        self.alarms.call_later(seconds, lambda: self.rung.append(name))
+    def plan(self, seconds: float, name: str) -> Alarm:
+        return self.alarms.call_later(seconds, lambda: self.rung.append(name))
 
     def test_order(self) -> None:
         """Each is made when its time has come, and the clock has one call for all."""
@@ -65,6 +65,20 @@ class AlarmsTests(SynchronousTestCase):
             self.clock.advance(at)
             self.assertEqual(self.rung, expected)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_tidy(self) -> None:
+        """When all is over, no call of the clock outlives the last of them."""
+        self.plan(1, "first").cancel()
+        self.alarms.tidy()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        last = self.plan(1, "last")
+        self.alarms.tidy()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        last.cancel()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.plan(1, "late")
+        self.clock.advance(1)
+        self.assertEqual(self.rung, ["late"])
 
     def test_again(self) -> None:
         """A call may plan another one, sooner than those that are planned or at once."""

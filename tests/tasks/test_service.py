@@ -1123,6 +1123,15 @@ class SubmitTests(ServiceCase):
         self.clock.advance(ANSWER_SECONDS)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_links_lost_after_stop(self) -> None:
+        """That time is over when the links are."""
+        submitting = self.submit(name("larch"))
+        self.clock.advance(0.1)
+        self.service.stop()
+        self.failureResultOf(submitting, NoMajority)
+        self.peers.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
 
 class AnswerTests(ServiceCase):
     """Answers that do not come."""
