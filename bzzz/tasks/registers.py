@@ -418,8 +418,9 @@ class _Round:
         if failure.check(BzzzError) is None:
             self._log.failure("A replica could not be asked", failure)
         if request is self._sent:
-            self._asked.discard(place)
+            # The others first: who has just failed is asked again in a while.
             self._wake()
+            self._asked.discard(place)
 
     def _broken(self, failure: Failure) -> None:
         """The change itself failed, or there is a mistake here: whoever waits is to know."""

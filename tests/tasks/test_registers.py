@@ -177,6 +177,20 @@ class ChangeTests(SynchronousTestCase):
         self.network.run(0.006, 0.001)
         self.assertEqual(self.successResultOf(changed), b"abc")
 
+    def test_failed_once(self) -> None:
+        """One that cannot be asked, or cannot write, is asked again after a while, as ever."""
+        self.network.disks[1].slow = True
+        for cut in ({1}, set()):
+            self.network.cut = cut
+            self.network.sent.clear()
+            changed = self.change(b"b") if not cut else self.create()
+            self.network.run(0.02, 0.001)
+            for _ in self.network.disks[1].writes[:]:
+                self.network.disks[1].break_down()
+            self.network.run(RESEND / 2)
+            self.successResultOf(changed)
+            self.assertEqual(sorted(to for to, _ in self.network.sent), [0, 1, 2])
+
     def test_worker_first(self) -> None:
         """Who runs the task is one of those who are asked at once, if it is a replica."""
         for place in (1, 2):
