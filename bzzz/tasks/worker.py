@@ -16,6 +16,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bzzz.errors import BzzzError, RemoteProtocolError
 from bzzz.identity.peer_id import PeerID
@@ -87,6 +88,7 @@ class _Attempt:
     :ivar lost: whether others may have it: its lease is not wanted any more.
     :ivar counted: whether it takes of the machine what it needs.
     :ivar near: the replicas that are asked first, see :func:`bzzz.tasks.nearest.nearest`; then all.
+    :ivar left: places of those that were not asked first, until all are.
     """
 
     def __init__(self, signed: SignedSubmission, submission: Submission, token: int) -> None:
@@ -105,6 +107,7 @@ class _Attempt:
         self.lost = False
         self.counted = True
         self.near: set[PeerID] = set()
+        self.left: list[int] = []
         self.expiry: Alarm | None = None
 
     def asks(self, replica: PeerID) -> bool:
@@ -318,9 +321,12 @@ class Worker:
             # What is due soon is asked for with the others.
             if now >= attempt.asked_for + every / 2:
                 attempt.asked_for = now
+                attempt.left = []
                 for place, replica in enumerate(attempt.replicas):
                     if attempt.asks(replica):
                         asked.setdefault((replica, holds), []).append((attempt, place))
+                    else:
+                        attempt.left.append(place)
                 attempt.near = set()
             soonest = min(soonest, attempt.asked_for + every)
         for (replica, _), attempts in asked.items():
@@ -333,27 +339,55 @@ class Worker:
     def _ask_for(self, replica: PeerID, attempts: list[tuple[_Attempt, int]], now: float) -> None:
         renew = Renew(tuple((attempt.task, attempt.token) for attempt, _ in attempts))
         asking = self._peers.ask(replica, renew)
-        asking.addCallback(self._granted, attempts, now)
-        # Who cannot be asked grants nothing.
-        asking.addErrback(lambda failure: failure.trap(BzzzError))
+        asking.addCallbacks(
+            self._granted,
+            self._not_asked,
+            callbackArgs=(attempts, now),
+            errbackArgs=(attempts,),
+        )
+
+    def _not_asked(self, failure: Failure, attempts: list[tuple[_Attempt, int]]) -> None:
+        """Who cannot be asked grants nothing."""
+        failure.trap(BzzzError)
+        self._ask_others([attempt for attempt, _ in attempts])
+
+    def _ask_others(self, attempts: list[_Attempt]) -> None:
+        """Ask those that were not asked first, as one of the others does not grant its lease: the
+        record is sent to them then, too."""
+        now = self._clock.seconds()
+        asked: dict[PeerID, list[tuple[_Attempt, int]]] = {}
+        for attempt in attempts:
+            left, attempt.left = attempt.left, []
+            if attempt.lost or self._stopped or self._attempts.get(attempt.task) is not attempt:
+                continue
+            for place in left:
+                asked.setdefault(attempt.replicas[place], []).append((attempt, place))
+        for replica, some in asked.items():
+            self._ask_for(replica, some, now)
+        if asked:
+            self._peers.send_now()
 
     def _granted(self, answer: Answer, attempts: list[tuple[_Attempt, int]], asked: float) -> None:
-        if self._stopped or not isinstance(answer, Granted):
+        if self._stopped:
             return
-        if len(answer.granted) != len(attempts):
+        if not isinstance(answer, Granted) or len(answer.granted) != len(attempts):
+            self._ask_others([attempt for attempt, _ in attempts])
             return
+        denied = []
         for (attempt, place), granted in zip(attempts, answer.granted, strict=True):
             if self._attempts.get(attempt.task) is not attempt:
                 continue
             if not granted:
                 attempt.denied.add(place)
                 self._denied(attempt)
+                denied.append(attempt)
                 continue
             attempt.denied.discard(place)
             before = attempt.lease.until
             attempt.lease.granted(place, asked)
             if attempt.lease.until > before:
                 self._extended(attempt)
+        self._ask_others(denied)
 
     def _extended(self, attempt: _Attempt) -> None:
         until = attempt.lease.until

@@ -13,7 +13,7 @@ from bzzz.identity.peer_id import PeerID
 from bzzz.net.calls import NotAsked
 from bzzz.tasks import worker as worker_module
 from bzzz.tasks.executors.interfaces import Ending, Over
-from bzzz.tasks.messages import Done, Failed, Granted, Refused, Renew, Report, Taken
+from bzzz.tasks.messages import Answer, Done, Failed, Granted, Refused, Renew, Report, Taken
 from bzzz.tasks.record import End
 from bzzz.tasks.submission import Submission, digest, sign
 from bzzz.tasks.worker import (
@@ -162,6 +162,58 @@ class OfferTests(WorkerCase):
         self.assertEqual(self.peers.take(Renew), [])
         self.clock.advance(0)
         self.assertEqual(len(self.peers.take(Renew)), 2)
+
+    def test_nearest_is_gone(self) -> None:
+        """In the place of one that cannot be asked, the others are at once, where all attempts of
+        that one can be."""
+        self.peers.gone = {peer("ironwood")}
+        self.offer()
+        asked = [each.peer for each in self.peers.asked]
+        self.assertEqual(asked, [peer("walnut"), peer("acacia")])
+        self.grant("walnut", "acacia")
+        self.assertEqual(self.executor.started, [RUN])
+        self.peers.gone.clear()
+        for number in (2, 3):
+            self.offer(number=number)
+        self.clock.advance(0)
+        self.peers.lose("ironwood")
+        [renewal] = self.grant("acacia")
+        self.assertEqual(renewal.attempts, ((task_id(2), 1), (task_id(3), 1)))
+
+    def test_nearest_denies(self) -> None:
+        """Likewise of one that denies it, or answers something else: its disk may be full. Those
+        are asked once, and all after a while."""
+        answers: list[Answer] = [Granted((False,)), Failed("why"), Granted(())]
+        for number, answer in enumerate(answers, 1):
+            self.offer(number=number)
+            self.clock.advance(0)
+            [asked] = self.peers.take(Renew, "ironwood")
+            self.assertEqual(self.peers.take(Renew, "acacia"), [])
+            self.peers.sent.clear()
+            asked.answer.callback(answer)
+            self.assertEqual(len(self.peers.sent), 1)
+            [other] = self.peers.take(Renew, "acacia")
+            self.assertEqual(other.request, asked.request)
+            other.answer.callback(Granted((False,)))
+            self.peers.lose("walnut")
+            self.assertEqual(self.peers.asked, [])
+            self.run_for(ASK_AGAIN)
+            self.grant(*REPLICAS)
+            self.assertEqual(len(self.executor.started), number)
+
+    def test_nearest_denies_what_is_over(self) -> None:
+        """Nobody is asked for what has ended meanwhile, nor after the stop."""
+        self.offer()
+        [asked] = self.peers.take(Renew, "ironwood")
+        self.worker.stop_attempt(peer("walnut"), task_id(), 1)
+        self.done()
+        asked.answer.callback(Granted((False,)))
+        self.assertEqual(self.peers.take(Renew, "acacia"), [])
+        self.offer(number=2)
+        [asked] = self.peers.take(Renew, "ironwood")
+        self.worker.stop()
+        self.peers.lose()
+        self.assertEqual(self.peers.asked, [])
 
     def test_begins_beside_others(self) -> None:
         """What has no lease yet is asked for apart: an answer that has to wait for a disk is not
