@@ -16,7 +16,7 @@ from bzzz.tasks import leases
 from bzzz.tasks import record as states
 from bzzz.tasks.acceptor import EMPTY, Kept
 from bzzz.tasks.askers import Asker
-from bzzz.tasks.record import State, TaskState
+from bzzz.tasks.record import End, State, TaskState
 from bzzz.tasks.register_store import Answered, Asked, answer
 from bzzz.tasks.worker import Worker
 from bzzz.testing.tasks.checker import check
@@ -91,7 +91,13 @@ class TaskSimulationTests(SynchronousTestCase):
         self.assertEqual(check(quiet.history), [])
         kinds = [type(event) for event in quiet.history.events]
         self.assertEqual(kinds.count(Acknowledged), 50)
-        self.assertLess(kinds.count(Started), 75)
+        # Nothing was begun but what the policies say, and no worker was taken for lost.
+        finals = [event.state for event in quiet.history.events if isinstance(event, Final)]
+        attempts = [each for state in finals if state is not None for each in state.attempts]
+        self.assertEqual(kinds.count(Started), len(attempts))
+        self.assertEqual(
+            {each.end for each in attempts} & {End.LOST, End.REFUSED, End.STALE}, set()
+        )
 
     def test_quiet(self) -> None:
         """When nothing goes wrong all are acknowledged, and run as often as their policy says."""
