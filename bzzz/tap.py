@@ -55,7 +55,7 @@ SWITCH_INTERVAL = 0.0002
 
 # Objects that may be made before the interpreter looks for those that keep each other. A task makes
 # hundreds, and with the interpreter's 700 a tenth of a busy node's time goes there.
-COLLECT_AFTER = 25_000
+COLLECT_AFTER = 5000
 
 # linux/prctl.h
 PR_SET_DUMPABLE = 4
