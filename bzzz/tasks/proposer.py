@@ -118,11 +118,21 @@ class Proposal:
 
     def unanswered(self) -> list[int]:
         """The places of the replicas that have not answered :attr:`request`."""
+        refused, places = self._refused, range(self._replicas)
         if isinstance(self._request, Accept):
-            answered = self._accepted | set(self._refused)
-        else:
-            answered = set(self._promises) | set(self._refused) | set(self._early)
-        return [place for place in range(self._replicas) if place not in answered]
+            taken = self._accepted
+            return [place for place in places if place not in taken and place not in refused]
+        told, early = self._promises, self._early
+        return [
+            place
+            for place in places
+            if place not in told and place not in refused and place not in early
+        ]
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether every replica has."""
+        return len(self._accepted) == self._replicas or not self.unanswered()
 
     def receive(self, place: int, answer: Answer) -> None:
         """Take the answer of a replica to a request of this proposal.

@@ -281,8 +281,10 @@ class _Turn:
             return
         self._over = True
         self._ended()
-        if self._round is not None:
-            self._round.stop()
+        # The two know each other: what is over is to be gone without the garbage collector.
+        last, self._round = self._round, None
+        if last is not None:
+            last.stop()
         if self._sleep is not None:
             self._sleep.cancel()
 
@@ -316,8 +318,8 @@ class _Round:
         self._outcome: Deferred[Outcome | None] | None = None
         self._asked: set[int] = set()
         self._sent: Request | None = None
-        self._deadline: Alarm | None = None
-        self._resending: Alarm | None = None
+        self._until = 0.0
+        self._alarm: Alarm | None = None
         self._waking: Alarm | None = None
         # Those that are asked later.
         self._resting: set[int] = set()
@@ -335,10 +337,10 @@ class _Round:
         """Fires with how it ended, or None at the deadline or when another one began."""
         waiting: Deferred[Outcome | None] = Deferred()
         self._outcome = waiting
-        now = self._clock.seconds()
-        self._deadline = self._alarms.call_later(max(0.0, deadline - now), self._late)
+        self._until = deadline
         if self._resting:
-            self._waking = self._alarms.call_later(2 * REST - now % REST, self._rested)
+            left = 2 * REST - self._clock.seconds() % REST
+            self._waking = self._alarms.call_later(left, self._rested)
         self._resend()
         self._look()
         return waiting
@@ -348,7 +350,7 @@ class _Round:
         if self._stopped:
             return
         self._stopped = True
-        for alarm in (self._deadline, self._resending, self._waking):
+        for alarm in (self._alarm, self._waking):
             if alarm is not None:
                 alarm.cancel()
         self._ended()
@@ -357,6 +359,8 @@ class _Round:
     def _late(self) -> None:
         if self._outcome is not None:
             self.stop()
+        else:
+            self._resend()
 
     def _resend(self) -> None:
         """Ask those who have not answered and are not being asked."""
@@ -373,8 +377,17 @@ class _Round:
             if self._again > LAGGING:
                 self.stop()
                 return
-        self._resending = self._alarms.call_later(RESEND * (1 + self._again), self._resend)
+        self._plan()
         self._send()
+
+    def _plan(self) -> None:
+        """Wait for answers, until they are asked for again or it is too late for them."""
+        wait = RESEND * (1 + self._again)
+        left = self._until - self._clock.seconds()
+        if self._outcome is not None and left <= wait:
+            self._alarm = self._alarms.call_later(max(0.0, left), self._late)
+        else:
+            self._alarm = self._alarms.call_later(wait, self._resend)
 
     def _send(self) -> None:
         request = self._proposal.request
@@ -392,7 +405,6 @@ class _Round:
             asking.addCallbacks(
                 self._answered, self._lost, callbackArgs=(place,), errbackArgs=(place, request)
             )
-            asking.addErrback(self._broken)
 
     def _rested(self) -> None:
         if self._outcome is not None:
@@ -408,11 +420,15 @@ class _Round:
             self._send()
 
     def _answered(self, answer: Answer, place: int) -> None:
-        if not self._stopped:
+        if self._stopped:
+            return
+        try:
             self._proposal.receive(place, answer)
             if not isinstance(answer, Accepted):
                 self._wake()
             self._look()
+        except Exception:  # noqa: BLE001 - a change is not to wait for ever, whatever is wrong
+            self._broken(Failure())
 
     def _lost(self, failure: Failure, place: int, request: Request) -> None:
         if failure.check(BzzzError) is None:
@@ -440,7 +456,7 @@ class _Round:
         self._tell(outcome)
         # Others are to have the value too. What was only read they are not sent: it is decided.
         written = self.decided and isinstance(self._proposal.request, Accept)
-        if not written or not self._proposal.unanswered():
+        if not written or self._proposal.is_answered:
             self.stop()
 
     def _tell(self, outcome: Outcome | None) -> None:

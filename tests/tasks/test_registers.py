@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from functools import partial
 from random import Random
 
@@ -138,6 +140,20 @@ class ChangeTests(SynchronousTestCase):
         self.network.run(2 * RESEND)
         self.assertEqual(len(self.network.sent), sent)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_nothing_is_left(self) -> None:
+        """A change that is over is gone without the garbage collector."""
+        self.create()
+        self.network.run(1.0)
+        gc.disable()
+        self.addCleanup(gc.enable)
+        change = append(b"b")
+        left = weakref.ref(change)
+        changing = Deferred.fromCoroutine(self.network.registers[0].change("t", NODES, change, 5.0))
+        del change
+        self.network.run(1.0)
+        self.assertEqual(self.successResultOf(changing), b"ab")
+        self.assertIsNone(left())
 
     def test_one_round(self) -> None:
         """The first value and the same node's next ones take one question to each replica that is
