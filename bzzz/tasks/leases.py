@@ -34,6 +34,7 @@ class Lease:
 
     :param replicas: how many the task has.
     :param seconds: for which a grant of a majority is good, from when it was asked for.
+    :ivar until: when it ends, on the worker's clock; minus infinity: it has not begun.
     """
 
     def __init__(self, replicas: int, seconds: float) -> None:
@@ -41,20 +42,19 @@ class Lease:
         self._seconds = seconds
         # By place: when that was asked for which the replica granted last.
         self._granted = [float("-inf")] * replicas
+        self.until = float("-inf")
 
     def granted(self, place: int, asked: float) -> None:
         """A replica has granted what it was asked for at ``asked`` on the worker's clock."""
-        self._granted[place] = max(self._granted[place], asked)
+        if asked > self._granted[place]:
+            self._granted[place] = asked
+            last = sorted(self._granted, reverse=True)[self._majority - 1]
+            self.until = last + self._seconds
 
     @property
     def has_grant(self) -> bool:
         """Whether any replica has ever granted it."""
         return max(self._granted) > float("-inf")
-
-    @property
-    def until(self) -> float:
-        """When it ends, on the worker's clock; minus infinity: it has not begun."""
-        return sorted(self._granted, reverse=True)[self._majority - 1] + self._seconds
 
 
 class Grants:

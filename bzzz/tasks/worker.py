@@ -8,10 +8,10 @@ recorded, so that nobody begins the next one in between.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -81,6 +81,7 @@ class _Phase(Enum):
 class _Attempt:
     """One attempt of a task on this machine.
 
+    :ivar digest: tells its submission from any other.
     :ivar asked_for: when its lease is to be asked for again.
     :ivar denied: places of the replicas whose last word was no.
     :ivar run: what is to be run, once that is prepared.
@@ -91,8 +92,8 @@ class _Attempt:
     :ivar left: places of those that were not asked first, until all are.
     """
 
-    def __init__(self, signed: SignedSubmission, submission: Submission, token: int) -> None:
-        self.signed = signed
+    def __init__(self, digest: bytes, submission: Submission, token: int) -> None:
+        self.digest = digest
         self.submission = submission
         self.task = submission.task
         self.token = token
@@ -155,6 +156,7 @@ class Worker:
         self._idle: list[Deferred[None]] = []
         self._closing = False
         self._stopped = False
+        self._background = partial(in_background, log=self._log)
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -196,7 +198,7 @@ class Worker:
             return Refused("the node stops")
         if task in self._attempts:
             return Refused("an older attempt of the task has not ended here yet")
-        attempt = _Attempt(signed, submission, token)
+        attempt = _Attempt(offered, submission, token)
         admitted = self._admit(peer, submission)
         if isinstance(admitted, Refused):
             return admitted
@@ -208,7 +210,7 @@ class Worker:
         self._attempts[task] = attempt
         env = {**admitted, "BZZZ_TASK": task, "BZZZ_FENCING_TOKEN": str(token)}
         # What does not begin within the time of its lease will have been given to others.
-        self._expire_at(attempt, self._clock.seconds() + submission.lease)
+        self._expire_in(attempt, submission.lease)
         self._background(self._prepare(attempt, env), "preparing an attempt")
         if len(self._attempts) > 1:
             # With what else is offered in this turn.
@@ -394,12 +396,9 @@ class Worker:
         if until <= self._clock.seconds():
             return
         if attempt.phase is _Phase.PREPARING:
-            self._expire_at(attempt, until)
             self._begin(attempt)
-        else:
-            self._expire_at(attempt, until)
-            if attempt.phase is _Phase.RUNNING:
-                self._executor.extend(attempt.key, until)
+        elif attempt.phase is _Phase.RUNNING:
+            self._executor.extend(attempt.key, until)
 
     def _denied(self, attempt: _Attempt) -> None:
         """A majority says that the token is not current: nobody will take its result."""
@@ -408,15 +407,18 @@ class Worker:
         if attempt.phase is _Phase.RUNNING:
             self._executor.stop(attempt.key, 0.0)
 
-    def _expire_at(self, attempt: _Attempt, when: float) -> None:
-        if attempt.expiry is not None:
-            attempt.expiry.cancel()
-        left = max(0.0, when - self._clock.seconds())
-        attempt.expiry = self._alarms.call_later(left, partial(self._expired, attempt))
+    def _expire_in(self, attempt: _Attempt, seconds: float) -> None:
+        """See then whether it has begun, or has a lease that is longer."""
+        attempt.expiry = self._alarms.call_later(seconds, partial(self._expired, attempt))
 
     def _expired(self, attempt: _Attempt) -> None:
         """The lease has ended. What runs is killed by the executor, which says so."""
-        if self._is_here(attempt, _Phase.PREPARING):
+        if not self._is_here(attempt, _Phase.PREPARING):
+            return
+        left = attempt.lease.until - self._clock.seconds()
+        if left > 0:
+            self._expire_in(attempt, left)
+        else:
             self._end(attempt, End.LOST, reason="its lease ended before it could begin")
 
     # -- ending
@@ -431,7 +433,7 @@ class Worker:
             return
         attempt.phase = _Phase.COLLECTING
         self._free(attempt)
-        self._background(self._collect(attempt, over, end), "collecting what an attempt has left")
+        self._background(self._collect(attempt, over, end), "ending an attempt")
 
     async def _collect(self, attempt: _Attempt, over: Over, end: End) -> None:
         produced: Produced | None = None
@@ -443,7 +445,8 @@ class Worker:
             if end is End.DONE:
                 end, reason = End.FAILED, why
         if self._is_here(attempt, _Phase.COLLECTING):
-            self._end(attempt, end, over.exit_status, reason, produced)
+            report = self._ending(attempt, end, over.exit_status, reason, produced)
+            await self._report(attempt, report)
 
     def _why(self, error: Exception, attempt: _Attempt) -> str:
         if isinstance(error, BzzzError):
@@ -451,28 +454,30 @@ class Worker:
         self._log.failure("The files of {attempt}: a flaw", attempt=attempt.key)
         return f"a flaw of the node, which its log has: {error!r}"
 
-    def _end(
+    def _end(self, attempt: _Attempt, end: End, *, reason: str) -> None:
+        report = self._ending(attempt, end, None, reason, None)
+        self._background(self._report(attempt, report), "reporting the end of an attempt")
+
+    def _ending(
         self,
         attempt: _Attempt,
         end: End,
-        exit_status: int | None = None,
-        reason: str = "",
-        produced: Produced | None = None,
-    ) -> None:
+        exit_status: int | None,
+        reason: str,
+        produced: Produced | None,
+    ) -> Report:
         attempt.phase = _Phase.REPORTING
         attempt.lost = end is End.LOST
         self._free(attempt)
-        report = Report(
+        return Report(
             attempt.task,
             attempt.token,
             end,
             exit_status,
             shorten(reason),
             produced,
-            digest(attempt.signed),
+            attempt.digest,
         )
-        self._background(self._report(attempt, report), "reporting the end of an attempt")
-        self._peers.send_now()
 
     def _free(self, attempt: _Attempt) -> None:
         if attempt.counted:
@@ -518,7 +523,9 @@ class Worker:
     async def _told(self, replica: PeerID, report: Request) -> Answer | None:
         """What a replica answers; None where it cannot be asked."""
         try:
-            answer = await self._peers.ask(replica, report)
+            asking = self._peers.ask(replica, report)
+            self._peers.send_now()
+            answer = await asking
         except BzzzError as error:
             self._log.debug("{peer} could not be told: {error}", peer=replica, error=error)
             return None
@@ -544,9 +551,6 @@ class Worker:
         self._calls.add(call)
         await slept
         self._calls.discard(call)
-
-    def _background(self, doing: Coroutine[Any, Any, None], what: str) -> None:
-        in_background(doing, what, self._log)
 
 
 def _ends(over: Over, stopping: bool) -> End:

@@ -182,8 +182,8 @@ class PlantedTests(SynchronousTestCase):
 
         def begin(worker: Worker, attempt: object) -> None:
             lease = attempt.lease  # type: ignore[attr-defined]  # an attempt of the worker
-            for place in range(3):
-                lease._granted[place % len(lease._granted)] = worker._clock.seconds()
+            for place in range(len(attempt.replicas)):  # type: ignore[attr-defined]  # likewise
+                lease.granted(place, worker._clock.seconds())
             whole(worker, attempt)  # type: ignore[arg-type]  # likewise
 
         self.patch(Worker, "_begin", begin)
