@@ -21,12 +21,16 @@ def in_background(
         work, which is no failure.
     """
     deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+    return deferred.addCallbacks(_ended, _failed, errbackArgs=(what, log))
 
-    def failed(failure: Failure) -> None:
-        if failure.check(CancelledError) is None:
-            log.failure("{what} failed", failure, what=what)
 
-    return deferred.addCallbacks(lambda _: None, failed)
+def _ended(_: object) -> None:
+    """What it has found is of no interest."""
+
+
+def _failed(failure: Failure, what: str, log: Logger) -> None:
+    if failure.check(CancelledError) is None:
+        log.failure("{what} failed", failure, what=what)
 
 
 def after(deferred: Deferred[None]) -> Deferred[None]:

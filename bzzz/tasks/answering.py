@@ -79,7 +79,7 @@ class Answering:
     def answer(self, peer: PeerID, request: Request) -> Deferred[Answer]:
         """Answer a member. It does not fail."""
         if isinstance(request, Renew):
-            return self._renewing.answer(str(peer), request.attempts).addErrback(_failed)
+            return self._renewing.answer(str(peer), request.attempts)
         if isinstance(request, Offer):
             try:
                 return succeed(self._offered(peer, request))
@@ -88,25 +88,36 @@ class Answering:
         if isinstance(request, Register) and not self._kept.is_old(request.task):
             # Most of what is asked.
             try:
-                return self._ask_replica(peer, request).addErrback(_failed)
+                return self._ask_replica(peer, request)
             except BzzzError as error:
                 return succeed(_failure(error))
-        return Deferred.fromCoroutine(self._answer(peer, request)).addErrback(_failed)
+        return Deferred.fromCoroutine(self._answer_or_say_why(peer, request))
 
     def _ask_replica(self, peer: PeerID, request: Register) -> Deferred[Answer]:
+        """Ask this node's replica.
+
+        :raises RemoteProtocolError: the peer may not.
+        """
         asker = self._checks.asker(peer, request)
-        return self._replica.ask(request.task, request.request, asker).addCallback(Told)
+        asking = self._replica.ask(request.task, request.request, asker)
+        return asking.addCallbacks(Told, _failed)
+
+    async def _answer_or_say_why(self, peer: PeerID, request: Request) -> Answer:
+        try:
+            return await self._answer(peer, request)
+        except BzzzError as error:
+            return _failure(error)
 
     async def _answer(self, peer: PeerID, request: Request) -> Answer:
         match request:
+            case Report():
+                return await self._reported(peer, request)
             case Register(task):
                 await self._kept.check_age(task)
                 return await self._ask_replica(peer, request)
             case Stop(task, token):
                 self._worker.stop_attempt(peer, task, token)
                 return Done()
-            case Report():
-                return await self._reported(peer, request)
             case Find(task):
                 return await self._kept.find(task)
             case Cancel() | Retry():

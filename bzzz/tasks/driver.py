@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -153,6 +154,7 @@ class Driver:
         self._settling: IDelayedCall | None = None
         self._sleeping: set[IDelayedCall] = set()
         self._stopped = False
+        self._background = partial(in_background, log=self._log)
         self._ticking = Periodic(clock, TICK, self._tick, "looking at leases", self._log)
         self._checking = Periodic(clock, CHECK, self._check, "looking at tasks", self._log)
 
@@ -582,9 +584,6 @@ class Driver:
         self._sleeping.add(call)
         await slept
         self._sleeping.discard(call)
-
-    def _background(self, doing: Coroutine[Any, Any, None] | Deferred[Any], what: str) -> None:
-        in_background(doing, what, self._log)
 
 
 def _refusal(answer: object) -> Refused | None:

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from bzzz.net.alarms import Alarms
-from bzzz.tasks.messages import Granted
+from bzzz.tasks.messages import Answer, Granted
 from bzzz.tasks.replica import Replica
 
 __all__ = ["WRITTEN", "Renewing"]
@@ -30,7 +30,7 @@ class Renewing:
         self._alarms = Alarms(clock)
         self._replica = replica
 
-    def answer(self, worker: str, attempts: Sequence[tuple[str, int]]) -> Deferred[Granted]:
+    def answer(self, worker: str, attempts: Sequence[tuple[str, int]]) -> Deferred[Answer]:
         """Grant what can be. It does not fail.
 
         :param worker: its peer ID, which its link has proved.
@@ -44,7 +44,7 @@ class Renewing:
         ]
         if not being_written:
             return succeed(granted)
-        answered: Deferred[Granted] = Deferred()
+        answered: Deferred[Answer] = Deferred()
         left = len(being_written)
 
         def written(_: None) -> None:

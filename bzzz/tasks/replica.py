@@ -141,7 +141,6 @@ class Replica:
         self._waiting.append((Asked(task, request, asker=asker), answered))
         if isinstance(request, Accept):
             self._accepting[task] = answered
-            answered.addBoth(self._answered, task, answered)
         if not self._is_writing:
             # At the end of this turn, with what else comes in it, and behind what it sends.
             self._is_writing = True
@@ -179,11 +178,6 @@ class Replica:
     def until_closed(self, task: str, token: int, lease: float) -> float:
         """Seconds for which this replica may not close a token, 0 if it may."""
         return self._grants.until_closed(task, token, lease, self._clock.seconds())
-
-    def _answered(self, result: T, task: str, answered: Deferred[Answer]) -> T:
-        if self._accepting.get(task) is answered:
-            del self._accepting[task]
-        return result
 
     def _write(self) -> None:
         """Write what waits, as long as something does."""
@@ -231,6 +225,7 @@ class Replica:
                 self._grants.grant(asked.task, begun, now)
         self._write()
         for (asked, waiting), answered in zip(batch, answers, strict=True):
+            self._is_written(asked.task, waiting)
             if isinstance(answered.answer, Denied):
                 waiting.errback(AskerDenied(answered.answer.reason))
                 continue
@@ -248,16 +243,23 @@ class Replica:
             if error.is_lasting:
                 self._disk_broken(str(error))
         self._write()
-        for _, waiting in batch:
+        for asked, waiting in batch:
+            self._is_written(asked.task, waiting)
             waiting.errback(failure)
 
     def _broken(self, failure: Failure, batch: list[tuple[Asked, Deferred[Answer]]]) -> None:
         """A mistake of ours, which is not to keep all other tasks waiting."""
         self._log.failure("What a replica has written could not be told of", failure)
-        for _, waiting in batch:
+        for asked, waiting in batch:
             if not waiting.called:
+                self._is_written(asked.task, waiting)
                 waiting.errback(failure)
         self._write()
+
+    def _is_written(self, task: str, waiting: Deferred[Answer]) -> None:
+        """What was to be accepted is on the disk, or could not be written."""
+        if self._accepting.get(task) is waiting:
+            del self._accepting[task]
 
     def _tell(self, task: str, kept: Kept) -> None:
         try:

@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from bzzz.tasks import messages
 from bzzz.tasks.ballots import RESERVED, Accept, Answer, Ballot, Prepare
 from bzzz.tasks.messages import Granted
 from bzzz.tasks.renewing import WRITTEN, Renewing
@@ -37,7 +38,7 @@ class RenewingTests(SynchronousTestCase):
         self.clock.advance(0)
         return accepting
 
-    def renew(self, *attempts: tuple[str, int]) -> Deferred[Granted]:
+    def renew(self, *attempts: tuple[str, int]) -> Deferred[messages.Answer]:
         return self.renewing.answer("walnut", attempts)
 
     def test_at_once(self) -> None:
