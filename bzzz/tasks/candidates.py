@@ -89,4 +89,5 @@ class Candidates:
             ),
             # Most have none, which is seen faster by identity.
             rules=EVERYTHING if document.rules == EVERYTHING else document.rules,
+            everything=everything,
         )

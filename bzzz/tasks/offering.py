@@ -49,6 +49,9 @@ class Offering:
         self._name_of = name_of
         self._facts = KnownFacts()
         self._slots: Slots | None = None
+        # The document by which it is decided what is offered.
+        self._by: CapabilityDocument | None = None
+        self._rules = EVERYTHING
         self.problem: Callable[[], str] = lambda: ""
 
     def start(self) -> None:
@@ -63,7 +66,8 @@ class Offering:
         """
         if self._slots is None:
             return
-        document = self._document()
+        document = self._by = self._document()
+        self._rules = EVERYTHING if document.rules == EVERYTHING else document.rules
         room = offered(document.resources, document.rules, self._availability.max_tasks)
         gpus = usable_gpus(document.resources.gpus)[: room.gpus]
         free = self._slots.free
@@ -85,18 +89,18 @@ class Offering:
 
     def candidate(self) -> Candidate | None:
         """This machine, as placement sees it; None while the node starts."""
-        if self._slots is None:
+        if self._slots is None or self._by is None:
             return None
-        document = self._document()
         return Candidate(
             peer=self._own,
             name=self._name_of(self._own),
-            facts=self._facts.of(self._own, document),
+            facts=self._facts.of(self._own, self._by),
             may_run=self._may_run(),
             draining=self._availability.draining,
             max_tasks=self._availability.max_tasks,
             room=self._slots.free,
-            rules=EVERYTHING if document.rules == EVERYTHING else document.rules,
+            rules=self._rules,
+            everything=self._slots.offered,
         )
 
     def admit(self, peer: PeerID, submission: Submission) -> Refused | dict[str, str]:

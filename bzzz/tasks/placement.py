@@ -107,6 +107,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     :ivar part: which part of it is taken, from 0 to 1.
     :ivar rules: of its owner.
     :ivar standing: see :mod:`bzzz.tasks.quarantine`.
+    :ivar everything: what it offers, where that was found before.
     """
 
     peer: str
@@ -119,10 +120,13 @@ class Candidate(Struct, frozen=True, kw_only=True):
     part: float = 0.0
     rules: OwnerRules = EVERYTHING
     standing: Standing = Standing.FREE
+    everything: Room | None = None
 
     @property
     def offered(self) -> Room:
         """What it has for tasks when none runs."""
+        if self.everything is not None:
+            return self.everything
         return offered(self.facts.document.resources, self.rules, self.max_tasks)
 
     def same_for_all(self, other: Candidate) -> bool:

@@ -222,10 +222,11 @@ class Slots:
         there = self._taken.pop(key, None)
         if there is None:
             return False
-        need, _ = there
+        need, taken = there
         self._cpus -= _milli(need.cpus)
         self._memory -= need.memory
-        self._find_free_gpus()
+        if taken.gpus:
+            self._find_free_gpus()
         return True
 
     def keep_free(self, key: str, need: Need) -> bool:
@@ -276,6 +277,8 @@ def gpu_environment(gpus: Sequence[Gpu], taken: Iterable[int]) -> dict[str, str]
     :param taken: indices among them; none of them is seen where this is empty.
     """
     wanted = set(taken)
+    if not wanted:
+        return dict(_NO_GPUS)
     nvidia = _indices(gpus, "nvidia", wanted)
     amd = _indices(gpus, "amd", wanted)
     return {
@@ -287,6 +290,16 @@ def gpu_environment(gpus: Sequence[Gpu], taken: Iterable[int]) -> dict[str, str]
         # HIP counts among those that the runtime below it has left.
         "HIP_VISIBLE_DEVICES": _joined(range(len(amd))),
     }
+
+
+# For a command that has none, as most.
+_NO_GPUS: Final = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "CUDA_VISIBLE_DEVICES": "",
+    "NVIDIA_VISIBLE_DEVICES": "",
+    "ROCR_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+}
 
 
 def _indices(gpus: Sequence[Gpu], vendor: str, wanted: set[int]) -> list[int]:
