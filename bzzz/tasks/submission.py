@@ -91,6 +91,8 @@ MAX_REPLICAS: Final = 3
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # The same digits as int() has them; what is none of them is none there either.
 _DIGITS: Final = str.maketrans(ALPHABET + "ILOU", "0123456789ABCDEFGHIJKLMNOPQRSTUV????")
+# Two letters at a time.
+_PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
 TASK: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 RANDOM_BYTES: Final = 10
 
@@ -212,7 +214,7 @@ def new_task_id(milliseconds: int, random: bytes) -> str:
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"an ID has {RANDOM_BYTES} random bytes")
     number = (milliseconds & ((1 << 48) - 1)) << 80 | int.from_bytes(random, "big")
-    return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def is_id(text: str) -> bool:
@@ -220,6 +222,7 @@ def is_id(text: str) -> bool:
     return TASK.fullmatch(text) is not None and submitted_at(text) <= MAX_TIME
 
 
+@lru_cache(maxsize=REMEMBERED)
 def submitted_at(task: str) -> float:
     """When a task's ID was made, in seconds since the epoch by its origin's clock."""
     return int(task[:10].translate(_DIGITS), 32) / 1000

@@ -214,7 +214,9 @@ class _Submitted:
                 self._telling.say(place, "refused", code=refusal.code, message=str(refusal))
             except BzzzError as error:
                 self._telling.say(place, "refused", code="node_error", message=str(error))
-            await self._telling.room()
+            room = self._telling.room()
+            if not room.called:
+                await room
 
     async def _one(self, place: int, wanted: Wanted) -> None:
         submission = self._submitting.submission(wanted, self._submitter)
