@@ -7,10 +7,11 @@ last the record of its end. docs/tasks.rst, "Output".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredQueue, TimeoutError
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from bzzz.errors import BzzzError
@@ -65,6 +66,8 @@ class Following:
         self._sink = sink
         self._records: DeferredQueue[tuple[TaskRecord, bool]] = DeferredQueue()
         self._getting: Deferred[None] | None = None
+        # What begins to get it soon.
+        self._beginning: tuple[IDelayedCall, Callable[[], None]] | None = None
         self._napping: Deferred[None] | None = None
         self._is_over = False
         self._token = 0
@@ -94,8 +97,7 @@ class Following:
                     last = await self._polled(last)
         finally:
             end()
-            if self._getting is not None:
-                self._getting.cancel()
+            self._get_no_more()
 
     # -- inside
 
@@ -134,12 +136,24 @@ class Following:
         state = record.state
         if self._sink is None or state.state is not State.ASSIGNED or state.token == self._token:
             return
-        if self._getting is not None:
-            self._getting.cancel()
+        self._get_no_more()
         self._token = state.token
         self._received = [0, 0]
-        getting = self._getting = Deferred.fromCoroutine(self._output(record, self._sink))
-        getting.addErrback(lambda failure: None)
+        begin = partial(self._begin, record, self._sink)
+        self._beginning = (self._clock.callLater(BEGIN_OUTPUT, begin), begin)
+
+    def _begin(self, record: TaskRecord, sink: Sink) -> None:
+        self._beginning = None
+        self._getting = Deferred.fromCoroutine(self._output(record, sink))
+        self._getting.addErrback(lambda failure: None)
+
+    def _get_no_more(self) -> None:
+        if self._beginning is not None:
+            self._beginning[0].cancel()
+            self._beginning = None
+        if self._getting is not None:
+            self._getting.cancel()
+            self._getting = None
 
     async def _output(self, record: TaskRecord, sink: Sink) -> None:
         """The output of an attempt, again from where it broke off as often as it does."""
@@ -149,7 +163,6 @@ class Following:
             return sink(which, data)
 
         state = record.state
-        await self._nap(BEGIN_OUTPUT)
         while True:
             try:
                 await self._outputs.get(
@@ -184,30 +197,37 @@ class Following:
         self._is_over = True
         if self._sink is None:
             return
-        getting = self._getting
         if record.state.by and record.state.token != self._token:
             # This attempt had ended before anybody heard that it began.
             self._received = [0, 0]
-            if getting is not None:
-                getting.cancel()
+            self._get_no_more()
             if not self._is_all_in(record):
                 await self._once(record)
-        elif getting is not None and self._is_all_in(record):
-            getting.cancel()
-        elif getting is not None:
-            if self._napping is not None:
-                self._napping.callback(None)
-            waiting = after(getting)
-            waiting.addTimeout(LAST_OUTPUT, self._clock)
-            try:
-                await waiting
-            except TimeoutError:
-                getting.cancel()
+        elif self._is_all_in(record):
+            self._get_no_more()
+        else:
+            await self._rest()
         for which, missing, tail in self._missing(record):
             if 0 < missing <= len(tail):
                 written = self._sink(which, tail[-missing:])
                 if written is not None:
                     await written
+
+    async def _rest(self) -> None:
+        """Have what is got come to its end."""
+        if self._beginning is not None:
+            call, begin = self._beginning
+            call.cancel()
+            begin()
+        if self._napping is not None:
+            self._napping.callback(None)
+        if self._getting is not None:
+            waiting = after(self._getting)
+            waiting.addTimeout(LAST_OUTPUT, self._clock)
+            try:
+                await waiting
+            except TimeoutError:
+                self._get_no_more()
 
     def _missing(self, record: TaskRecord) -> Sequence[tuple[int, int, bytes]]:
         """How many bytes of each output were not received, with what the record has of it."""

@@ -216,6 +216,19 @@ class KeptTests(FollowingCase):
         self.assertEqual(self.outputs.asked, [])
         self.assertEqual(self.printed, [(1, b"out"), (2, b"err")])
 
+    def test_soon(self) -> None:
+        """What ends soon and prints much is asked for it when it has ended, at its worker."""
+        ended = self.follow(self.made)
+        self.changes(assigned(self.state_now))
+        self.changes(finished(self.state_now, produced=Produced(b"t", b"", 6, 0)), settled=True)
+        self.assertEqual(self.outputs.last[:4], (peer("hazel"), 1, (0, 0), True))
+        self.outputs.last.sink(1, b"output")
+        self.outputs.last.ended.callback(None)
+        self.successResultOf(ended)
+        self.clock.advance(BEGIN_OUTPUT)
+        self.assertEqual(len(self.outputs.asked), 1)
+        self.assertEqual(self.printed, [(1, b"output")])
+
     def test_unheard_short(self) -> None:
         """So it is with an attempt that ended before anybody heard that it began."""
         ended = self.follow(self.made)
