@@ -204,11 +204,14 @@ class Registers:
             near: Collection[int] | None = None
             if len(replicas) > 2 and isinstance(proposal.request, Accept):
                 near = {replicas.index(each) for each in nearest(replicas, self._own, worker())}
-            proposing = turn.run(proposal, ask, near, deadline)
-            if ballot != RESERVED:
-                # A new task is offered as well, in the same message.
-                self._send_now()
-            outcome = await proposing
+            if len(replicas) == 1:
+                outcome = await turn.run_alone(proposal, ask, deadline)
+            else:
+                proposing = turn.run(proposal, ask, near, deadline)
+                if ballot != RESERVED:
+                    # A new task is offered as well, in the same message.
+                    self._send_now()
+                outcome = await proposing
             if isinstance(outcome, Decided):
                 self._hold(task, outcome.held)
                 return outcome
@@ -244,6 +247,7 @@ class _Turn:
         self._alarms = alarms
         self._ended = ended
         self._round: _Round | None = None
+        self._asking: Deferred[Answer] | None = None
         self._sleep: Deferred[None] | None = None
         self._over = False
 
@@ -259,6 +263,36 @@ class _Turn:
             self._clock, self._alarms, proposal, ask, near, self._round_ended
         )
         return made.start(deadline)
+
+    async def run_alone(
+        self,
+        proposal: Proposal,
+        ask: Callable[[int, Request], Deferred[Answer]],
+        deadline: float,
+    ) -> Outcome | None:
+        """Propose where this node is the only replica: all that is waited for is its disk."""
+        left = max(0.0, deadline - self._clock.seconds())
+        alarm = self._alarms.call_later(left, self.end)
+        try:
+            while proposal.outcome is None:
+                self._asking = ask(0, proposal.request)
+                try:
+                    answer = await self._asking
+                except BzzzError:
+                    # The disk may be there again in a while.
+                    await self.sleep(RESEND)
+                else:
+                    proposal.receive(0, answer)
+        except CancelledError:
+            if not self._over:
+                raise
+            return None
+        finally:
+            alarm.cancel()
+            self._asking = None
+        if isinstance(proposal.outcome, Decided):
+            self.end()
+        return proposal.outcome
 
     async def sleep(self, seconds: float) -> None:
         """Wait between two rounds.
@@ -285,8 +319,9 @@ class _Turn:
         last, self._round = self._round, None
         if last is not None:
             last.stop()
-        if self._sleep is not None:
-            self._sleep.cancel()
+        for waiting in (self._asking, self._sleep):
+            if waiting is not None:
+                waiting.cancel()
 
     def _round_ended(self) -> None:
         if self._round is not None and self._round.decided:

@@ -248,7 +248,14 @@ def sign(submission: Submission, key: PrivateKey) -> SignedSubmission:
 
 def digest(signed: SignedSubmission) -> bytes:
     """What tells a submission from any other, one of the same task by another origin among them."""
+    return _digest_short(signed) if len(signed.data) <= SHORT else _digest(signed)
+
+
+def _digest(signed: SignedSubmission) -> bytes:
     return hashlib.blake2b(signed.data, key=signed.signature, digest_size=DIGEST_SIZE).digest()
+
+
+_digest_short: Final = lru_cache(maxsize=REMEMBERED)(_digest)
 
 
 def read(data: bytes) -> Submission:

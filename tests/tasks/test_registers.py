@@ -466,6 +466,142 @@ class ChangeTests(SynchronousTestCase):
         self.assertGreater(self.network.disks[0].kept["t"].promised, Ballot(3, 0))
 
 
+class AloneTests(SynchronousTestCase):
+    """A register of which one node has the only replica."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.disk = self.network.disks[0]
+
+    def create(self) -> Deferred[bytes | None]:
+        return Deferred.fromCoroutine(
+            self.network.registers[0].create("t", NODES[:1], b"a", within=5.0)
+        )
+
+    def change(self, change: Change, close: int = 0) -> Deferred[bytes | None]:
+        return Deferred.fromCoroutine(
+            self.network.registers[0].change("t", NODES[:1], change, 5.0, close=close)
+        )
+
+    def nothing_goes_on(self) -> None:
+        sent = len(self.network.sent)
+        self.network.run(6.0)
+        self.assertEqual(len(self.network.sent), sent)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+
+    def test_one_question(self) -> None:
+        """A change is one question, and it is over with its answer."""
+        self.disk.slow = True
+        for number in (1, 2):
+            changed = self.create() if number == 1 else self.change(append(b"b"))
+            self.network.run(0.1)
+            self.assertNoResult(changed)
+            self.disk.finish()
+            self.assertEqual(self.successResultOf(changed), b"ab"[:number])
+            self.assertEqual(len(self.network.sent), number)
+        self.nothing_goes_on()
+
+    def test_new_to_this_node(self) -> None:
+        """What this node has not changed since its start it asks for first."""
+        self.create()
+        self.network.run(0.1)
+        self.network.registers[0] = self.network.start(0)
+        changed = self.change(append(b"b"))
+        self.network.run(0.1)
+        self.assertEqual(self.successResultOf(changed), b"ab")
+        kinds = [type(request) for _, request in self.network.sent]
+        self.assertEqual((kinds[:2], kinds[-1]), ([Accept, Prepare], Accept))
+
+    def test_disk_fails(self) -> None:
+        """What the disk did not take is tried again, whether it was written or not."""
+        for written in (False, True):
+            self.setUp()
+            self.disk.slow = True
+            made = self.create()
+            self.network.run(0.1)
+            if written:
+                self.disk._answer(self.disk.writes[0][0])
+            self.disk.break_down()
+            self.disk.slow = False
+            self.network.run(RESEND / 2)
+            self.assertNoResult(made)
+            self.network.run(RESEND)
+            self.assertEqual(self.successResultOf(made), b"a")
+            changed = self.change(append(b"b"))
+            self.network.run(0.1)
+            self.assertEqual(self.successResultOf(changed), b"ab")
+            self.nothing_goes_on()
+
+    def test_disk_hangs(self) -> None:
+        """Nobody waits for a disk for ever; what it writes later counts."""
+        self.disk.slow = True
+        made = self.create()
+        self.network.run(5.1)
+        self.failureResultOf(made, NoMajority)
+        self.nothing_goes_on()
+        self.disk.slow = False
+        self.disk.finish()
+        read = self.change(lambda _: None)
+        self.network.run(0.1)
+        self.assertEqual(self.successResultOf(read), b"a")
+
+    def test_disk_is_away(self) -> None:
+        """Nor for one that fails again and again."""
+        self.disk.slow = True
+        made = self.create()
+        for _ in range(6):
+            self.network.run(0.95 * RESEND)
+            for _ in self.disk.writes[:]:
+                self.disk.break_down()
+        self.failureResultOf(made, NoMajority)
+        self.nothing_goes_on()
+
+    def test_close(self) -> None:
+        """A token is closed once it may be."""
+        until = self.network.clock.seconds() + 2.0
+        replica = self.network.replicas[0]
+
+        def ask(to: PeerID, task: str, request: Request, shown: bytes) -> Deferred[Answer]:
+            left = until - self.network.clock.seconds()
+            if isinstance(request, Prepare) and left > 0:
+                return succeed(NotYet(request.ballot, left))
+            return replica.ask(task, request)
+
+        self.network.registers[0] = Registers(self.network.clock, Random(1), NODES[0], ask)
+        changed = self.change(lambda _: b"v", close=1)
+        self.network.run(1.9)
+        self.assertNoResult(changed)
+        self.network.run(0.3)
+        self.assertEqual(self.successResultOf(changed), b"v")
+        self.nothing_goes_on()
+
+    def test_given_up(self) -> None:
+        """By a stop, by a second change, by who wants it, or by a change that raises."""
+        self.disk.slow = True
+        made = self.create()
+        self.network.registers[0].stop()
+        self.failureResultOf(made, NoMajority)
+        self.network.run(0.1)
+        self.disk.finish()
+        first = self.change(append(b"b"))
+        second = self.change(append(b"c"))
+        self.failureResultOf(first, NoMajority)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.network.run(0.1)
+        self.disk.finish()
+        self.nothing_goes_on()
+        self.disk.slow = False
+
+        def wrong(_: bytes | None) -> bytes | None:
+            raise ValueError("wrong")
+
+        changed = self.change(wrong)
+        self.network.run(0.1)
+        self.failureResultOf(changed, ValueError)
+        self.nothing_goes_on()
+
+
 class ManyTests(SynchronousTestCase):
     """All nodes at once, while messages are lost and nodes are cut off."""
 
