@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -42,8 +43,14 @@ _ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as ``2026-11-24T01:02:03.456Z``."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, micros = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{micros // 1000:03}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    # Most of what is told at one time happened in a few seconds.
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()[:19]
 
 
 def encode_event(event: Event) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -35,6 +36,18 @@ class EventLogTests(SynchronousTestCase):
     def test_time(self) -> None:
         """Times are RFC 3339 in UTC, with milliseconds also where they are zero."""
         self.assertEqual(rfc3339(0), "1970-01-01T00:00:00.000Z")
+        # Just before the next second, at a half microsecond, in the far future, before 1970.
+        for seconds in (
+            0.9994,
+            0.9999999,
+            1732413723.456,
+            1732413723.9999996,
+            253402300799.5,
+            -0.5,
+        ):
+            moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+            told = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self.assertEqual(rfc3339(seconds), told)
 
     def test_ring(self) -> None:
         """The oldest go when the ring is full."""
