@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from bzzz.errors import BzzzError
 from bzzz.identity.peer_id import PeerID
 from bzzz.mesh.availability import Availability, FreeRoom
@@ -49,9 +51,11 @@ class Offering:
         self._name_of = name_of
         self._facts = KnownFacts()
         self._slots: Slots | None = None
-        # The document by which it is decided what is offered.
+        # The document by which it is decided what is offered; this machine by that, whatever is
+        # free, and what else that was made of.
         self._by: CapabilityDocument | None = None
-        self._rules = EVERYTHING
+        self._machine: Candidate | None = None
+        self._made_of: tuple[object, ...] = ()
         self.problem: Callable[[], str] = lambda: ""
 
     def start(self) -> None:
@@ -67,7 +71,7 @@ class Offering:
         if self._slots is None:
             return
         document = self._by = self._document()
-        self._rules = EVERYTHING if document.rules == EVERYTHING else document.rules
+        self._machine = None
         room = offered(document.resources, document.rules, self._availability.max_tasks)
         gpus = usable_gpus(document.resources.gpus)[: room.gpus]
         free = self._slots.free
@@ -89,23 +93,36 @@ class Offering:
 
     def candidate(self) -> Candidate | None:
         """This machine, as placement sees it; None while the node starts."""
+        machine = self._as_machine()
+        if machine is None or self._slots is None:
+            return None
+        return msgspec.structs.replace(machine, room=self._slots.free)
+
+    def _as_machine(self) -> Candidate | None:
+        """The same, but for what is free."""
         if self._slots is None or self._by is None:
             return None
-        return Candidate(
-            peer=self._own,
-            name=self._name_of(self._own),
-            facts=self._facts.of(self._own, self._by),
-            may_run=self._may_run(),
-            draining=self._availability.draining,
-            max_tasks=self._availability.max_tasks,
-            room=self._slots.free,
-            rules=self._rules,
-            everything=self._slots.offered,
-        )
+        name, may_run = self._name_of(self._own), self._may_run()
+        draining, max_tasks = self._availability.draining, self._availability.max_tasks
+        made_of = (name, may_run, draining, max_tasks)
+        if self._machine is None or self._made_of != made_of:
+            self._made_of = made_of
+            rules = self._by.rules
+            self._machine = Candidate(
+                peer=self._own,
+                name=name,
+                facts=self._facts.of(self._own, self._by),
+                may_run=may_run,
+                draining=draining,
+                max_tasks=max_tasks,
+                rules=EVERYTHING if rules == EVERYTHING else rules,
+                everything=self._slots.offered,
+            )
+        return self._machine
 
     def admit(self, peer: PeerID, submission: Submission) -> Refused | dict[str, str]:
         """See :data:`bzzz.tasks.worker.Admit`."""
-        slots, own = self._slots, self.candidate()
+        slots, own = self._slots, self._as_machine()
         if slots is None or own is None:
             return Refused("the node is starting")
         problem = self.problem()

@@ -90,7 +90,7 @@ class Wanted(Struct, frozen=True):
             Need.of(submission),
             submission.profile,
             submission.command[0],
-            tuple(name for name in names if name),
+            tuple(filter(None, names)),
         )
 
 

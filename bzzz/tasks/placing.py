@@ -193,10 +193,23 @@ class Placing:
             return
         member = self._members.get(peer)
         if member is None:
-            member = self._members[peer] = _Member(told)
+            self._members[peer] = _Member(told)
         else:
+            before = member.told
             member.tell(told)
+            if self._is_free_alone(peer, before, told):
+                self._changed.add(peer)
+                return
         self._update(peer, said=True)
+
+    def _is_free_alone(self, peer: str, before: Candidate, told: Candidate) -> bool:
+        """Whether nothing has changed for the queue but what is free, which it need not know."""
+        return not (
+            len(self._waiting)
+            or peer in self._standings
+            or self._waiting.is_avoided(peer)
+            or not told.same_for_all(before)
+        )
 
     def own_changed(self, peer: str) -> None:
         """The same of a member that can be described at any time, as this node: it is when that is

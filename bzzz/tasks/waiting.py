@@ -278,6 +278,12 @@ class Waiting:
             return ()
         return (Unfit("avoided", member.why_avoided, never=False),)
 
+    def is_avoided(self, peer: str) -> bool:
+        """Whether a member gets nothing until it says what is free, or until a time that may be
+        over."""
+        member = self._members.get(peer)
+        return member is not None and member.avoided > float("-inf")
+
     def answered(self, task: str, peer: str) -> None:
         """A member has answered the offer of a task: what it says from now on counts it."""
         member = self._members.get(peer)
