@@ -133,7 +133,7 @@ class _Answering(Factory):
         echoes = self._open.setdefault(addr.link, [])
         if len(echoes) >= MAX_INBOUND:
             return None
-        echo = _Echo(lambda: self._ended(addr.link, echo))
+        echo = _Echo(addr.link, self._ended)
         echoes.append(echo)
         return echo
 
@@ -154,7 +154,8 @@ class _Echo(Protocol):
 
     transport: Stream
 
-    def __init__(self, ended: Callable[[], None]) -> None:
+    def __init__(self, link: Link, ended: Callable[[Link, _Echo], None]) -> None:
+        self._link = link
         self._ended = ended
         self._buffer = b""
 
@@ -179,4 +180,4 @@ class _Echo(Protocol):
         """Everything is answered."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._ended()
+        self._ended(self._link, self)

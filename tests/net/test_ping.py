@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -48,8 +51,8 @@ class PingTests(SynchronousTestCase):
         swarm: Any = self
         self.pings = PingService(swarm, lambda size: b"p" * size)
 
-    def handle(self, protocol_id: str, factory: object, guests: bool, rate: object) -> None:
-        """Nobody pings here."""
+    def handle(self, protocol_id: str, factory: Any, guests: bool, rate: object) -> None:
+        self.answering = factory
 
     def test_answered(self) -> None:
         """The round trip is measured, also of an answer that comes in pieces."""
@@ -79,3 +82,17 @@ class PingTests(SynchronousTestCase):
         self.assertNoResult(answer)
         pinger.connectionLost(Failure(StreamReset("reset by this side")))
         self.failureResultOf(answer, StreamReset)
+
+    def test_nothing_is_left(self) -> None:
+        """An end that answered is gone with its stream, without the garbage collector."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        address: Any = SimpleNamespace(link=self.link)
+        echo = self.answering.buildProtocol(address)
+        echo.makeConnection(Transport())
+        echo.dataReceived(b"p" * LENGTH)
+        self.assertEqual(echo.transport.value(), b"p" * LENGTH)
+        echo.connectionLost()
+        left = weakref.ref(echo)
+        del echo
+        self.assertIsNone(left())
