@@ -53,9 +53,12 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 # after each statement, and with the interpreter's 5 ms a busy node would wait for its disk.
 SWITCH_INTERVAL = 0.0002
 
-# Objects that may be made before the interpreter looks for those that keep each other. A task makes
-# hundreds, and with the interpreter's 700 a tenth of a busy node's time goes there.
-COLLECT_AFTER = 5000
+# Objects that may be made before the interpreter looks for those that hold each other, and looks
+# after which it looks through the older ones, too. A node makes next to none of these; but the
+# tasks under way on a busy one have tens of thousands of objects, and to look through them after
+# each 5,000 took a twelfth more of its time. Links wait for as long as a look takes, some ms.
+COLLECT_AFTER = 15_000
+COLLECT_OLDER = 4
 
 # linux/prctl.h
 PR_SET_DUMPABLE = 4
@@ -240,7 +243,7 @@ class Daemon(MultiService):
         # instead of 30, in which no link gets its turn.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
+        gc.set_threshold(COLLECT_AFTER, COLLECT_OLDER)
         self._reactor.addSystemEventTrigger(
             "before", "shutdown", expect_second_signals, self._restart
         )
