@@ -51,10 +51,10 @@ class Offering:
         self._name_of = name_of
         self._facts = KnownFacts()
         self._slots: Slots | None = None
-        # The document by which it is decided what is offered; this machine by that, whatever is
-        # free, and what else that was made of.
-        self._by: CapabilityDocument | None = None
+        # This machine, whatever is free of it; the document by which it is that, and what else it
+        # was made of.
         self._machine: Candidate | None = None
+        self._by: CapabilityDocument | None = None
         self._made_of: tuple[object, ...] = ()
         self.problem: Callable[[], str] = lambda: ""
 
@@ -70,8 +70,7 @@ class Offering:
         """
         if self._slots is None:
             return
-        document = self._by = self._document()
-        self._machine = None
+        document = self._document()
         room = offered(document.resources, document.rules, self._availability.max_tasks)
         gpus = usable_gpus(document.resources.gpus)[: room.gpus]
         free = self._slots.free
@@ -100,23 +99,26 @@ class Offering:
 
     def _as_machine(self) -> Candidate | None:
         """The same, but for what is free."""
-        if self._slots is None or self._by is None:
+        if self._slots is None:
             return None
+        # Asked for each time: nobody is told when only the free space in it is another one.
+        document = self._document()
         name, may_run = self._name_of(self._own), self._may_run()
         draining, max_tasks = self._availability.draining, self._availability.max_tasks
         made_of = (name, may_run, draining, max_tasks)
-        if self._machine is None or self._made_of != made_of:
-            self._made_of = made_of
-            rules = self._by.rules
+        if self._machine is None or self._by is not document or self._made_of != made_of:
+            self._by, self._made_of = document, made_of
+            rules = document.rules
             self._machine = Candidate(
                 peer=self._own,
                 name=name,
-                facts=self._facts.of(self._own, self._by),
+                facts=self._facts.of(self._own, document),
                 may_run=may_run,
                 draining=draining,
                 max_tasks=max_tasks,
                 rules=EVERYTHING if rules == EVERYTHING else rules,
-                everything=self._slots.offered,
+                # Not what the slots go by: those hear of another number of tasks after others.
+                everything=offered(document.resources, rules, max_tasks),
             )
         return self._machine
 

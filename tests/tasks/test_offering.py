@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bzzz.mesh.availability import Availability, FreeRoom
@@ -12,8 +14,9 @@ from bzzz.mesh.capability import CapabilityDocument, OwnerRules
 from bzzz.tasks.messages import Refused
 from bzzz.tasks.offering import Offering
 from bzzz.tasks.placement import Wanted, judge
+from bzzz.tasks.placing import Placing
 from bzzz.tasks.requirements import compile as compile_requirement
-from tests.tasks.fakes import name, peer, submission
+from tests.tasks.fakes import name, peer, record, submission
 from tests.tasks.test_placement import GIB, facts
 
 NAMES = {name(each): each for each in ("walnut", "ironwood", "acacia")}
@@ -188,3 +191,64 @@ class OfferingTests(SynchronousTestCase):
         answer = self.admit(3)
         assert isinstance(answer, Refused)
         self.assertTrue(answer.for_good)
+
+    def test_free_space(self) -> None:
+        """What is free on its disk changes all the time, and nobody says so; it counts as it is."""
+        resources = self.document.resources
+
+        def free(gibibytes: int) -> None:
+            self.document = msgspec.structs.replace(
+                self.document,
+                resources=msgspec.structs.replace(resources, disk_free_bytes=gibibytes * GIB),
+            )
+
+        free(5)
+        self.offering.look()
+        self.assertTrue(self.refused(where="resources.disk_free > gib(50)").for_good)
+        free(100)
+        self.assertIsInstance(self.admit(where="resources.disk_free > gib(50)"), dict)
+        own = self.offering.candidate()
+        assert own is not None
+        self.assertEqual(own.facts.document.resources.disk_free_bytes, 100 * GIB)
+        free(5)
+        self.assertIsInstance(self.admit(2, where="resources.disk_free > gib(50)"), Refused)
+
+    def test_limit_of_tasks(self) -> None:
+        """Who is told that another number of tasks may run finds it in what is offered at once."""
+        seen = []
+
+        def look() -> None:
+            own = self.offering.candidate()
+            assert own is not None
+            seen.append((own.max_tasks, own.offered.tasks))
+
+        self.availability.on_change(look)
+        for most in (0, 4):
+            self.availability.set_max_tasks(most)
+            self.offering.look()
+        self.assertEqual(seen, [(0, 0), (0, 0), (4, 4), (4, 4)])
+
+    def test_waits_for_limit(self) -> None:
+        """A task that waits for a node that runs none begins when the node may run some."""
+        clock, given = Clock(), []
+
+        def place(task: str, peer: str) -> bool:
+            given.append(peer)
+            return True
+
+        placing = Placing(
+            clock, Random(1), place, lambda _: self.offering.candidate(), NAMES.__getitem__
+        )
+        self.addCleanup(placing.stop)
+        self.availability.on_change(lambda: placing.own_changed(name("ironwood")))
+        self.availability.set_max_tasks(0)
+        self.offering.look()
+        placing.member_changed(name("ironwood"))
+        placing.want(record(None, 1))
+        clock.advance(0)
+        self.assertEqual(given, [])
+        self.availability.set_max_tasks(4)
+        self.offering.look()
+        placing.member_changed(name("ironwood"))
+        clock.advance(0)
+        self.assertEqual(given, [name("ironwood")])
