@@ -242,6 +242,8 @@ class _Turn:
     :param ended: called once, when nothing of it is left.
     """
 
+    _log = Logger()
+
     def __init__(self, clock: IReactorTime, alarms: Alarms, ended: Callable[[], object]) -> None:
         self._clock = clock
         self._alarms = alarms
@@ -278,12 +280,16 @@ class _Turn:
                 self._asking = ask(0, proposal.request)
                 try:
                     answer = await self._asking
-                except BzzzError:
+                except CancelledError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - as of a replica that is another node
+                    if not isinstance(error, BzzzError):
+                        self._log.failure("This node's replica could not be asked")
                     # The disk may be there again in a while.
                     await self.sleep(RESEND)
                 else:
                     proposal.receive(0, answer)
-        except CancelledError:
+        except (CancelledError, NoMajority):
             if not self._over:
                 raise
             return None

@@ -553,7 +553,21 @@ class AloneTests(SynchronousTestCase):
             self.network.run(0.95 * RESEND)
             for _ in self.disk.writes[:]:
                 self.disk.break_down()
-        self.failureResultOf(made, NoMajority)
+        error = self.failureResultOf(made, NoMajority).value
+        self.assertIn("no majority of the 1 replicas", str(error))
+        self.nothing_goes_on()
+
+    def test_flaw(self) -> None:
+        """What is no error of ours is logged, and asked again."""
+        self.disk.slow = True
+        made = self.create()
+        self.network.run(0.1)
+        self.disk.writes.pop(0)[1].errback(RuntimeError("a flaw"))
+        self.disk.slow = False
+        self.assertNoResult(made)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.network.run(2 * RESEND)
+        self.assertEqual(self.successResultOf(made), b"a")
         self.nothing_goes_on()
 
     def test_close(self) -> None:
