@@ -251,8 +251,8 @@ class Replica:
         """A mistake of ours, which is not to keep all other tasks waiting."""
         self._log.failure("What a replica has written could not be told of", failure)
         for asked, waiting in batch:
+            self._is_written(asked.task, waiting)
             if not waiting.called:
-                self._is_written(asked.task, waiting)
                 waiting.errback(failure)
         self._write()
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.defer import CancelledError, Deferred, execute, fail
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
@@ -276,6 +276,16 @@ class ReplicaTests(SynchronousTestCase):
         self.disk.finish()
         self.assertEqual(self.successResultOf(other), Accepted(RESERVED))
         self.assertTrue(self.replica.renew("b", "walnut", 1))
+
+    def test_mistake_of_nobody(self) -> None:
+        """So it is where who asked wants no answer any more: nothing is kept of the question."""
+        self.disk.slow = True
+        asked = self.asked(Accept(RESERVED, b"mistake", Ballot(1, 0)))
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.disk.finish()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertIsNone(self.replica.accepting("a"))
 
     def test_close_of_next(self) -> None:
         """A greater token is not closed before the one that may be in use."""
