@@ -361,6 +361,23 @@ class LeaseTests(WorkerCase):
         self.done()
         self.assertEqual((len(self.worker), self.executor.started), (0, []))
 
+    def test_ends_while_prepared(self) -> None:
+        """What is being prepared is lost when its lease ends that was renewed for a while."""
+        self.workspace.slow = True
+        self.offer()
+        for _ in range(3):
+            self.grant(*REPLICAS)
+            self.run_for(1.0)
+        until = self.worker._attempts[task_id()].lease.until
+        self.assertGreaterEqual(until, 1001.5 + LEASE)
+        self.run_for(until - self.clock.seconds() - 1 / 32)
+        self.assertEqual(self.reports(), [])
+        self.run_for(1 / 16)
+        [report] = self.reports()
+        self.assertEqual((report.end, self.taken), (End.LOST, []))
+        self.workspace.go_on()
+        self.assertEqual(self.executor.started, [])
+
     def test_denied_at_first(self) -> None:
         """Replicas that hear of the record a moment later do not keep it from its beginning."""
         self.offer()
