@@ -42,7 +42,7 @@ from bzzz.tasks.output_streams import OutputStreams
 from bzzz.tasks.peers import SwarmPeers
 from bzzz.tasks.placement import Candidate
 from bzzz.tasks.placing import Placing
-from bzzz.tasks.reading import is_open
+from bzzz.tasks.reading import counts, is_open
 from bzzz.tasks.register_store import SqliteRegisterStore
 from bzzz.tasks.rights import RosterRights
 from bzzz.tasks.service import TaskService
@@ -187,7 +187,7 @@ class NodeTasks:
                 rng=rng,
                 random_bytes=os.urandom,
                 key=state.identity,
-                store=SqliteRegisterStore(trust.database, is_open),
+                store=SqliteRegisterStore(trust.database, is_open, counts),
                 peers=peers,
                 trusted=self._rights,
                 executor=self.executor,

@@ -11,7 +11,7 @@ from bzzz.tasks.replica import Current
 from bzzz.tasks.value import TaskRecord, decode_record
 from bzzz.tasks.workflows.record import decode_workflow, is_workflow
 
-__all__ = ["LastRead", "is_open"]
+__all__ = ["LastRead", "counts", "is_open"]
 
 
 class LastRead:
@@ -59,3 +59,12 @@ def is_open(value: bytes) -> bool:
     if is_workflow(value):
         return not decode_workflow(value).has_ended
     return not decode_record(value).has_ended
+
+
+def counts(value: bytes) -> bool:
+    """Whether an end that a replica has accepted counts, without a word that it is decided: where
+    there is no other replica; and a workflow's, which any of them finds again.
+
+    :raises RemoteProtocolError: it is neither a task nor a workflow.
+    """
+    return is_workflow(value) or len(decode_record(value).submission.replicas) == 1

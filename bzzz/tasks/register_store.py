@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from bzzz.database import Database
 from bzzz.errors import BzzzError
@@ -46,6 +47,15 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX open_registers ON registers (task) WHERE open = 1;
     """,
+    # Ends that were accepted here, with their ballots, until they are known to be decided. They are
+    # few, and the registers themselves are not written again for it.
+    """
+    CREATE TABLE unconfirmed (
+        task TEXT PRIMARY KEY,
+        counter INTEGER NOT NULL,
+        place INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 SELECT = """
@@ -54,6 +64,7 @@ SELECT = """
 """
 SELECT_ONE = SELECT + "WHERE task = ?"
 SELECT_OPEN = SELECT + "WHERE open = 1"
+SELECT_UNCONFIRMED = SELECT + "JOIN unconfirmed USING (task) WHERE open = 0"
 SELECT_PAGE = """
     SELECT task, value FROM registers
     WHERE task < ? AND task >= ? AND accepted_counter IS NOT NULL
@@ -66,10 +77,12 @@ FORGET = """
     DELETE FROM registers WHERE task IN (
         SELECT task FROM registers WHERE open = 0 AND (task < :before OR task <= (
             SELECT task FROM registers WHERE open = 0 ORDER BY task DESC LIMIT 1 OFFSET :keep
-        )) ORDER BY task LIMIT :most
+        )) AND task NOT IN (SELECT task FROM unconfirmed) ORDER BY task LIMIT :most
     )
 """
 REPLACE = "INSERT OR REPLACE INTO registers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+REMEMBER = "INSERT OR REPLACE INTO unconfirmed VALUES (?, ?, ?)"
+CONFIRM = "DELETE FROM unconfirmed WHERE task = ? AND counter = ? AND place = ?"
 
 # Registers that are remembered, as they are open and were written a moment ago, and bytes of one
 # that is: a few megabytes in all.
@@ -116,7 +129,7 @@ class RegisterStore(Shape):
     """Where registers are kept. What a Deferred has told of is not lost."""
 
     def load(self) -> Deferred[dict[str, Kept]]:
-        """Those that are open, see ``is_open``."""
+        """Those that are open, see ``is_open``, and ends that :meth:`decided` was not told of."""
 
     def read(self, task: str) -> Deferred[Kept | None]:
         """One of them; None where it has no value."""
@@ -133,8 +146,12 @@ class RegisterStore(Shape):
         """Answer one after the other, and keep what comes of it: of all, or where that fails of
         none."""
 
+    def decided(self, task: str, ballot: Ballot) -> None:
+        """The end that was accepted with this ballot is known to be decided: with the next write,
+        or none, it is loaded no more."""
+
     def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
-        """Remove what is not open: below an ID, and all but the last ``keep``.
+        """Remove what is over: below an ID, and all but the last ``keep``.
 
         :param most: to be removed by this call.
         :return: how many were.
@@ -146,11 +163,20 @@ class SqliteRegisterStore:
 
     :param is_open: whether something is still to be done for what a value is about. It is called
         in the database's thread.
+    :param counts: whether an end that a value tells counts when it was accepted; likewise.
     """
 
-    def __init__(self, database: Database, is_open: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        is_open: Callable[[bytes], bool],
+        counts: Callable[[bytes], bool] = lambda value: False,
+    ) -> None:
         self._database = database
         self._is_open = is_open
+        self._counts = counts
+        # Ends that are known to be decided, which the disk does not say yet.
+        self._decided: list[tuple[str, int, int]] = []
         # What was written last of those that are open, as long as it is known to be on the disk:
         # the batches that have begun, and the last one of which that is known.
         self._recent: dict[str, Kept] = {}
@@ -161,7 +187,11 @@ class SqliteRegisterStore:
         """See :class:`RegisterStore`."""
 
         def work(connection: sqlite3.Connection) -> dict[str, Kept]:
-            return {task: _kept(row) for task, *row in connection.execute(SELECT_OPEN)}
+            return {
+                task: _kept(row)
+                for select in (SELECT_OPEN, SELECT_UNCONFIRMED)
+                for task, *row in connection.execute(select)
+            }
 
         return self._database.run(work)
 
@@ -198,6 +228,7 @@ class SqliteRegisterStore:
     def ask(self, batch: Sequence[Asked]) -> Deferred[list[Answered]]:
         """See :class:`RegisterStore`."""
         number = 0
+        decided, self._decided = self._decided, []
 
         def work(connection: sqlite3.Connection) -> list[Answered]:
             nonlocal number
@@ -205,17 +236,29 @@ class SqliteRegisterStore:
                 # The last one has failed, or nobody has heard of it yet.
                 self._recent.clear()
             self._begun = number = self._begun + 1
-            return self._ask(connection, batch)
+            answers = self._ask(connection, batch)
+            if decided:
+                connection.executemany(CONFIRM, decided)
+            return answers
 
         def written(answers: list[Answered]) -> list[Answered]:
             self._written = number
             return answers
 
-        return self._database.run(work).addCallback(written)
+        def failed(failure: Failure) -> Failure:
+            self._decided = decided + self._decided
+            return failure
+
+        return self._database.run(work).addCallbacks(written, failed)
+
+    def decided(self, task: str, ballot: Ballot) -> None:
+        """See :class:`RegisterStore`."""
+        self._decided.append((task, *ballot))
 
     def _ask(self, connection: sqlite3.Connection, batch: Sequence[Asked]) -> list[Answered]:
         answers = []
         changed: dict[str, tuple[Kept, bool]] = {}
+        ends: dict[str, Ballot] = {}
         for asked in batch:
             task = asked.task
             before = changed[task][0] if task in changed else self._read(connection, task)
@@ -223,7 +266,12 @@ class SqliteRegisterStore:
             kept = answered.kept
             if kept is not before:
                 try:
-                    changed[task] = (kept, kept.accepted is not None and self._is_open(kept.value))
+                    is_open = kept.accepted is not None and self._is_open(kept.value)
+                    if kept.accepted is not None and kept.accepted != before.accepted:
+                        ends.pop(task, None)
+                        if not (is_open or self._counts(kept.value)):
+                            ends[task] = kept.accepted
+                    changed[task] = (kept, is_open)
                 except BzzzError as error:
                     # Those that are answered in the same transaction are not to suffer from it.
                     denied = Denied(f"the record that is kept here: {error}")
@@ -238,6 +286,8 @@ class SqliteRegisterStore:
                 self._recent[task] = kept
         # One statement: after each one the thread may have to wait.
         connection.executemany(REPLACE, rows)
+        if ends:
+            connection.executemany(REMEMBER, [(task, *ballot) for task, ballot in ends.items()])
         while len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
         return answers

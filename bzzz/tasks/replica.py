@@ -20,7 +20,7 @@ from bzzz.database import DatabaseError
 from bzzz.errors import BzzzError
 from bzzz.tasks.acceptor import Kept
 from bzzz.tasks.askers import Asker, Denied, has_place
-from bzzz.tasks.ballots import Accept, Accepted, Answer, Prepare, Request
+from bzzz.tasks.ballots import Accept, Accepted, Answer, Ballot, Prepare, Request
 from bzzz.tasks.leases import MAX_LEASE, Grants
 from bzzz.tasks.register_store import Answered, Asked, RegisterStore
 
@@ -146,6 +146,11 @@ class Replica:
             self._is_writing = True
             self._clock.callLater(0, self._write)
         return answered
+
+    def decided(self, task: str, ballot: Ballot) -> None:
+        """The end that was accepted with this ballot is known to be decided; see
+        :meth:`bzzz.tasks.register_store.RegisterStore.decided`."""
+        self._store.decided(task, ballot)
 
     def renew(self, task: str, worker: str, token: int) -> bool:
         """Whether a worker's lease of a token is granted.

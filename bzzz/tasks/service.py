@@ -111,7 +111,7 @@ class TaskService:
             self.peers,
             self.placer,
             self.replica.until_closed,
-            lambda record, settled: self._watching.tell(record.task, record, settled),
+            self._driven,
         )
         self.worker = Worker(
             world.clock,
@@ -368,6 +368,11 @@ class TaskService:
 
     def _known_workflow(self, workflow: str) -> WorkflowRecord | None:
         return self.workflows.known(workflow)
+
+    def _driven(self, record: TaskRecord, settled: bool) -> None:
+        if settled and record.has_ended and len(record.submission.replicas) > 1:
+            self.replica.decided(record.task, record.ballot)
+        self._watching.tell(record.task, record, settled)
 
     def _learnt(self, task: str, kept: Kept) -> None:
         if kept.accepted is None:

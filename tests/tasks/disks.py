@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from bzzz.database import DatabaseError
 from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.ballots import Ballot
 from bzzz.tasks.reading import is_open
 from bzzz.tasks.register_store import Answered, Asked, Row, answer, row_of
 
@@ -39,6 +40,9 @@ class Disk:
         inside = [task for task in self.kept if since <= task < (before or "~")]
         tasks = sorted(inside, reverse=True)
         return succeed([row_of(task, self.kept[task].value, is_open) for task in tasks[:most]])
+
+    def decided(self, task: str, ballot: Ballot) -> None:
+        pass
 
     def forget(self, before: str, keep: int, most: int) -> Deferred[int]:
         return succeed(0)

@@ -311,12 +311,19 @@ class StoreTests(SynchronousTestCase):
         self.path = directory / "bzzz.db"
 
     def open(
-        self, is_open: Callable[[bytes], bool] = lambda value: value != b"3"
+        self,
+        is_open: Callable[[bytes], bool] = lambda value: value not in (b"3", b"4"),
+        counts: Callable[[bytes], bool] = lambda value: value == b"4",
     ) -> SqliteRegisterStore:
         database = Database(self.path, None, MIGRATIONS, in_thread=execute)
         self.successResultOf(database.open())
         self.addCleanup(database.close)
-        return SqliteRegisterStore(database, is_open)
+        return SqliteRegisterStore(database, is_open, counts)
+
+    def loaded(self) -> str:
+        """What is found by a process that starts."""
+        kept = self.successResultOf(self.open().load())
+        return "".join(sorted(kept))
 
     def test_kept(self) -> None:
         """What was answered is there after a restart, as it was."""
@@ -340,7 +347,8 @@ class StoreTests(SynchronousTestCase):
         )
         kept = Kept(Ballot(2, 0), Ballot(1, 0), b"2")
         store = self.open()
-        self.assertEqual(self.successResultOf(store.load()), {"a": kept})
+        over = Kept(Ballot(1, 0), RESERVED, b"3")
+        self.assertEqual(self.successResultOf(store.load()), {"a": kept, "c": over})
         self.assertEqual(self.successResultOf(store.read("a")), kept)
         self.assertIsNone(self.successResultOf(store.read("b")))
         for every, since, before, found in (
@@ -362,6 +370,10 @@ class StoreTests(SynchronousTestCase):
         store = self.open()
         batch = [Asked(task, first(2 if task in "bf" else 3)) for task in "abcdefgh"]
         self.successResultOf(store.ask(batch))
+        self.assertEqual(self.successResultOf(store.forget("z", 0, 10)), 0)
+        for task in "abcdefgh":
+            store.decided(task, RESERVED)
+        self.successResultOf(store.ask([]))
 
         def left() -> str:
             return "".join(
@@ -377,6 +389,42 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(store.forget("z", 10, 2)), 1)
         self.assertEqual(self.successResultOf(store.forget("z", 0, 2)), 0)
         self.assertEqual(left(), "bf")
+
+    def test_decided(self) -> None:
+        """An end is loaded until it is known to be decided, whatever is promised since."""
+        store = self.open()
+        self.successResultOf(store.ask([Asked(task, first(3)) for task in "abc"]))
+        self.successResultOf(store.ask([Asked("d", first(4)), Asked("e", first(2))]))
+        self.assertEqual(self.loaded(), "abce")
+        # Of another ballot it says nothing, nor of what is open.
+        for task, ballot in (("a", RESERVED), ("b", Ballot(1, 0)), ("e", RESERVED)):
+            store.decided(task, ballot)
+        self.assertEqual(self.loaded(), "abce")
+        self.successResultOf(store.ask([Asked("c", Prepare(Ballot(4, 1)))]))
+        self.assertEqual(self.loaded(), "bce")
+        told = self.successResultOf(store.ask([Asked("a", Prepare(Ballot(4, 1)))]))
+        self.assertEqual(told[0].answer, Promise(Ballot(4, 1), RESERVED, b"3", 0))
+        self.assertEqual(self.loaded(), "bce")
+        kept = self.successResultOf(self.open().read("a"))
+        self.assertEqual(kept, Kept(Ballot(4, 1), RESERVED, b"3"))
+        # It is accepted anew, with a promise in the same write.
+        accept = Asked("a", Accept(Ballot(4, 1), b"3", Ballot(5, 1)))
+        self.successResultOf(store.ask([accept, Asked("a", Prepare(Ballot(9, 2)))]))
+        self.assertEqual(self.loaded(), "abce")
+        kept = self.successResultOf(self.open().read("a"))
+        self.assertEqual(kept, Kept(Ballot(9, 2), Ballot(4, 1), b"3"))
+
+    def test_decided_and_not_written(self) -> None:
+        """What a write that failed was to say too is said by the next one."""
+        store = self.open()
+        self.successResultOf(store.ask([Asked("a", first(3)), Asked("b", first(3))]))
+        store.decided("a", RESERVED)
+        wrong = Accept(RESERVED, "no bytes", Ballot(1, 0))  # type: ignore[arg-type]  # to fail
+        self.failureResultOf(store.ask([Asked("c", wrong)]))
+        self.assertEqual(self.loaded(), "ab")
+        store.decided("b", RESERVED)
+        self.successResultOf(store.ask([]))
+        self.assertEqual(self.loaded(), "")
 
     def test_unreadable(self) -> None:
         """A value that cannot be read is left as it is, keeps nobody else from an answer, and has a

@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred, succeed
 from bzzz.database import DatabaseError
 from bzzz.net.interfaces import Clock, Randomness
 from bzzz.tasks.acceptor import EMPTY, Kept
+from bzzz.tasks.ballots import Ballot
+from bzzz.tasks.reading import counts
 from bzzz.tasks.register_store import Answered, Asked, Row, answer, row_of
 
 __all__ = ["SimDisk"]
@@ -21,12 +23,15 @@ SLOW_FSYNC = 0.5
 class Platter:
     """What is kept; it outlives the process.
 
+    :ivar decided: the ballots of ends that are known to be decided.
+
     :ivar full: whether nothing more can be written.
     :ivar failing: whether the next fsync fails.
     """
 
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
+        self.decided: dict[str, Ballot] = {}
         self.full = False
         self.failing = False
 
@@ -52,6 +57,7 @@ class SimDisk:
         self._rng = rng
         self._is_open = is_open
         self._broken = broken
+        self._decided: dict[str, Ballot] = {}
         self._before: Deferred[None] | None = None
         self._free_at = 0.0
 
@@ -62,9 +68,17 @@ class SimDisk:
             {
                 task: each
                 for task, each in kept.items()
-                if each.accepted is not None and self._is_open(each.value)
+                if each.accepted is not None
+                and (
+                    self._is_open(each.value)
+                    or not (counts(each.value) or self._platter.decided.get(task) == each.accepted)
+                )
             }
         )
+
+    def decided(self, task: str, ballot: Ballot) -> None:
+        """See :class:`RegisterStore`."""
+        self._decided[task] = ballot
 
     def read(self, task: str) -> Deferred[Kept | None]:
         """See :class:`RegisterStore`."""
@@ -98,6 +112,7 @@ class SimDisk:
         reached = took * draw()
         changed: dict[str, Kept] = {}
         answers: list[Answered] = []
+        decided, self._decided = self._decided, {}
 
         def write() -> None:
             platter = self._platter
@@ -109,6 +124,7 @@ class SimDisk:
                 changed[asked.task] = answered.kept
                 answers.append(answered)
             platter.kept.update(changed)
+            platter.decided.update(decided)
 
         def end() -> None:
             if answers or not batch:
