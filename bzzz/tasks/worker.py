@@ -211,7 +211,7 @@ class Worker:
         env = {**admitted, "BZZZ_TASK": task, "BZZZ_FENCING_TOKEN": str(token)}
         # What does not begin within the time of its lease will have been given to others.
         self._expire_in(attempt, submission.lease)
-        self._background(self._prepare(attempt, env), "preparing an attempt")
+        self._prepare(attempt, env)
         if len(self._attempts) > 1:
             # With what else is offered in this turn.
             self._renew_soon(0.0)
@@ -267,13 +267,19 @@ class Worker:
 
     # -- beginning
 
-    async def _prepare(self, attempt: _Attempt, env: dict[str, str]) -> None:
-        try:
-            attempt.run = await self._workspace.prepare(attempt.submission, attempt.token, env)
-        except Exception as error:  # noqa: BLE001 - an attempt that nobody ends keeps its lease
-            reason = self._why(error, attempt)
-            if self._is_here(attempt, _Phase.PREPARING):
-                self._end(attempt, End.FAILED, reason=reason)
+    def _prepare(self, attempt: _Attempt, env: dict[str, str]) -> None:
+        preparing = self._workspace.prepare(attempt.submission, attempt.token, env)
+        preparing.addErrback(self._not_prepared, attempt)
+        self._background(preparing.addCallback(self._prepared, attempt), "preparing an attempt")
+
+    def _not_prepared(self, failure: Failure, attempt: _Attempt) -> None:
+        # An attempt that nobody ends would keep its lease.
+        reason = self._why(failure, attempt)
+        if self._is_here(attempt, _Phase.PREPARING):
+            self._end(attempt, End.FAILED, reason=reason)
+
+    def _prepared(self, run: Run | None, attempt: _Attempt) -> None:
+        attempt.run = run
         if self._attempts.get(attempt.task) is attempt:
             self._begin(attempt)
         else:
@@ -441,18 +447,18 @@ class Worker:
         try:
             produced = await self._workspace.collect(attempt.submission, attempt.token)
         except Exception as error:  # noqa: BLE001 - likewise
-            why = self._why(error, attempt)
+            why = self._why(Failure(error), attempt)
             if end is End.DONE:
                 end, reason = End.FAILED, why
         if self._is_here(attempt, _Phase.COLLECTING):
             report = self._ending(attempt, end, over.exit_status, reason, produced)
             await self._report(attempt, report)
 
-    def _why(self, error: Exception, attempt: _Attempt) -> str:
-        if isinstance(error, BzzzError):
-            return str(error)
-        self._log.failure("The files of {attempt}: a flaw", attempt=attempt.key)
-        return f"a flaw of the node, which its log has: {error!r}"
+    def _why(self, failure: Failure, attempt: _Attempt) -> str:
+        if failure.check(BzzzError) is not None:
+            return str(failure.value)
+        self._log.failure("The files of {attempt}: a flaw", failure, attempt=attempt.key)
+        return f"a flaw of the node, which its log has: {failure.value!r}"
 
     def _end(self, attempt: _Attempt, end: End, *, reason: str) -> None:
         report = self._ending(attempt, end, None, reason, None)
