@@ -91,7 +91,7 @@ class Answering:
                 return self._ask_replica(peer, request)
             except BzzzError as error:
                 return succeed(_failure(error))
-        return Deferred.fromCoroutine(self._answer_or_say_why(peer, request))
+        return Deferred.fromCoroutine(self._answer(peer, request))
 
     def _ask_replica(self, peer: PeerID, request: Register) -> Deferred[Answer]:
         """Ask this node's replica.
@@ -102,16 +102,16 @@ class Answering:
         asking = self._replica.ask(request.task, request.request, asker)
         return asking.addCallbacks(Told, _failed)
 
-    async def _answer_or_say_why(self, peer: PeerID, request: Request) -> Answer:
+    async def _answer(self, peer: PeerID, request: Request) -> Answer:
         try:
-            return await self._answer(peer, request)
+            if isinstance(request, Report):
+                return await self._reported(peer, request)
+            return await self._answer_other(peer, request)
         except BzzzError as error:
             return _failure(error)
 
-    async def _answer(self, peer: PeerID, request: Request) -> Answer:
+    async def _answer_other(self, peer: PeerID, request: Request) -> Answer:
         match request:
-            case Report():
-                return await self._reported(peer, request)
             case Register(task):
                 await self._kept.check_age(task)
                 return await self._ask_replica(peer, request)

@@ -271,13 +271,17 @@ class Driver:
             else somebody may have offered it already.
         :raises NoMajority: it is not known whether it has it.
         """
-        creating = Deferred.fromCoroutine(self._records.create(record, within, fresh=fresh))
-        offering = None
-        if fresh and record.state.state is State.ASSIGNED:
-            # Behind what the replicas are asked to accept, so that it travels with that. Until a
-            # majority has it on the disk, the worker gets no lease, and does not begin.
-            offering = self._put(record)
-        self._peers.send_now()
+        offering: Deferred[Refused | None] | None = None
+
+        def asked() -> None:
+            nonlocal offering
+            if record.state.state is State.ASSIGNED:
+                # Behind what the replicas are asked to accept, so that it travels with that. Until
+                # a majority has it on the disk, the worker gets no lease, and does not begin.
+                offering = self._put(record)
+            self._peers.send_now()
+
+        creating = self._records.create(record, within, fresh=fresh, asked=asked if fresh else None)
         decided = await creating
         self.decided(decided)
         if offering is not None:

@@ -92,18 +92,20 @@ class RecordChecks:
             )
 
     def asker(self, peer: PeerID, register: Register) -> Asker:
-        """Who asks about a register, when what has come along was found to be good.
+        """Who asks about a register, when what has come along was found to be good. What this node
+        asks itself is: it proposes what it has signed, or what it keeps.
 
         :raises RemoteProtocolError: it is not.
         """
-        request = register.request
-        if isinstance(request, Accept):
-            self._check_good(peer, register.task, request.ballot, request.value)
-        elif register.record:
-            self._check_good(peer, register.task, request.ballot, register.record)
-        elif str(peer) != self._own_text:
-            return Asker(str(peer), shown=False)
-        return Asker(str(peer), shown=True)
+        request, name = register.request, str(peer)
+        if name != self._own_text:
+            if isinstance(request, Accept):
+                self._check_good(peer, register.task, request.ballot, request.value)
+            elif register.record:
+                self._check_good(peer, register.task, request.ballot, register.record)
+            else:
+                return Asker(name, shown=False)
+        return Asker(name, shown=True)
 
     def check_promised(self, task: str, shown: bytes, value: bytes) -> None:
         """See that a replica has promised to change what its proposer goes by.

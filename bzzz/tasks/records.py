@@ -41,12 +41,20 @@ class Records:
         # Registers that are being changed, and who waits for that.
         self._changing: dict[str, list[Deferred[None]]] = {}
 
-    async def create(self, record: TaskRecord, within: float, *, fresh: bool) -> TaskRecord:
+    async def create(
+        self,
+        record: TaskRecord,
+        within: float,
+        *,
+        fresh: bool,
+        asked: Callable[[], object] | None = None,
+    ) -> TaskRecord:
         """Give a task its first record, if it has none.
 
         :param within: seconds.
         :param fresh: whether its ID was made by this node for this call, and this node is the first
             of its replicas. Then it takes one round trip.
+        :param asked: see :meth:`bzzz.tasks.registers.Registers.propose`.
         :raises NoMajority: it is not known whether it has it.
         """
         state = msgspec.structs.replace(record.state, changed=self._wall_time())
@@ -59,6 +67,7 @@ class Records:
             first=RESERVED if fresh else None,
             shown=value,
             worker=lambda: state.worker,
+            asked=asked,
         )
         return _read(decided, record)
 
@@ -106,6 +115,7 @@ class Records:
         first: Ballot | None = None,
         shown: bytes,
         worker: Callable[[], str] = str,
+        asked: Callable[[], object] | None = None,
     ) -> Decided:
         """Change any register, one change at a time; see
         :meth:`bzzz.tasks.registers.Registers.propose`."""
@@ -125,7 +135,8 @@ class Records:
                 close=close,
                 first=first,
                 shown=shown,
-                worker=lambda: peer_id(worker()) if worker() in replicas else None,
+                worker=lambda: peer_id(name) if (name := worker()) in replicas else None,
+                asked=asked,
             )
         except GeneratorExit:
             # It is thrown away, with all that waits for it: nothing is to go on from here.

@@ -144,12 +144,15 @@ class Registers:
         first: Ballot | None = None,
         shown: bytes = b"",
         worker: Callable[[], PeerID | None] = lambda: None,
+        asked: Callable[[], object] | None = None,
     ) -> Decided:
         """Like :meth:`change`, and tell also with which ballot the value was decided.
 
         :param first: the ballot to begin with: the reserved one, see :meth:`create`.
         :param worker: tells, when ``change`` was called, who is asked at once where it is a
             replica, see :func:`nearest`.
+        :param asked: called when replicas were asked for the first time, and what they were asked
+            has not left yet: it has to be sent by this.
         """
         if (before := self._turns.get(task)) is not None:
             before.end()
@@ -158,7 +161,7 @@ class Registers:
         )
         try:
             return await self._tries(
-                turn, task, replicas, change, within, close, first, shown, worker
+                turn, task, replicas, change, within, close, first, shown, worker, asked
             )
         except Exception:
             # Whoever waited does so no more, or the change cannot be made.
@@ -182,6 +185,7 @@ class Registers:
         ballot: Ballot | None,
         shown: bytes,
         worker: Callable[[], PeerID | None],
+        asked: Callable[[], object] | None,
     ) -> Decided:
         place = replicas.index(self._own)
         deadline = self._clock.seconds() + within
@@ -205,13 +209,15 @@ class Registers:
             if len(replicas) > 2 and isinstance(proposal.request, Accept):
                 near = {replicas.index(each) for each in nearest(replicas, self._own, worker())}
             if len(replicas) == 1:
-                outcome = await turn.run_alone(proposal, ask, deadline)
+                outcome = await turn.run_alone(proposal, ask, deadline, asked)
             else:
                 proposing = turn.run(proposal, ask, near, deadline)
-                if ballot != RESERVED:
-                    # A new task is offered as well, in the same message.
+                if asked is not None:
+                    asked()
+                elif ballot != RESERVED:
                     self._send_now()
                 outcome = await proposing
+            asked = None
             if isinstance(outcome, Decided):
                 self._hold(task, outcome.held)
                 return outcome
@@ -271,6 +277,7 @@ class _Turn:
         proposal: Proposal,
         ask: Callable[[int, Request], Deferred[Answer]],
         deadline: float,
+        asked: Callable[[], object] | None,
     ) -> Outcome | None:
         """Propose where this node is the only replica: all that is waited for is its disk."""
         left = max(0.0, deadline - self._clock.seconds())
@@ -278,6 +285,9 @@ class _Turn:
         try:
             while proposal.outcome is None:
                 self._asking = ask(0, proposal.request)
+                if asked is not None:
+                    asked()
+                    asked = None
                 try:
                     answer = await self._asking
                 except CancelledError:

@@ -190,7 +190,16 @@ class FakeRecords:
         self.failing = False
         self.before: Callable[[TaskRecord], TaskRecord] = lambda record: record
 
-    async def create(self, record: TaskRecord, within: float, *, fresh: bool = True) -> TaskRecord:
+    async def create(
+        self,
+        record: TaskRecord,
+        within: float,
+        *,
+        fresh: bool = True,
+        asked: Callable[[], object] | None = None,
+    ) -> TaskRecord:
+        if asked is not None:
+            asked()
         if self.wait is not None:
             await self.wait
         if self.failing:
