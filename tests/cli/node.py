@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class CommandTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.node = FakeNode()
+        self.answering = threading.Lock()
         # Whatever is installed on this machine.
         self.patch(session, "SYSTEM_UNIT", Path("/nonexistent"))
         self.asked: list[str] = []
@@ -74,13 +76,15 @@ class CommandTests(SynchronousTestCase):
         """What the node answers."""
         if self.node is None:
             raise self.refusal
-        self.asked.append(f"{path} {url}")
-        control = ControlApi(self.node, lambda: 0.0, self.routes)
         kind = headers.get("Content-Type")
         kinds = () if kind is None else (f"Content-Type: {kind}",)
-        exchange = Exchange(control, url, method, body, *kinds)
-        control.close()
-        answered: bytes = exchange.transport.value()
+        # A node answers in one thread, though a command may ask from several.
+        with self.answering:
+            self.asked.append(f"{path} {url}")
+            control = ControlApi(self.node, lambda: 0.0, self.routes)
+            exchange = Exchange(control, url, method, body, *kinds)
+            control.close()
+            answered: bytes = exchange.transport.value()
         return answered
 
     def run_command(self, *arguments: str, **environ: str) -> Result:
