@@ -272,20 +272,27 @@ class Driver:
         :raises NoMajority: it is not known whether it has it.
         """
         offering: Deferred[Refused | None] | None = None
+        state = record.state
 
         def asked() -> None:
             nonlocal offering
-            if record.state.state is State.ASSIGNED:
+            if state.state is State.ASSIGNED:
+                # Before the worker can tell what it has left with that.
+                self._placer.assigned(record.submission, state.token, state.worker, True)
                 # Behind what the replicas are asked to accept, so that it travels with that. Until
                 # a majority has it on the disk, the worker gets no lease, and does not begin.
                 offering = self._put(record)
             self._peers.send_now()
 
         creating = self._records.create(record, within, fresh=fresh, asked=asked if fresh else None)
-        decided = await creating
-        self.decided(decided)
+        try:
+            decided = await creating
+            self.decided(decided)
+        finally:
+            if offering is not None and record.task not in self._assigned:
+                self._placer.over(record.task)
         if offering is not None:
-            offering.addCallback(self._offered, decided, record.state)
+            offering.addCallback(self._offered, decided, state)
             self._background(offering, "offering a task")
         return decided
 

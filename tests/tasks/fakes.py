@@ -163,7 +163,7 @@ class FakePlacer:
         self.mine[submission.task] = mine
 
     def over(self, task: str) -> None:
-        del self.given[task]
+        self.given.pop(task, None)
 
     def refused(self, submission: Submission, worker: str, reason: str, for_good: bool) -> None:
         self.refusals.append((worker, reason, for_good))

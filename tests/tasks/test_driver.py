@@ -123,6 +123,18 @@ class OfferTests(DriverCase):
         self.run_for(60.0)
         self.assertEqual((self.peers.asked, self.records.closed), ([], []))
 
+    def test_counted_before(self) -> None:
+        """What a worker is offered is counted before it can say what it has left with that, and no
+        more where it is not known whether it was recorded."""
+        self.records.wait = Deferred()
+        wanted = record(begin(name("hazel"), name("walnut")))
+        creating = self.wait(self.driver.create(wanted, 10.0))
+        self.assertEqual(self.placer.given, {TASK: name("hazel")})
+        self.records.failing = True
+        self.records.wait.callback(None)
+        self.failureResultOf(creating, NoMajority)
+        self.assertEqual(self.placer.given, {})
+
     def test_refused(self) -> None:
         """A refusal gives it back, and the placer knows why."""
         for answer, for_good in (
