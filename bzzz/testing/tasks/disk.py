@@ -24,7 +24,6 @@ class Platter:
     """What is kept; it outlives the process.
 
     :ivar decided: the ballots of ends that are known to be decided.
-
     :ivar full: whether nothing more can be written.
     :ivar failing: whether the next fsync fails.
     """
